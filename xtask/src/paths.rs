@@ -1,0 +1,44 @@
+//! Where things live: the workspace, its build products, and the cache that survives them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Root of the workspace this xtask was built from.
+pub fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// Build products of the xtask commands. Not moved by CARGO_TARGET_DIR: `.cargo/config.toml` names the BPF object here.
+pub fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// The BPF object that the userspace build embeds.
+pub fn bpf_object() -> PathBuf {
+    target().join("bpf/kchaos.bpf.o")
+}
+
+/// Tools, kernels and images, shared by all checkouts of one user.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("KCHAOS_CACHE") {
+        return std::path::absolute(&dir).with_context(|| format!("KCHAOS_CACHE={}", dir.display()));
+    }
+    let base = match env::var_os("XDG_CACHE_HOME") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(env::var_os("HOME").context("neither KCHAOS_CACHE nor HOME is set; set one")?)
+            .join(".cache"),
+    };
+    Ok(base.join("kchaos"))
+}
+
+/// Finds a program like a root shell would: PATH, then the sbin directories.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}

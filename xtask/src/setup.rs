@@ -1,0 +1,50 @@
+//! `cargo xtask setup`: everything that building the kernel programs needs, found or installed, remembered in the cache.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::command::say;
+use crate::toolchain::{self, Toolchain};
+use crate::{linker, paths};
+
+/// What compiles and links the kernel programs.
+#[derive(Serialize, Deserialize)]
+pub struct BpfTools {
+    pub toolchain: Toolchain,
+    pub linker: PathBuf,
+}
+
+/// The command: says what there is.
+pub fn run() -> Result<()> {
+    let tools = ensure()?;
+    say(format!(
+        "kernel programs: {} ({}, LLVM {})",
+        tools.toolchain.version, tools.toolchain.origin, tools.toolchain.llvm
+    ));
+    say(format!("bpf-linker {}: {}", linker::VERSION, tools.linker.display()));
+    say("ready");
+    Ok(())
+}
+
+/// Finds or installs; quiet and quick when all is there.
+pub fn ensure() -> Result<BpfTools> {
+    let cache = paths::cache()?;
+    let record = cache.join("bpf-tools.json");
+    if let Some(known) =
+        fs::read(&record).ok().and_then(|text| serde_json::from_slice::<BpfTools>(&text).ok())
+        && known.toolchain.is_current()
+        && known.linker.is_file()
+    {
+        return Ok(known);
+    }
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let toolchain = toolchain::find_or_install()?;
+    let linker = linker::find_or_install(&cache.join("tools"), toolchain.llvm)?;
+    let tools = BpfTools { toolchain, linker };
+    fs::write(&record, serde_json::to_vec_pretty(&tools)?)
+        .with_context(|| format!("cannot write {}", record.display()))?;
+    Ok(tools)
+}
