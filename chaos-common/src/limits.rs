@@ -1,0 +1,32 @@
+//! Named bounds of every map and loop.
+
+/// Runs one engine hosts at most: one bit mask, one page of [`crate::control`] slots less the header.
+pub const RUNS_MAX: usize = 63;
+/// Rules one engine holds at most: one bit of a `u64` mask each.
+pub const RULES_MAX: usize = 64;
+/// Copies of the rule table; a live change writes the one not in use and flips.
+pub const RULE_BANKS: usize = 2;
+/// Target cgroups one engine holds at most.
+pub const TARGETS_MAX: u32 = 16_384;
+/// Targets that are compared with read-only globals instead of a hash look-up.
+pub const FAST_TARGETS_MAX: usize = 8;
+/// Deepest cgroup level (root is 0) a target may have: one bit of the level mask each.
+pub const LEVELS_MAX: u32 = 32;
+/// Target cgroups where the kernel has no ancestor helper for tracing programs (below 5.12): one comparison each.
+pub const WALK_TARGETS_MAX: u32 = 64;
+/// Remote prefixes per address family.
+pub const CIDRS_MAX: u32 = 131_072;
+/// Entries of the port table: every port and one for packets that have none.
+pub const PORTS_MAX: u32 = 65_537;
+/// Index of the port table for packets without ports (ICMP and the like).
+pub const PORT_NONE: u32 = 65_536;
+/// System call numbers the call table covers (the highest on x86-64 is 470 in Linux 6.18).
+pub const CALLS_MAX: u32 = 512;
+/// IPv6 extension headers that are stepped over before a packet counts as unparsable.
+pub const IPV6_EXTENSIONS_MAX: usize = 4;
+/// Highest errno: `MAX_ERRNO` of include/linux/err.h.
+pub const ERRNO_MAX: u32 = 4095;
+/// How far ahead the owner keeps the lease, in nanoseconds.
+pub const LEASE_NS: u64 = 1_000_000_000;
+/// How often the owner renews the lease, in nanoseconds.
+pub const LEASE_RENEW_NS: u64 = 100_000_000;

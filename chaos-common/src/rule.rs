@@ -1,0 +1,54 @@
+//! A fault as the kernel sees it.
+
+use crate::limits::{RULE_BANKS, RULES_MAX};
+
+/// One fault of one run. 64 bytes: one cache line of the rule table.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// One of the `KIND_*` values.
+    pub kind: u32,
+    /// Index of the run in [`crate::control::Control::runs`].
+    pub run: u32,
+    /// Set of the `MATCH_*` bits.
+    pub matches: u32,
+    /// IP protocol number this rule is restricted to, with [`MATCH_PROTOCOL`].
+    pub protocol: u32,
+    /// Errno (positive) the call returns, for [`KIND_ERROR`].
+    pub errno: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+    /// How often a matched event is hit.
+    pub probability_q32: crate::probability::Q32,
+    /// Explicit padding.
+    pub reserved2: [u64; 4],
+}
+
+/// An unused slot.
+pub const KIND_NONE: u32 = 0;
+/// The packet is lost.
+pub const KIND_LOSS: u32 = 1;
+/// The system call fails with [`Rule::errno`].
+pub const KIND_ERROR: u32 = 2;
+
+/// Only packets of [`Rule::protocol`].
+pub const MATCH_PROTOCOL: u32 = 1 << 0;
+/// Only packets whose remote address has the rule's bit in the prefix tables.
+pub const MATCH_REMOTE: u32 = 1 << 1;
+/// Only packets whose remote port has the rule's bit in the port table.
+pub const MATCH_REMOTE_PORT: u32 = 1 << 2;
+
+/// Entries of the rule table.
+pub const TABLE_LEN: usize = RULE_BANKS * RULES_MAX;
+
+/// Index of rule `rule` of `bank` in the rule table. Always in range.
+#[inline(always)]
+pub fn table_index(bank: u32, rule: u32) -> u32 {
+    (bank & 1) * RULES_MAX as u32 + (rule & (RULES_MAX as u32 - 1))
+}
+
+const _: () = {
+    assert!(size_of::<Rule>() == 64);
+    assert!(core::mem::offset_of!(Rule, probability_q32) == 24);
+    assert!(RULES_MAX == 64 && RULE_BANKS == 2);
+};

@@ -1,0 +1,13 @@
+//! Permission to copy the shared types to and from maps as bytes.
+
+use crate::{counter::RuleCounters, rule::Rule, syscall::Call, target::Target};
+
+macro_rules! pod {
+    ($($name:ty),*) => {$(
+        // SAFETY: `repr(C)`, only fixed-width integers, all padding explicit (the sizes are asserted beside the type):
+        // every byte pattern is a value and no byte is uninitialised.
+        unsafe impl aya::Pod for $name {}
+    )*};
+}
+
+pod!(RuleCounters, Rule, Call, Target);

@@ -1,0 +1,53 @@
+//! Read-only globals, set by the loader before the programs are loaded and frozen then: the verifier knows their
+//! values and removes what the plan does not use.
+
+use aya_ebpf::Global;
+use chaos_common::limits::FAST_TARGETS_MAX;
+
+/// [`chaos_common::ABI_VERSION`] of this object; the loader reads it back from the file.
+#[unsafe(no_mangle)]
+static KC_ABI: Global<u32> = Global::new(chaos_common::ABI_VERSION);
+
+/// How packets find their target: `SELECT_FAST` or `SELECT_LEVELS`.
+#[unsafe(no_mangle)]
+pub static KC_SELECT_SKB: Global<u32> = Global::new(0);
+
+/// How tasks find their target: one of `SELECT_*`.
+#[unsafe(no_mangle)]
+pub static KC_SELECT_TASK: Global<u32> = Global::new(0);
+
+/// Level of all targets with `SELECT_FAST`.
+#[unsafe(no_mangle)]
+pub static KC_FAST_LEVEL: Global<u32> = Global::new(0);
+
+/// Targets with `SELECT_FAST`; 0 ends the list.
+#[unsafe(no_mangle)]
+pub static KC_FAST_IDS: [Global<u64>; FAST_TARGETS_MAX] = [const { Global::new(0) }; FAST_TARGETS_MAX];
+
+/// Levels at which there are targets, one bit each, with `SELECT_LEVELS`.
+#[unsafe(no_mangle)]
+pub static KC_LEVELS: Global<u32> = Global::new(0);
+
+/// Targets in the walk table, with `SELECT_WALK`.
+#[unsafe(no_mangle)]
+pub static KC_WALK_COUNT: Global<u32> = Global::new(0);
+
+/// One more than the highest rule in use.
+#[unsafe(no_mangle)]
+pub static KC_RULE_COUNT: Global<u32> = Global::new(0);
+
+/// Whether any rule looks into the packet.
+#[unsafe(no_mangle)]
+pub static KC_PARSE: Global<u32> = Global::new(0);
+
+/// Whether any rule asks for the remote address.
+#[unsafe(no_mangle)]
+pub static KC_REMOTE: Global<u32> = Global::new(0);
+
+/// Whether any rule asks for the remote port.
+#[unsafe(no_mangle)]
+pub static KC_REMOTE_PORT: Global<u32> = Global::new(0);
+
+/// Whether the egress program runs as a clsact filter (below 6.6) instead of on a tcx link.
+#[unsafe(no_mangle)]
+pub static KC_CLSACT: Global<u32> = Global::new(0);

@@ -1,0 +1,59 @@
+//! All maps. The loader shrinks those the plan does not use to one entry.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, CgroupArray, HashMap, LpmTrie, PerCpuArray},
+};
+use chaos_common::{
+    control::Control,
+    counter::RuleCounters,
+    limits::{CALLS_MAX, CIDRS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX, WALK_TARGETS_MAX},
+    rule::{Rule, TABLE_LEN},
+    syscall::Call,
+    target::Target,
+};
+
+/// `BPF_F_MMAPABLE` of include/uapi/linux/bpf.h (5.5).
+const MMAPABLE: u32 = 1 << 10;
+/// `BPF_F_NO_PREALLOC`, which prefix trees require.
+const NO_PREALLOC: u32 = 1;
+
+/// The control page, mapped by the owner and the guardian.
+#[map]
+pub static KC_CONTROL: Array<Control> = Array::with_max_entries(1, MMAPABLE);
+
+/// Both banks of the rule table.
+#[map]
+pub static KC_RULES: Array<Rule> = Array::with_max_entries(TABLE_LEN as u32, MMAPABLE);
+
+/// Cgroup id -> what the cgroup is subject to.
+#[map]
+pub static KC_TARGETS: HashMap<u64, Target> = HashMap::with_max_entries(TARGETS_MAX, 0);
+
+/// Target cgroups by descriptor, with `SELECT_WALK`.
+#[map]
+pub static KC_WALK: CgroupArray = CgroupArray::with_max_entries(WALK_TARGETS_MAX, 0);
+
+/// What the cgroup of the same slot of [`KC_WALK`] is subject to.
+#[map]
+pub static KC_WALK_TARGETS: Array<Target> = Array::with_max_entries(WALK_TARGETS_MAX, 0);
+
+/// IPv4 prefix -> rules it belongs to, shorter prefixes' rules included.
+#[map]
+pub static KC_REMOTE4: LpmTrie<[u8; 4], u64> = LpmTrie::with_max_entries(CIDRS_MAX, NO_PREALLOC);
+
+/// IPv6 prefix -> rules it belongs to, shorter prefixes' rules included.
+#[map]
+pub static KC_REMOTE6: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(CIDRS_MAX, NO_PREALLOC);
+
+/// Port -> rules it belongs to.
+#[map]
+pub static KC_PORTS: Array<u64> = Array::with_max_entries(PORTS_MAX, MMAPABLE);
+
+/// System call number -> rules, and the hook that judges it.
+#[map]
+pub static KC_CALLS: Array<Call> = Array::with_max_entries(CALLS_MAX, 0);
+
+/// Rule -> what happened, per CPU.
+#[map]
+pub static KC_COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::with_max_entries(RULES_MAX as u32, 0);

@@ -1,0 +1,173 @@
+//! Packets that leave or reach a target.
+
+use crate::{
+    count::Weight,
+    globals::{KC_CLSACT, KC_PARSE, KC_REMOTE, KC_REMOTE_PORT},
+    judge::{Match, armed, judge},
+    maps::{KC_PORTS, KC_REMOTE4, KC_REMOTE6},
+    target,
+};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_redirect, bpf_skb_load_bytes_relative},
+    macros::{cgroup_skb, classifier},
+    maps::lpm_trie::Key,
+    programs::{SkBuffContext, TcContext},
+};
+use aya_log_ebpf::debug;
+use chaos_common::{
+    packet::{self, Direction, Load, Packet, Port, Remote},
+    rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule},
+};
+
+/// `TCX_NEXT` (include/uapi/linux/bpf.h) and `TC_ACT_UNSPEC`: on with the next program or filter.
+const NEXT: i32 = -1;
+/// `BPF_HDR_START_NET`: offsets count from the network header, whatever the device puts before it.
+const HDR_START_NET: u32 = 1;
+
+/// Mark of a packet that has been judged, in `skb->tc_index`.
+///
+/// On stacked devices and on loopback the same packet passes several hooks. The field is writable in tc programs,
+/// readable in cgroup_skb, and survives both redirection and a crossing to another network namespace (it is not in
+/// `skb_scrub_packet`, net/core/skbuff.c). A retransmission is a fresh clone without it.
+const JUDGED: u32 = 0x6b63;
+
+/// Leaving a device, on tcx (6.6) or as a clsact filter.
+#[classifier]
+pub fn kc_net_egress(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let Some(target) = target::of_packet(skb) else { return NEXT };
+    let Some(control) = armed() else { return NEXT };
+    let rules = target.rules & control.header.egress_rules;
+    if rules == 0 || !judge_once(skb) {
+        return NEXT;
+    }
+    if is_hit(skb, rules, Direction::Egress) {
+        debug!(&ctx, "egress packet of {} bytes lost", ctx.len());
+        // A redirect to a device that does not exist frees the packet and still reports success to the sender
+        // (`skb_do_redirect`, net/core/filter.c). TC_ACT_SHOT would show up as a local congestion signal.
+        // SAFETY: the helper takes plain numbers and does not look the device up.
+        unsafe { bpf_redirect(0, 0) as i32 }
+    } else {
+        NEXT
+    }
+}
+
+/// Arriving at a socket of the target: the hook is attached to the target's cgroup, nobody else runs it.
+#[cgroup_skb(ingress)]
+pub fn kc_net_ingress(ctx: SkBuffContext) -> i32 {
+    const PASS: i32 = 1;
+    const DROP: i32 = 0;
+    let skb = ctx.skb.skb;
+    let Some(target) = target::of_packet(skb) else { return PASS };
+    let Some(control) = armed() else { return PASS };
+    let rules = target.rules & control.header.ingress_rules;
+    // SAFETY: `skb` is the program's context.
+    if rules == 0 || unsafe { (*skb).tc_index } == JUDGED {
+        return PASS;
+    }
+    if is_hit(skb, rules, Direction::Ingress) {
+        debug!(&ctx, "ingress packet of {} bytes lost", ctx.len());
+        DROP
+    } else {
+        PASS
+    }
+}
+
+/// Marks a packet as judged. `false` if it already was.
+#[inline(always)]
+fn judge_once(skb: *mut __sk_buff) -> bool {
+    // SAFETY: `skb` is the program's context and both fields are writable for tc programs.
+    unsafe {
+        if (*skb).tc_index == JUDGED {
+            return false;
+        }
+        (*skb).tc_index = JUDGED;
+        if KC_CLSACT.load() == 1 {
+            // Below 6.6 the classifier's class id overwrites tc_index after the program (`sch_handle_egress`,
+            // net/core/dev.c).
+            (*skb).tc_classid = JUDGED;
+        }
+    }
+    true
+}
+
+#[inline(always)]
+fn is_hit(skb: *mut __sk_buff, rules: u64, direction: Direction) -> bool {
+    let Some(control) = armed() else { return false };
+    // SAFETY: `skb` is the program's context.
+    let (segments, bytes, ethertype) =
+        unsafe { ((*skb).gso_segs, (*skb).len, u16::from_be((*skb).protocol as u16)) };
+    let weight = Weight { segments: if segments == 0 { 1 } else { segments as u64 }, bytes: bytes as u64 };
+    let packet =
+        if KC_PARSE.load() == 1 { packet::parse(&Skb(skb), ethertype, direction) } else { None };
+    let remote_rules = if KC_REMOTE.load() == 1 { remote_rules(packet.as_ref()) } else { 0 };
+    let port_rules = if KC_REMOTE_PORT.load() == 1 { port_rules(packet.as_ref()) } else { 0 };
+    judge(control, rules, &weight, |index, rule| {
+        matches(rule, 1 << index, packet.as_ref(), remote_rules, port_rules)
+    })
+    .is_some()
+}
+
+#[inline(always)]
+fn matches(rule: &Rule, bit: u64, packet: Option<&Packet>, remote_rules: u64, port_rules: u64) -> Match {
+    if rule.matches == 0 {
+        return Match::Yes;
+    }
+    let Some(packet) = packet else { return Match::Unparsable };
+    if rule.matches & MATCH_REMOTE != 0 && remote_rules & bit == 0 {
+        return Match::No;
+    }
+    if rule.matches & MATCH_PROTOCOL != 0 {
+        match packet::protocol_matches(rule.protocol, packet) {
+            Some(true) => {}
+            Some(false) => return Match::No,
+            None => return Match::Unparsable,
+        }
+    }
+    if rule.matches & MATCH_REMOTE_PORT != 0 {
+        match packet.remote_port {
+            Port::Known(_) if port_rules & bit != 0 => {}
+            Port::Known(_) | Port::None => return Match::No,
+            Port::Unreadable => return Match::Unparsable,
+        }
+    }
+    Match::Yes
+}
+
+#[inline(always)]
+fn remote_rules(packet: Option<&Packet>) -> u64 {
+    let found = match packet.map(|packet| packet.remote) {
+        Some(Remote::V4(address)) => KC_REMOTE4.get(Key::new(32, address)),
+        Some(Remote::V6(address)) => KC_REMOTE6.get(Key::new(128, address)),
+        None => None,
+    };
+    found.copied().unwrap_or(0)
+}
+
+#[inline(always)]
+fn port_rules(packet: Option<&Packet>) -> u64 {
+    let Some(Packet { remote_port: Port::Known(port), .. }) = packet else { return 0 };
+    KC_PORTS.get(*port as u32).copied().unwrap_or(0)
+}
+
+/// Reads a packet through the helper that works with and without a link-layer header and on non-linear buffers.
+struct Skb(*mut __sk_buff);
+
+impl Load for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0u8; N];
+        // SAFETY: the pointer is the program's context, `bytes` has room for `N` bytes.
+        let result = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.0.cast(),
+                offset,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+                HDR_START_NET,
+            )
+        };
+        if result == 0 { Some(bytes) } else { None }
+    }
+}

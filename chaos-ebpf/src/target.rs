@@ -1,0 +1,93 @@
+//! Is this event the target's? The only code that runs for everybody else.
+
+use crate::{
+    globals::{KC_FAST_IDS, KC_FAST_LEVEL, KC_LEVELS, KC_SELECT_SKB, KC_SELECT_TASK, KC_WALK_COUNT},
+    maps::{KC_TARGETS, KC_WALK, KC_WALK_TARGETS},
+};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id},
+};
+use chaos_common::{
+    limits::{FAST_TARGETS_MAX, LEVELS_MAX, WALK_TARGETS_MAX},
+    target::{SELECT_FAST, SELECT_WALK, Target},
+};
+
+/// The target a packet's socket belongs to.
+///
+/// The socket's cgroup is that of the task that created it (`sk_alloc`, net/core/sock.c); packets without a full
+/// socket (forwarded ones, answers of the kernel's control sockets, TIME_WAIT) have none.
+#[inline(always)]
+pub fn of_packet(skb: *mut __sk_buff) -> Option<Target> {
+    // SAFETY: `skb` is the program's context.
+    let ancestor = |level: u32| unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) };
+    if KC_SELECT_SKB.load() == SELECT_FAST { fast(ancestor) } else { levels(ancestor) }
+}
+
+/// The target the current task belongs to.
+#[inline(always)]
+pub fn of_task() -> Option<Target> {
+    let select = KC_SELECT_TASK.load();
+    if select == SELECT_WALK {
+        return walk();
+    }
+    // SAFETY: the helper takes a plain number and is available to all program types that call this.
+    let ancestor = |level: u32| unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    if select == SELECT_FAST { fast(ancestor) } else { levels(ancestor) }
+}
+
+#[inline(always)]
+fn fast(ancestor: impl Fn(u32) -> u64) -> Option<Target> {
+    let id = ancestor(KC_FAST_LEVEL.load());
+    for i in 0..FAST_TARGETS_MAX {
+        let target = KC_FAST_IDS[i].load();
+        if target == 0 {
+            break;
+        }
+        if target == id {
+            return found(id);
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn levels(ancestor: impl Fn(u32) -> u64) -> Option<Target> {
+    let in_use = KC_LEVELS.load();
+    let mut all = Target { rules: 0, runs: 0 };
+    for level in 0..LEVELS_MAX {
+        if in_use & (1 << level) == 0 {
+            continue;
+        }
+        if let Some(target) = found(ancestor(level)) {
+            all.rules |= target.rules;
+            all.runs |= target.runs;
+        }
+    }
+    if all.rules == 0 { None } else { Some(all) }
+}
+
+#[inline(always)]
+fn walk() -> Option<Target> {
+    let mut all = Target { rules: 0, runs: 0 };
+    for slot in 0..WALK_TARGETS_MAX {
+        if slot >= KC_WALK_COUNT.load() {
+            break;
+        }
+        if KC_WALK.current_task_under_cgroup(slot) == Ok(true)
+            && let Some(target) = KC_WALK_TARGETS.get(slot)
+        {
+            all.rules |= target.rules;
+            all.runs |= target.runs;
+        }
+    }
+    if all.rules == 0 { None } else { Some(all) }
+}
+
+#[inline(always)]
+fn found(id: u64) -> Option<Target> {
+    // SAFETY: values are replaced as a whole by user space; a torn read can only mix two versions of a mask, and the
+    // writer clears the mask before it changes anything else.
+    let target = unsafe { KC_TARGETS.get(id) }?;
+    Some(*target)
+}
