@@ -1,0 +1,143 @@
+//! What this kernel can do, found by trying; only tests whose subject is missing may skip.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use aya::Btf;
+use aya_obj::btf::BtfKind;
+use nix::errno::Errno;
+
+use crate::netns::NetNs;
+
+/// Name of this machine in the kernel matrix.
+pub fn kernel_name() -> String {
+    std::env::var("KCHAOS_KERNEL").unwrap_or_else(|_| "host".into())
+}
+
+/// Whether this is the developer's own machine rather than an emulated one of the matrix.
+pub fn on_host() -> bool {
+    kernel_name() == "host"
+}
+
+/// Whether tcx hooks exist (6.6): where they do not, kchaos uses clsact filters.
+pub fn has_tcx() -> bool {
+    // struct bpf_attr.link_create {prog_fd, target_ifindex, attach_type, flags}; no program is behind descriptor -1.
+    const BPF_LINK_CREATE: u32 = 28;
+    const BPF_TCX_EGRESS: u32 = 47;
+    let attribute: [u32; 16] = [u32::MAX, 1, BPF_TCX_EGRESS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    // Attach types a kernel does not know are refused (EINVAL) before the program is looked up (EBADF).
+    matches!(bpf(BPF_LINK_CREATE, &attribute), Err(Errno::EBADF))
+}
+
+/// Whether BPF programs are asked by the LSM framework: without `bpf` in this list they load, attach and never fire.
+pub fn lsm_lists_bpf() -> bool {
+    std::fs::read_to_string("/sys/kernel/security/lsm")
+        .is_ok_and(|list| list.split(',').any(|name| name.trim() == "bpf"))
+}
+
+/// Whether an LSM program can be attached and will be asked.
+pub fn lsm_works() -> Result<bool> {
+    Ok(lsm_lists_bpf() && attaches_lsm_program()?)
+}
+
+/// Whether a kprobe on a system call can set its result.
+pub fn kprobe_override_works() -> bool {
+    let marker = if cfg!(target_arch = "aarch64") { "__arm64_sys_openat" } else { "__x64_sys_openat" };
+    let listed = std::fs::read_to_string("/sys/kernel/debug/error_injection/list")
+        .is_ok_and(|list| list.lines().any(|line| line.split_whitespace().next() == Some(marker)));
+    listed && loads_override_program()
+}
+
+/// Whether `--fail` has any mechanism here.
+pub fn fails_syscalls() -> Result<bool> {
+    Ok(kprobe_override_works() || lsm_works()?)
+}
+
+/// Whether the packages the tests need are there.
+pub fn has_tool(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    std::env::split_paths(&path).any(|directory| directory.join(name).exists())
+        || ["/usr/sbin", "/sbin"].iter().any(|directory| Path::new(directory).join(name).exists())
+}
+
+/// Why netem cannot be used here, if it cannot.
+pub fn netem_missing() -> Result<Option<String>> {
+    if !has_tool("tc") {
+        return Ok(Some("no tc (package iproute2)".into()));
+    }
+    let scratch = NetNs::new()?;
+    Ok(scratch
+        .try_run("tc", "qdisc add dev lo root netem loss 1%")?
+        .err()
+        .map(|said| format!("no netem: {said}")))
+}
+
+/// Instructions `r0 = 0; exit`.
+const RETURN_ZERO: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
+/// Instructions `r2 = 0; call bpf_override_return; r0 = 0; exit`.
+const OVERRIDE: [u64; 4] =
+    [0x0000_0000_0000_02b7, 0x0000_003a_0000_0085, 0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
+
+const BPF_PROG_LOAD: u32 = 5;
+const BPF_RAW_TRACEPOINT_OPEN: u32 = 17;
+
+fn loads_override_program() -> bool {
+    const BPF_PROG_TYPE_KPROBE: u32 = 2;
+    load(BPF_PROG_TYPE_KPROBE, 0, 0, &OVERRIDE).map(close).is_ok()
+}
+
+fn attaches_lsm_program() -> Result<bool> {
+    const BPF_PROG_TYPE_LSM: u32 = 29;
+    const BPF_LSM_MAC: u32 = 27;
+    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+    let Ok(hook) = btf.id_by_type_name_kind("bpf_lsm_file_open", BtfKind::Func) else {
+        return Ok(false);
+    };
+    let Ok(program) = load(BPF_PROG_TYPE_LSM, BPF_LSM_MAC, hook, &RETURN_ZERO) else {
+        return Ok(false);
+    };
+    // struct bpf_attr.raw_tracepoint {name (8 bytes), prog_fd}
+    let mut attribute = [0u32; 16];
+    attribute[2] = program as u32;
+    let link = bpf(BPF_RAW_TRACEPOINT_OPEN, &attribute);
+    close(program);
+    Ok(link.map(close).is_ok())
+}
+
+fn load(kind: u32, attach_type: u32, attach_btf_id: u32, instructions: &[u64]) -> nix::Result<i32> {
+    // struct bpf_attr of BPF_PROG_LOAD, in 32-bit words: type 0, insn_cnt 1, insns 2-3, license 4-5, expected_attach_type
+    // 17, attach_btf_id 27.
+    let mut attribute = [0u32; 32];
+    let mut pointer = |word: usize, address: usize| {
+        attribute[word] = address as u32;
+        attribute[word + 1] = (address as u64 >> 32) as u32;
+    };
+    pointer(2, instructions.as_ptr() as usize);
+    pointer(4, c"GPL".as_ptr() as usize);
+    attribute[0] = kind;
+    attribute[1] = instructions.len() as u32;
+    attribute[17] = attach_type;
+    attribute[27] = attach_btf_id;
+    bpf(BPF_PROG_LOAD, &attribute)
+}
+
+fn bpf<const WORDS: usize>(command: u32, attribute: &[u32; WORDS]) -> nix::Result<i32> {
+    // SAFETY: the kernel reads `attribute` and what it points to, both of which live across the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(attribute)) };
+    Errno::result(result).map(|fd| fd as i32)
+}
+
+fn close(fd: i32) {
+    // SAFETY: the descriptor was made just before and nobody else knows it.
+    unsafe { libc::close(fd) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_tools_on_the_path() {
+        assert!(has_tool("sh") && !has_tool("no-such-tool-of-kchaos"));
+    }
+}

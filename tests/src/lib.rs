@@ -1,0 +1,23 @@
+//! Harness of the integration tests: puts victims into cgroups and network namespaces, runs kchaos on them and
+//! judges what they felt.
+//!
+//! The tests themselves are in `tests/tests`, one file per theme; the victims' side is in [`victim`].
+
+pub mod binomial;
+pub mod board;
+pub mod capability;
+pub mod cgroup;
+pub mod kchaos;
+pub mod kernel_objects;
+pub mod loss;
+pub mod measure;
+pub mod netns;
+pub mod patience;
+pub mod samples;
+pub mod skip;
+pub mod spawn;
+pub mod summary;
+pub mod syscall_errors;
+pub mod tasks;
+pub mod topology;
+pub mod victim;

@@ -1,0 +1,105 @@
+//! Network namespaces of the tests, held by a descriptor and gone with it.
+
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::capability::has_tool;
+use crate::spawn::Place;
+
+/// A network namespace of its own, with lo up.
+pub struct NetNs {
+    file: File,
+}
+
+impl NetNs {
+    /// Makes a namespace.
+    pub fn new() -> Result<Self> {
+        let file = in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
+            File::open("/proc/thread-self/ns/net").context("opening the network namespace")
+        })?;
+        let netns = Self { file };
+        netns.ip("link set lo up")?;
+        netns.enter(|| {
+            for (name, value) in
+                [("all/disable_ipv6", "0"), ("default/disable_ipv6", "0"), ("default/accept_dad", "0")]
+            {
+                let path = format!("/proc/sys/net/ipv6/conf/{name}");
+                std::fs::write(&path, value).with_context(|| format!("writing {path}"))?;
+            }
+            Ok(())
+        })?;
+        Ok(netns)
+    }
+
+    /// A path by which others can enter the namespace.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
+    }
+
+    /// Runs a closure inside.
+    pub fn enter<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        in_thread(|| {
+            setns(&self.file, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
+            act()
+        })
+    }
+
+    /// Runs a program inside; what it said if it failed.
+    pub fn try_run(&self, program: &str, arguments: &str) -> Result<std::result::Result<String, String>> {
+        let mut command = Command::new(program);
+        command.args(arguments.split_whitespace());
+        Place::default().in_netns(self).apply(&mut command)?;
+        let output = command.output().with_context(|| format!("running {program} {arguments}"))?;
+        if output.status.success() {
+            return Ok(Ok(String::from_utf8_lossy(&output.stdout).into_owned()));
+        }
+        Ok(Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")))
+    }
+
+    /// Runs a program inside, and returns what it printed.
+    pub fn run(&self, program: &str, arguments: &str) -> Result<String> {
+        match self.try_run(program, arguments)? {
+            Ok(text) => Ok(text),
+            Err(said) => bail!("{program} {arguments}: {said}"),
+        }
+    }
+
+    /// Runs `ip` inside.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        self.run("ip", arguments)
+    }
+
+    /// Devices, qdiscs and filters: what somebody could leave behind.
+    pub fn furniture(&self) -> Result<String> {
+        let mut names = self.enter(|| {
+            let devices = nix::net::if_::if_nameindex().context("listing devices")?;
+            Ok(devices.iter().map(|device| device.name().to_string_lossy().into_owned()).collect::<Vec<_>>())
+        })?;
+        names.sort();
+        let mut inventory = format!("devices {}\n", names.join(" "));
+        if has_tool("tc") {
+            inventory += &self.run("tc", "qdisc show")?;
+            for name in &names {
+                for side in ["egress", "ingress"] {
+                    // Without a clsact qdisc there is no such place, which is an error to some versions of tc.
+                    inventory +=
+                        &self.try_run("tc", &format!("filter show dev {name} {side}"))?.unwrap_or_default();
+                }
+            }
+        }
+        Ok(inventory)
+    }
+}
+
+/// Runs a closure in a thread of its own: namespaces belong to threads.
+fn in_thread<T: Send>(act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        scope.spawn(act).join().map_err(|_| anyhow!("a thread of the harness panicked"))?
+    })
+}

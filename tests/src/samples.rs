@@ -1,0 +1,22 @@
+//! How many trials a measurement takes: few in CI, the number the acceptance names in a soak.
+//!
+//! Fewer trials only widen the interval that is accepted; the rate of false alarms stays the same.
+
+fn full() -> bool {
+    std::env::var("KCHAOS_SAMPLES").is_ok_and(|size| size == "full")
+}
+
+/// Datagrams of one loss measurement.
+pub fn packets() -> u64 {
+    if full() { 40_000 } else { 3_000 }
+}
+
+/// Calls of one task in a system call measurement.
+pub fn calls() -> u64 {
+    if full() { 20_000 } else { 1_000 }
+}
+
+/// Bytes of one TCP transfer.
+pub fn tcp_bytes() -> u64 {
+    if full() { 32 << 20 } else { 4 << 20 }
+}

@@ -1,0 +1,113 @@
+//! What a faulted process does, and how it reports what it felt: the code behind the `victim` binary.
+
+mod calls;
+mod datagram;
+mod syscall_table;
+mod tcp;
+mod trivia;
+
+use std::ffi::c_int;
+use std::os::fd::BorrowedFd;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::board::{Role, SharedBoard};
+
+pub use calls::EXEC_EXIT_STATUS;
+pub use syscall_table::{TABLE as CALLS, by_name as call_by_name};
+
+/// A program that suffers faults and reports what it felt.
+#[derive(Parser)]
+struct Arguments {
+    /// Report into the shared memory behind this descriptor instead of printing JSON
+    #[arg(long, global = true, value_name = "FD")]
+    board: Option<i32>,
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Subcommand)]
+enum Act {
+    /// Send numbered datagrams
+    UdpSend(datagram::Send),
+    /// Receive numbered datagrams
+    UdpRecv(datagram::Receive),
+    /// Send and receive in one process
+    UdpPair(datagram::Pair),
+    /// Send bytes over TCP
+    TcpSend(tcp::Send),
+    /// Receive bytes over TCP
+    TcpRecv(tcp::Receive),
+    /// Make one system call many times, from threads and children
+    Calls(calls::Calls),
+    /// Wait until told to end
+    Sleep(trivia::Sleep),
+    /// Exit with a status
+    Exit(trivia::Exit),
+    /// End by a signal
+    Die(trivia::Die),
+    /// Print the descriptors this process was given
+    Fds(trivia::Fds),
+    /// Print the process's cgroup and ids
+    WhoAmI(trivia::WhoAmI),
+}
+
+/// Where a result goes.
+struct Desk {
+    board: SharedBoard,
+    shared: bool,
+}
+
+impl Desk {
+    fn report(&self, role: Role, result: &serde_json::Value) {
+        if self.shared {
+            self.board.report(role, result);
+        } else {
+            println!("{result}");
+        }
+    }
+}
+
+/// Runs the victim with the process's arguments; returns its exit status.
+pub fn main() -> c_int {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nowhere else to say it.
+            let _ignored = error.print();
+            return error.exit_code();
+        }
+    };
+    match act(arguments) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("victim: {error:#}");
+            99
+        }
+    }
+}
+
+fn act(arguments: Arguments) -> Result<c_int> {
+    let desk = match arguments.board {
+        Some(fd) => {
+            // SAFETY: the descriptor was handed over by the caller and is not closed in here.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            Desk { board: SharedBoard::from_fd(fd)?, shared: true }
+        }
+        None => Desk { board: SharedBoard::anonymous()?, shared: false },
+    };
+    match arguments.act {
+        Act::UdpSend(send) => datagram::send(&send, &desk),
+        Act::UdpRecv(receive) => datagram::receive(&receive, &desk),
+        Act::UdpPair(pair) => datagram::pair(&pair, &desk),
+        Act::TcpSend(send) => tcp::send(&send, &desk),
+        Act::TcpRecv(receive) => tcp::receive(&receive, &desk),
+        Act::Calls(calls) => calls::run(&calls, &desk),
+        Act::Sleep(sleep) => trivia::sleep(&sleep, &desk),
+        Act::Exit(exit) => Ok(exit.status),
+        Act::Die(die) => trivia::die(&die),
+        Act::Fds(_) => trivia::fds(&desk),
+        Act::WhoAmI(_) => trivia::who_am_i(&desk),
+    }
+}
