@@ -1,5 +1,6 @@
 //! Installing distribution packages on Debian and Ubuntu.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +21,11 @@ pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { install(&missing) }
 }
 
+/// Where a program is, after it was ensured.
+pub fn program(name: &str) -> Result<PathBuf> {
+    find_program(name).with_context(|| format!("{name} is not on PATH"))
+}
+
 /// Installs packages, whether or not an older version is there.
 pub fn install(packages: &[&str]) -> Result<()> {
     if find_program("apt-get").is_none() {
@@ -35,6 +41,12 @@ pub fn install(packages: &[&str]) -> Result<()> {
         .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "--no-install-recommends"])
         .args(packages))
     .with_context(|| format!("could not install {}", packages.join(", ")))
+}
+
+/// Whether a package is installed.
+pub fn is_installed(package: &str) -> bool {
+    read(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", package]))
+        .is_ok_and(|status| status == "installed")
 }
 
 /// Whether the configured suites offer a package.

@@ -1,7 +1,12 @@
 //! Running other programs: what is run is said, failures name the program and the remedy.
 
 use std::ffi::OsStr;
-use std::process::{Command, Output};
+use std::fs::{self, File};
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -45,6 +50,70 @@ pub fn read(command: &mut Command) -> Result<String> {
         bail!("`{}` failed: {status}\n{}", line(command), String::from_utf8_lossy(&stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&stdout).into_owned())
+}
+
+/// Runs to the end with the output in a log file, showing that time passes.
+pub fn run_long(command: &mut Command, what: &str, log: &Path) -> Result<()> {
+    let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .with_context(|| format!("cannot start {}", name(command)))?;
+    let start = Instant::now();
+    let mut progress = Progress::new(what);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        progress.tick(start.elapsed(), || tail(log, 1));
+        thread::sleep(Duration::from_millis(100));
+    };
+    progress.end();
+    if !status.success() {
+        bail!("`{}` failed: {status}\n{}\n(all of it: {})", line(command), tail(log, 20), log.display());
+    }
+    say(format!("{what}: done in {:.0} s", start.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// The last lines of a file.
+pub fn tail(file: &Path, lines: usize) -> String {
+    let text = fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// One line that is kept up to date on a terminal; now and then a line elsewhere.
+struct Progress<'a> {
+    what: &'a str,
+    terminal: bool,
+    shown: Duration,
+}
+
+impl<'a> Progress<'a> {
+    fn new(what: &'a str) -> Self {
+        Self { what, terminal: std::io::stderr().is_terminal(), shown: Duration::ZERO }
+    }
+
+    fn tick(&mut self, elapsed: Duration, detail: impl FnOnce() -> String) {
+        let pause = Duration::from_secs(if self.terminal { 1 } else { 30 });
+        if elapsed < self.shown + pause {
+            return;
+        }
+        self.shown = elapsed;
+        let detail: String = detail().chars().take(70).collect();
+        let (start, end) = if self.terminal { ("\r\x1b[K", "") } else { ("", "\n") };
+        eprint!("{start}    {}: {} s  {detail}{end}", self.what, elapsed.as_secs());
+    }
+
+    fn end(&self) {
+        if self.terminal && !self.shown.is_zero() {
+            eprint!("\r\x1b[K");
+        }
+    }
 }
 
 fn name(command: &Command) -> String {

@@ -1,14 +1,25 @@
 //! Developer commands of kchaos: `cargo xtask COMMAND`.
 
 mod apt;
+mod artifacts;
 mod bpf;
 mod build;
 mod command;
+mod debian;
+mod image;
+mod initramfs;
+mod kernel_build;
+mod kernels;
 mod linker;
 mod lint;
+mod machine;
+mod matrix;
 mod paths;
+mod results;
 mod setup;
+mod summary;
 mod toolchain;
+mod vm;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -40,6 +51,13 @@ enum Cmd {
     },
     /// Formatting and clippy, for the host and for the kernel programs; warnings are errors
     Lint,
+    /// Run the integration tests on the kernels of tests/matrix.toml, in virtual machines
+    Vm(vm::Options),
+    /// Build the kernels with error injection from Debian's sources: 15 to 30 minutes each
+    Kernel {
+        /// Its name in tests/matrix.toml; all if not given
+        name: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -48,6 +66,8 @@ fn main() -> ExitCode {
         Cmd::Build { release } => build::build(release).map(|_| ()),
         Cmd::Run { args } => build::run(&args),
         Cmd::Lint => lint::run(),
+        Cmd::Vm(options) => vm::run(&options),
+        Cmd::Kernel { name } => kernel_build::run_command(name.as_deref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,143 @@
+//! `tests/matrix.toml`: the kernels we test on, what they need, and which skips each may have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::paths;
+
+/// The whole file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matrix {
+    pub image: Image,
+    /// Modules loaded at start; names that a kernel has built in or lacks are left out there.
+    pub modules: Vec<String>,
+    pub host: Host,
+    #[serde(rename = "kernel")]
+    pub kernels: Vec<Kernel>,
+}
+
+/// The software under which the tests run.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    pub suite: String,
+    pub size_mib: u32,
+    pub packages: Vec<String>,
+}
+
+/// The machine that runs the matrix.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Tests that may be skipped here: hosts differ, so none of them has to be.
+    #[serde(default)]
+    pub skips: BTreeMap<String, String>,
+}
+
+/// One kernel, booted in one way.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    pub name: String,
+    /// A stock kernel: the package of this suite, with what it depends on.
+    #[serde(default)]
+    pub package: Option<Package>,
+    /// A kernel built by `cargo xtask kernel` from a source package and our fragment.
+    #[serde(default)]
+    pub source: Option<Package>,
+    /// Additions to the kernel command line.
+    #[serde(default)]
+    pub cmdline: String,
+    /// Only tests whose name contains one of these; all if empty.
+    #[serde(default)]
+    pub tests: Vec<String>,
+    /// Test (`file::function`, or a beginning with `*`) to the reason why it is skipped. A skip that does not
+    /// happen is an error, like one that is not listed.
+    #[serde(default)]
+    pub skips: BTreeMap<String, String>,
+    /// Time limit of one run, in seconds.
+    #[serde(default = "limit_s")]
+    pub limit_s: u64,
+}
+
+/// A Debian package, newest version of a suite.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    pub suite: String,
+    pub name: String,
+}
+
+fn limit_s() -> u64 {
+    1200
+}
+
+/// Reads the file and checks it.
+pub fn read() -> Result<Matrix> {
+    let path = file();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let matrix: Matrix = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    let mut names = BTreeSet::new();
+    for kernel in &matrix.kernels {
+        if kernel.package.is_some() == kernel.source.is_some() {
+            bail!("{}: kernel {}: give one of `package` and `source`", path.display(), kernel.name);
+        }
+        if !names.insert(&kernel.name) {
+            bail!("{}: kernel {} is there twice", path.display(), kernel.name);
+        }
+    }
+    Ok(matrix)
+}
+
+fn file() -> PathBuf {
+    paths::root().join("tests/matrix.toml")
+}
+
+impl Matrix {
+    /// The kernels of these names; all for none.
+    pub fn select(&self, names: &[String]) -> Result<Vec<Kernel>> {
+        if names.is_empty() {
+            return Ok(self.kernels.clone());
+        }
+        names
+            .iter()
+            .map(|name| {
+                self.kernels.iter().find(|kernel| kernel.name == *name).cloned().with_context(|| {
+                    let known: Vec<&str> = self.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+                    format!("no kernel {name} in tests/matrix.toml; there are {}", known.join(", "))
+                })
+            })
+            .collect()
+    }
+}
+
+/// Whether a listed name (which may end in `*`) means this test.
+pub fn covers(listed: &str, test: &str) -> bool {
+    match listed.strip_suffix('*') {
+        Some(beginning) => test.starts_with(beginning),
+        None => listed == test,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_valid() {
+        assert!(read().is_ok_and(|matrix| matrix.kernels.len() >= 6));
+    }
+
+    #[test]
+    fn a_star_covers_what_begins_alike() {
+        assert!(covers("fail::*", "fail::openat"));
+        assert!(covers("fail::openat", "fail::openat"));
+        assert!(!covers("fail::open", "fail::openat"));
+        assert!(!covers("loss::*", "fail::openat"));
+    }
+}

@@ -1,0 +1,172 @@
+//! What tests print, and what it means: libtest's JSON events, `SKIP` and `MEASURE` lines between them.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// Arguments that make a test program print what we read here.
+pub const ARGUMENTS: [&str; 6] =
+    ["--include-ignored", "--test-threads=1", "-Zunstable-options", "--format=json", "--report-time", "--"];
+
+/// The environment variable without which a stable test program refuses them.
+pub const UNSTABLE: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");
+
+/// How a test ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Passed,
+    Failed,
+    /// With the reason the test gave.
+    Skipped(String),
+}
+
+/// One test of one machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct TestResult {
+    /// `file::function`
+    pub name: String,
+    pub outcome: Outcome,
+    pub seconds: f64,
+    /// Output of a failed test.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub output: String,
+}
+
+/// Reads the lines of test programs, one program after the other.
+#[derive(Default)]
+pub struct Collector {
+    pub tests: Vec<TestResult>,
+    /// Figures for the soak.
+    pub measures: Vec<Value>,
+    program: String,
+    running: Option<Running>,
+}
+
+struct Running {
+    name: String,
+    since: Instant,
+    skip: Option<String>,
+    output: String,
+}
+
+impl Collector {
+    /// A test program begins.
+    pub fn program_started(&mut self, name: &str) {
+        name.clone_into(&mut self.program);
+    }
+
+    /// A test program ended; a test it did not finish is a failure.
+    pub fn program_ended(&mut self, status: &str) {
+        if let Some(running) = self.running.take() {
+            let output = format!("{}the test program ended in this test: {status}\n", running.output);
+            self.finish(running, Outcome::Failed, None, output);
+        }
+    }
+
+    /// Takes one line; returns the test it finished.
+    pub fn line(&mut self, line: &str) -> Option<&TestResult> {
+        let event = serde_json::from_str::<Value>(line).ok().filter(|value| value["type"].is_string());
+        match event {
+            Some(event) if event["type"] == "test" => self.test_event(&event),
+            Some(_) => None,
+            None => {
+                self.text(line);
+                None
+            }
+        }
+    }
+
+    fn test_event(&mut self, event: &Value) -> Option<&TestResult> {
+        let name = format!("{}::{}", self.program, event["name"].as_str()?);
+        let outcome = match event["event"].as_str()? {
+            "started" => {
+                self.running =
+                    Some(Running { name, since: Instant::now(), skip: None, output: String::new() });
+                return None;
+            }
+            "ok" => Outcome::Passed,
+            "failed" => Outcome::Failed,
+            _ => return None,
+        };
+        let running = self.running.take()?;
+        // What print! wrote was captured; it comes now.
+        let captured = event["stdout"].as_str().unwrap_or_default();
+        let output = format!("{}{captured}", running.output);
+        self.finish(running, outcome, event["exec_time"].as_f64(), output);
+        self.tests.last()
+    }
+
+    fn finish(&mut self, running: Running, outcome: Outcome, seconds: Option<f64>, output: String) {
+        let outcome = match (outcome, running.skip) {
+            (Outcome::Passed, Some(reason)) => Outcome::Skipped(reason),
+            (outcome, _) => outcome,
+        };
+        let output = if outcome == Outcome::Failed { output } else { String::new() };
+        let seconds = seconds.unwrap_or_else(|| running.since.elapsed().as_secs_f64());
+        self.tests.push(TestResult { name: running.name, outcome, seconds, output });
+    }
+
+    fn text(&mut self, line: &str) {
+        if let Some(figures) = line.strip_prefix("MEASURE ").and_then(|json| serde_json::from_str(json).ok()) {
+            self.measures.push(figures);
+        }
+        if let Some(running) = &mut self.running {
+            if let Some((_, reason)) = line.strip_prefix("SKIP ").and_then(|skip| skip.split_once(": ")) {
+                running.skip = Some(reason.to_owned());
+            }
+            running.output.push_str(line);
+            running.output.push('\n');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn collect(lines: &[&str]) -> Collector {
+        let mut collector = Collector::default();
+        collector.program_started("loss");
+        for line in lines {
+            collector.line(line);
+        }
+        collector.program_ended("signal SIGSEGV");
+        collector
+    }
+
+    #[test]
+    fn outcomes_are_told_apart() {
+        let collector = collect(&[
+            r#"{ "type": "suite", "event": "started", "test_count": 3 }"#,
+            r#"{ "type": "test", "event": "started", "name": "a" }"#,
+            r#"{ "type": "test", "name": "a", "event": "ok", "exec_time": 1.5 }"#,
+            r#"{ "type": "test", "event": "started", "name": "b" }"#,
+            r#"MEASURE {"name":"b","packets":3}"#,
+            "SKIP loss::b: no such mechanism",
+            r#"{ "type": "test", "name": "b", "event": "ok", "exec_time": 0.5 }"#,
+            r#"{ "type": "test", "event": "started", "name": "c" }"#,
+            "before",
+            r#"{ "type": "test", "name": "c", "event": "failed", "exec_time": 0.1, "stdout": "panicked" }"#,
+        ]);
+        let outcomes: Vec<_> = collector.tests.iter().map(|test| (test.name.as_str(), test.outcome.clone())).collect();
+        assert_eq!(
+            outcomes,
+            [
+                ("loss::a", Outcome::Passed),
+                ("loss::b", Outcome::Skipped("no such mechanism".to_owned())),
+                ("loss::c", Outcome::Failed),
+            ]
+        );
+        assert_eq!(collector.tests[2].output, "before\npanicked");
+        assert_eq!(collector.measures[0]["packets"], 3);
+    }
+
+    #[test]
+    fn a_program_that_dies_fails_its_test() {
+        let collector = collect(&[r#"{ "type": "test", "event": "started", "name": "a" }"#, "last words"]);
+        assert_eq!(collector.tests[0].outcome, Outcome::Failed);
+        assert!(collector.tests[0].output.contains("SIGSEGV"), "{}", collector.tests[0].output);
+    }
+}

@@ -1,0 +1,143 @@
+//! The closing table of a run, and the last line that says it all.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::results::{Collector, Outcome, TestResult};
+
+/// What one step came to.
+#[derive(Serialize)]
+pub struct Line {
+    pub step: String,
+    /// The kernel that ran, as uname says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    pub passed: usize,
+    pub failed: usize,
+    pub skipped: usize,
+    pub seconds: f64,
+    /// What went wrong beside tests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub complaints: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestResult>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<Value>,
+}
+
+impl Line {
+    /// A step that is one check.
+    pub fn of_check(step: &str, result: Result<()>, took: Duration) -> Self {
+        let complaints: Vec<String> = result.err().map(|error| format!("{error:#}")).into_iter().collect();
+        Self::of_counts(step, usize::from(complaints.is_empty()), complaints.len(), 0, took).noting(complaints)
+    }
+
+    /// A step that counted for itself.
+    pub fn of_counts(step: &str, passed: usize, failed: usize, skipped: usize, took: Duration) -> Self {
+        Self {
+            step: step.to_owned(),
+            kernel: None,
+            passed,
+            failed,
+            skipped,
+            seconds: took.as_secs_f64(),
+            complaints: Vec::new(),
+            tests: Vec::new(),
+            measures: Vec::new(),
+        }
+    }
+
+    /// A step that ran integration tests.
+    pub fn of_tests(step: &str, collector: Collector, kernel: Option<String>, took: Duration) -> Self {
+        let count = |wanted: fn(&Outcome) -> bool| collector.tests.iter().filter(|test| wanted(&test.outcome)).count();
+        Self {
+            kernel,
+            ..Self::of_counts(
+                step,
+                count(|outcome| *outcome == Outcome::Passed),
+                count(|outcome| *outcome == Outcome::Failed),
+                count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+                took,
+            )
+        }
+        .holding(collector)
+    }
+
+    fn holding(mut self, collector: Collector) -> Self {
+        self.tests = collector.tests;
+        self.measures = collector.measures;
+        self
+    }
+
+    fn noting(mut self, complaints: Vec<String>) -> Self {
+        self.complaints = complaints;
+        self
+    }
+
+    /// Each complaint is one more failure.
+    pub fn with_complaints(mut self, complaints: Vec<String>) -> Self {
+        self.failed += complaints.len();
+        self.complaints.extend(complaints);
+        self
+    }
+
+    /// Whether anything went wrong.
+    pub fn failed(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// The three numbers, for people.
+    pub fn counts(&self) -> String {
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// All steps of a run.
+#[derive(Default, Serialize)]
+pub struct Report {
+    pub steps: Vec<Line>,
+}
+
+impl Report {
+    /// Adds a step.
+    pub fn add(&mut self, line: Line) {
+        self.steps.push(line);
+    }
+
+    /// Prints the table and the closing line; an error if anything failed.
+    pub fn conclude(&self) -> Result<()> {
+        print!("{}", self.table());
+        let total = |number: fn(&Line) -> usize| self.steps.iter().map(number).sum::<usize>();
+        let (passed, failed, skipped) = (total(|line| line.passed), total(|line| line.failed), total(|line| line.skipped));
+        println!("\n{passed} passed, {failed} failed, {skipped} skipped");
+        if failed > 0 {
+            bail!("{failed} failed");
+        }
+        if passed == 0 {
+            bail!("no test ran");
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let width = self.steps.iter().map(|line| line.step.len()).max().unwrap_or_default().max(4);
+        let mut text = format!("\n{:width$}  passed  failed  skipped  seconds\n", "step");
+        for line in &self.steps {
+            let Line { step, passed, failed, skipped, seconds, .. } = line;
+            let kernel = line.kernel.as_deref().unwrap_or_default();
+            let row = format!("{step:width$}  {passed:6}  {failed:6}  {skipped:7}  {seconds:7.0}  {kernel}");
+            text.push_str(row.trim_end());
+            text.push('\n');
+        }
+        for line in &self.steps {
+            let failures = line.tests.iter().filter(|test| test.outcome == Outcome::Failed);
+            for what in failures.map(|test| &test.name).chain(&line.complaints) {
+                text.push_str(&format!("FAILED {}: {what}\n", line.step));
+            }
+        }
+        text
+    }
+}

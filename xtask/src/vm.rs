@@ -1,0 +1,266 @@
+//! `cargo xtask vm`: the integration tests on the kernels of the matrix, in QEMU machines.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::apt::{self, Tool};
+use crate::artifacts::{self, Artifacts};
+use crate::command::{say, tail};
+use crate::initramfs::{self, Contents};
+use crate::kernels::{self, Bootable};
+use crate::machine::Machine;
+use crate::matrix::{self, Kernel, Matrix};
+use crate::results::{self, Collector, Outcome};
+use crate::summary::{Line, Report};
+use crate::{image, paths};
+
+/// What to run where.
+#[derive(Args, Clone)]
+pub struct Options {
+    /// Only this kernel of tests/matrix.toml; repeatable
+    #[arg(long = "kernel", value_name = "NAME")]
+    pub kernels: Vec<String>,
+    /// Only tests whose name contains this
+    pub filter: Option<String>,
+    /// How many trials measurements take
+    #[arg(long, value_enum, default_value_t = Samples::Small)]
+    pub samples: Samples,
+    /// Machines at the same time; each uses two cores
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+}
+
+/// Sizes of measurements.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Samples {
+    /// Enough to notice, as CI does
+    Small,
+    /// What the acceptance criteria name
+    Full,
+}
+
+impl Samples {
+    /// As in KCHAOS_SAMPLES.
+    pub fn name(self) -> &'static str {
+        match self {
+            Samples::Small => "small",
+            Samples::Full => "full",
+        }
+    }
+}
+
+/// The command.
+pub fn run(options: &Options) -> Result<()> {
+    let artifacts = artifacts::build()?;
+    let mut report = Report::default();
+    matrix(options, &artifacts, &mut report)?;
+    report.conclude()
+}
+
+/// Runs the machines, and adds one line per kernel to the report: all of them, whatever fails.
+pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> Result<()> {
+    let matrix = matrix::read()?;
+    let selected = matrix.select(&options.kernels)?;
+    apt::ensure_tools(&[Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" }])?;
+    let image = image::obtain(&matrix.image)?;
+    let queue = Mutex::new(selected.iter());
+    let lines = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(kernel) = next else { return };
+            let line = one(kernel, &matrix, &image, options, artifacts);
+            lines.lock().unwrap_or_else(PoisonError::into_inner).push((kernel.name.clone(), line));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..options.jobs {
+            scope.spawn(work);
+        }
+    });
+    let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // In the order of the matrix file, however they finished.
+    for kernel in &selected {
+        if let Some(at) = lines.iter().position(|(name, _)| *name == kernel.name) {
+            report.add(lines.remove(at).1);
+        }
+    }
+    Ok(())
+}
+
+/// What a machine said beside the tests' own lines.
+#[derive(Default)]
+struct Course {
+    uname: Option<String>,
+    ended: bool,
+    complaints: Vec<String>,
+}
+
+fn one(kernel: &Kernel, matrix: &Matrix, image: &Path, options: &Options, artifacts: &Artifacts) -> Line {
+    let start = Instant::now();
+    let mut collector = Collector::default();
+    let mut course = Course::default();
+    let logs = paths::target().join("vm/logs");
+    let log = logs.join(format!("{}.log", kernel.name));
+    let run = fs::create_dir_all(&logs)
+        .context("cannot create target/vm/logs")
+        .and_then(|()| boot(kernel, matrix, image, options, artifacts, &log, &mut collector, &mut course));
+    if let Err(error) = run {
+        course.complaints.push(format!("{error:#}"));
+    } else if course.uname.is_none() {
+        course.complaints.push("the machine did not boot".to_owned());
+    } else if !course.ended {
+        course.complaints.push("the machine ended before its tests did".to_owned());
+    }
+    collector.program_ended("the machine is gone");
+    let whole = course.complaints.is_empty() && options.filter.is_none();
+    course.complaints.extend(skip_complaints(kernel, &collector, whole));
+    let line = Line::of_tests(&format!("vm {}", kernel.name), collector, course.uname, start.elapsed());
+    let line = line.with_complaints(course.complaints);
+    eprintln!("{}: {}", kernel.name, line.counts());
+    if line.failed() && log.is_file() {
+        eprintln!("{}: the end of {}:\n{}", kernel.name, log.display(), tail(&log, 30));
+    }
+    line
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call; everything a run has")]
+fn boot(
+    kernel: &Kernel,
+    matrix: &Matrix,
+    image: &Path,
+    options: &Options,
+    artifacts: &Artifacts,
+    log: &Path,
+    collector: &mut Collector,
+    course: &mut Course,
+) -> Result<()> {
+    let name = &kernel.name;
+    let bootable = kernels::obtain(kernel)?;
+    let modules = modules(&bootable, matrix, name)?;
+    let mut arguments: Vec<String> = results::ARGUMENTS.map(str::to_owned).into();
+    arguments.extend(options.filter.clone().map_or_else(|| kernel.tests.clone(), |filter| vec![filter]));
+    let environment = environment(name, options.samples, "/kchaos/kchaos", "/kchaos/victim");
+    let initramfs = log.with_extension("initramfs");
+    initramfs::write(&Contents { artifacts, modules: &modules, arguments, environment }, &initramfs)?;
+    say(format!("{name}: booting"));
+    let start = Instant::now();
+    let machine = Machine {
+        kernel: &bootable.image,
+        initramfs: &initramfs,
+        image,
+        cmdline: &kernel.cmdline,
+        limit: Duration::from_secs(kernel.limit_s * if options.samples == Samples::Full { 10 } else { 1 }),
+        log,
+    };
+    machine.run(|line| on_line(name, line, start, collector, course))?;
+    Ok(fs::remove_file(&initramfs)?)
+}
+
+fn modules(bootable: &Bootable, matrix: &Matrix, name: &str) -> Result<Vec<PathBuf>> {
+    let Some(dir) = &bootable.modules else { return Ok(Vec::new()) };
+    let (files, missing) = kernels::module_files(dir, &matrix.modules)?;
+    if !missing.is_empty() {
+        eprintln!("{name}: not in this kernel: {}", missing.join(", "));
+    }
+    Ok(files)
+}
+
+/// Environment of the tests, the same in a machine and on the host.
+pub fn environment(kernel: &str, samples: Samples, kchaos: &str, victim: &str) -> Value {
+    let (unstable, yes) = results::UNSTABLE;
+    json!({
+        "KCHAOS_BIN": kchaos,
+        "KCHAOS_VICTIM": victim,
+        "KCHAOS_KERNEL": kernel,
+        "KCHAOS_SAMPLES": samples.name(),
+        "RUST_BACKTRACE": "1",
+        unstable: yes,
+    })
+}
+
+fn on_line(kernel: &str, line: &str, start: Instant, collector: &mut Collector, course: &mut Course) {
+    let elapsed = start.elapsed().as_secs_f64();
+    let message = serde_json::from_str::<Value>(line).ok().filter(|message| message["vm"].is_string());
+    let Some(message) = message else {
+        if let Some(test) = collector.line(line) {
+            show(kernel, test, elapsed);
+        }
+        return;
+    };
+    let text = |field: &str| message[field].as_str().unwrap_or_default().to_owned();
+    match text("vm").as_str() {
+        "booted" => {
+            eprintln!("{kernel}: Linux {} after {elapsed:.0} s", text("uname"));
+            course.uname = Some(text("uname"));
+        }
+        "started" => collector.program_started(&text("binary")),
+        "done" => {
+            let status = text("status");
+            collector.program_ended(&status);
+            // 101 is libtest's own: its tests tell.
+            if status != "exit 0" && status != "exit 101" {
+                course.complaints.push(format!("{}: {status}", text("binary")));
+            }
+        }
+        "end" => course.ended = true,
+        _ => course.complaints.push(format!("the machine's init: {}", text("message"))),
+    }
+}
+
+/// One finished test, with its output if it failed.
+pub fn show(place: &str, test: &results::TestResult, elapsed: f64) {
+    let outcome = match &test.outcome {
+        Outcome::Passed => "ok".to_owned(),
+        Outcome::Failed => "FAILED".to_owned(),
+        Outcome::Skipped(reason) => format!("skipped: {reason}"),
+    };
+    eprintln!("[{elapsed:5.0} s] {place}: {} ({:.1} s) {outcome}", test.name, test.seconds);
+    if test.outcome == Outcome::Failed {
+        eprintln!("{}", test.output.trim_end());
+    }
+}
+
+/// Skips that are not listed, and, after a whole run, listed ones that did not happen.
+fn skip_complaints(kernel: &Kernel, collector: &Collector, whole: bool) -> Vec<String> {
+    let mut unused: BTreeSet<&String> = kernel.skips.keys().collect();
+    let mut complaints = Vec::new();
+    for test in &collector.tests {
+        let Outcome::Skipped(reason) = &test.outcome else { continue };
+        let listed: Vec<&String> =
+            kernel.skips.keys().filter(|listed| matrix::covers(listed, &test.name)).collect();
+        if listed.is_empty() {
+            complaints.push(format!("{} was skipped ({reason}), which tests/matrix.toml does not allow", test.name));
+        }
+        for name in listed {
+            unused.remove(name);
+        }
+    }
+    if whole {
+        complaints.extend(unused.into_iter().map(|name| {
+            format!("{name} was not skipped; take it out of the skips of {} in tests/matrix.toml", kernel.name)
+        }));
+    }
+    complaints
+}
+
+/// Skips on the host: allowed if listed, never demanded.
+pub fn host_skip_complaints(matrix: &Matrix, collector: &Collector) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for test in &collector.tests {
+        if let Outcome::Skipped(reason) = &test.outcome
+            && !matrix.host.skips.keys().any(|listed| matrix::covers(listed, &test.name))
+        {
+            complaints.push(format!("{} was skipped ({reason}): list it under host.skips if it may", test.name));
+        }
+    }
+    complaints
+}
