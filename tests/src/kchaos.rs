@@ -2,12 +2,14 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -26,8 +28,7 @@ pub struct Kchaos {
     words: Vec<String>,
     place: Place,
     stdout: Option<OwnedFd>,
-    /// Where a pseudo terminal or a pipe takes the place of /dev/null.
-    stdin: Option<Stdio>,
+    terminal: Option<OwnedFd>,
     own_process_group: bool,
 }
 
@@ -38,7 +39,7 @@ impl Kchaos {
             words: line.split_whitespace().map(str::to_owned).collect(),
             place: Place::default(),
             stdout: None,
-            stdin: None,
+            terminal: None,
             own_process_group: false,
         }
     }
@@ -64,9 +65,9 @@ impl Kchaos {
         self
     }
 
-    /// Gives it this input.
-    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
-        self.stdin = Some(stdin.into());
+    /// Gives it this terminal, as its controlling one.
+    pub fn on_terminal(mut self, terminal: OwnedFd) -> Self {
+        self.terminal = Some(terminal);
         self
     }
 
@@ -79,10 +80,21 @@ impl Kchaos {
     /// Starts it.
     pub fn start(self) -> Result<Running> {
         let mut command = Command::new(binary()?);
-        command.args(&self.words).stderr(Stdio::piped()).stdin(self.stdin.unwrap_or_else(Stdio::null));
+        command.args(&self.words).stderr(Stdio::piped()).stdin(Stdio::null());
         command.stdout(self.stdout.map_or_else(Stdio::null, Stdio::from));
         if self.own_process_group {
-            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+            command.process_group(0);
+        }
+        if let Some(terminal) = self.terminal {
+            command.stdin(Stdio::from(terminal));
+            // SAFETY: the closure makes two system calls and allocates nothing.
+            unsafe {
+                command.pre_exec(|| {
+                    nix::unistd::setsid()?;
+                    Errno::result(libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0))?;
+                    Ok(())
+                });
+            }
         }
         self.place.apply(&mut command)?;
         let mut process = Process::start(command)?;

@@ -240,22 +240,6 @@ fn matches_choose_packets_on_ingress() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_seed_repeats_every_draw() -> Result<()> {
-    let scene = Scene::new(Pair::veth()?)?;
-    let to = endpoint(FAR4, 7001)?;
-    let mut lost = Vec::new();
-    for seed in [7, 7, 8] {
-        let faults = format!("{FAULT} --seed {seed}");
-        let run = sender_in_target(&faults, &scene.target, &to, packets(), &scene.outside, "")?;
-        run.check_loss(&format!("seed {seed}"), P)?;
-        lost.push(run.traffic.lost());
-    }
-    ensure!(lost[0] == lost[1], "the same seed gave {} and {} losses", lost[0], lost[1]);
-    Ok(())
-}
-
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_bystander_on_the_same_device_loses_nothing() -> Result<()> {
     let scene = Scene::new(Pair::veth()?)?;
     let sibling = Place::default().in_cgroup(&scene.cgroup.child("bystander")?).in_netns(&scene.pair.near);
