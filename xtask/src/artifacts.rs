@@ -29,7 +29,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub fn build() -> Result<Artifacts> {
     bpf::build()?;
     say("building kchaos and the integration tests (static)");
-    let programs = compile(&["build", "--package=chaos-userspace", "--package=integration-tests", "--bins"], "bin")?;
+    let programs =
+        compile(&["build", "--package=chaos-userspace", "--package=integration-tests", "--bins"], "bin")?;
     let tests = compile(&["test", "--no-run", "--package=integration-tests", "--test=*"], "test")?;
     let program = |name: &str| {
         let found = programs.iter().find(|(known, _)| known == name);
@@ -62,7 +63,8 @@ fn compile(args: &[&str], kind: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let message: Value = serde_json::from_str(line).unwrap_or_default();
-        let is_kind = message["target"]["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|have| have == kind));
+        let is_kind =
+            message["target"]["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|have| have == kind));
         if let (true, Some(name), Some(file)) =
             (is_kind, message["target"]["name"].as_str(), message["executable"].as_str())
         {

@@ -19,7 +19,8 @@ pub fn mirror() -> String {
         return mirror;
     }
     let format = "$(LABEL)|$(REPO_URI)";
-    let own = read(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]));
+    let own =
+        read(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]));
     own.ok()
         .and_then(|targets| targets.lines().find_map(|line| line.strip_prefix("Debian|").map(str::to_owned)))
         .unwrap_or_else(|| "http://deb.debian.org/debian".to_owned())
@@ -43,8 +44,9 @@ impl Suite {
         }
         fs::write(dir.join("sources.list"), format!("deb [signed-by={KEYRING}] {} {name} main\n", mirror()))?;
         let suite = Self { name: name.to_owned(), dir };
-        run(suite.apt("apt-get").args(["update", "-qq"]))
-            .with_context(|| format!("cannot fetch the package lists of {name}; KCHAOS_DEBIAN_MIRROR names a mirror"))?;
+        run(suite.apt("apt-get").args(["update", "-qq"])).with_context(|| {
+            format!("cannot fetch the package lists of {name}; KCHAOS_DEBIAN_MIRROR names a mirror")
+        })?;
         Ok(suite)
     }
 

@@ -35,7 +35,10 @@ fn make(image: &Image, file: &Path) -> Result<()> {
     ])?;
     let (tree, log) = (file.with_extension("tree"), file.with_extension("log"));
     run(as_root("rm").arg("-rf").arg(&tree))?;
-    say(format!("making the software image: {} packages and what they need (a few minutes, once)", image.packages.len()));
+    say(format!(
+        "making the software image: {} packages and what they need (a few minutes, once)",
+        image.packages.len()
+    ));
     let debootstrap = apt::program("debootstrap")?;
     run_long(
         as_root(debootstrap)

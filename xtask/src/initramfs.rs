@@ -1,14 +1,15 @@
 //! The initramfs of a test machine: our init, kernel modules, kchaos, the victim, the test programs and their orders.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use cpio::newc;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, TestProgram};
 use crate::kernels;
 
 const DIRECTORY: u32 = 0o040_755;
@@ -20,9 +21,10 @@ pub struct Contents<'a> {
     pub artifacts: &'a Artifacts,
     /// Module files, dependencies first.
     pub modules: &'a [std::path::PathBuf],
-    pub arguments: Vec<String>,
+    /// Test programs by name, with their arguments.
+    pub tests: Vec<(&'a TestProgram, Vec<String>)>,
     /// Environment of the tests.
-    pub environment: Value,
+    pub environment: BTreeMap<&'static str, String>,
 }
 
 /// Writes the archive, uncompressed: unpacking costs an emulated machine more than reading.
@@ -35,8 +37,10 @@ pub fn write(contents: &Contents<'_>, to: &Path) -> Result<()> {
     archive.add("init", PROGRAM, &read(&contents.artifacts.init)?)?;
     archive.add("kchaos/kchaos", PROGRAM, &read(&contents.artifacts.kchaos)?)?;
     archive.add("kchaos/victim", PROGRAM, &read(&contents.artifacts.victim)?)?;
-    for test in &contents.artifacts.tests {
+    let mut tests = Vec::new();
+    for (test, arguments) in &contents.tests {
         archive.add(&format!("kchaos/tests/{}", test.name), PROGRAM, &read(&test.file)?)?;
+        tests.push(json!({"program": test.name, "arguments": arguments}));
     }
     let mut modules = Vec::new();
     for file in contents.modules {
@@ -44,13 +48,7 @@ pub fn write(contents: &Contents<'_>, to: &Path) -> Result<()> {
         archive.add(&format!("modules/{name}"), DATA, &kernels::module_bytes(file)?)?;
         modules.push(name);
     }
-    let tests: Vec<&str> = contents.artifacts.tests.iter().map(|test| test.name.as_str()).collect();
-    let orders = json!({
-        "modules": modules,
-        "tests": tests,
-        "arguments": contents.arguments,
-        "environment": contents.environment,
-    });
+    let orders = json!({"modules": modules, "tests": tests, "environment": contents.environment});
     archive.add("kchaos/run.json", DATA, &serde_json::to_vec(&orders)?)?;
     newc::trailer(archive.out)?.flush().with_context(|| format!("cannot write {}", to.display()))
 }
@@ -68,7 +66,8 @@ impl Archive {
     fn add(&mut self, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
         self.inode += 1;
         let size = u32::try_from(bytes.len()).with_context(|| format!("{name} has more than 4 GiB"))?;
-        let mut entry = newc::Builder::new(name).ino(self.inode).mode(mode).nlink(1).write(&mut self.out, size);
+        let mut entry =
+            newc::Builder::new(name).ino(self.inode).mode(mode).nlink(1).write(&mut self.out, size);
         entry.write_all(bytes)?;
         entry.finish()?;
         Ok(())

@@ -17,7 +17,18 @@ use crate::paths;
 
 /// What building a kernel needs.
 const PACKAGES: [&str; 12] = [
-    "bc", "bison", "cpio", "dwarves", "flex", "gcc", "kmod", "libelf-dev", "libssl-dev", "make", "rsync", "xz-utils",
+    "bc",
+    "bison",
+    "cpio",
+    "dwarves",
+    "flex",
+    "gcc",
+    "kmod",
+    "libelf-dev",
+    "libssl-dev",
+    "make",
+    "rsync",
+    "xz-utils",
 ];
 
 /// The command: builds the kernel of this name, or all of ours.
@@ -58,7 +69,11 @@ pub fn build(name: &str, source: &Package) -> Result<PathBuf> {
     configure(&tree, &fragment)?;
     say(format!("building {name} (15 to 30 minutes on two cores, once)"));
     let jobs = thread::available_parallelism().map_or(2, usize::from);
-    run_long(make(&tree).arg(format!("-j{jobs}")).arg("bzImage"), &format!("kernel {name}"), &dir.join("build.log"))?;
+    run_long(
+        make(&tree).arg(format!("-j{jobs}")).arg("bzImage"),
+        &format!("kernel {name}"),
+        &dir.join("build.log"),
+    )?;
     fs::copy(tree.join(".config"), dir.join("config"))?;
     fs::copy(tree.join("arch/x86/boot/bzImage"), dir.join("fresh"))?;
     fs::remove_dir_all(&tree)?;
@@ -105,7 +120,11 @@ fn lost_options(fragment: &str, config: &str) -> Vec<String> {
     fragment
         .lines()
         .filter(|line| line.starts_with("CONFIG_") || line.ends_with(" is not set"))
-        .filter(|line| if line.starts_with('#') { !is_off(line) } else { !config.lines().any(|have| have == *line) })
+        .filter(
+            |line| {
+                if line.starts_with('#') { !is_off(line) } else { !config.lines().any(|have| have == *line) }
+            },
+        )
         .map(str::to_owned)
         .collect()
 }

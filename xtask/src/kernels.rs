@@ -37,12 +37,16 @@ fn dir() -> Result<PathBuf> {
 fn stock(package: &Package) -> Result<Bootable> {
     let root = dir()?.join(format!("{}-{}", package.suite, package.name));
     if !root.is_dir() {
-        apt::ensure_tools(&[Tool { program: "depmod", package: "kmod" }, Tool { program: "xz", package: "xz-utils" }])?;
+        apt::ensure_tools(&[
+            Tool { program: "depmod", package: "kmod" },
+            Tool { program: "xz", package: "xz-utils" },
+        ])?;
         say(format!("fetching {} of {}", package.name, package.suite));
         let suite = Suite::open(&package.suite)?;
         // Recent suites split a kernel into image, binary and modules.
-        let parts = ["linux-image-", "linux-binary-", "linux-modules-"];
-        let packages = suite.closure(&package.name, |name| parts.iter().any(|part| name.starts_with(part)))?;
+        let parts = ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
+        let packages =
+            suite.closure(&package.name, |name| parts.iter().any(|part| name.starts_with(part)))?;
         let fresh = root.with_extension("fresh");
         if fresh.exists() {
             fs::remove_dir_all(&fresh)?;
@@ -100,7 +104,8 @@ fn own(name: &str, source: &Package) -> Result<Bootable> {
 /// The files of these modules with all they depend on, dependencies first; names the kernel lacks are the second part.
 pub fn module_files(modules: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<String>)> {
     let text = |file: &str| {
-        fs::read_to_string(modules.join(file)).with_context(|| format!("cannot read {}/{file}", modules.display()))
+        fs::read_to_string(modules.join(file))
+            .with_context(|| format!("cannot read {}/{file}", modules.display()))
     };
     let (dep, builtin) = (text("modules.dep")?, text("modules.builtin")?);
     let lines: Vec<(&str, &str)> = dep.lines().filter_map(|line| line.split_once(':')).collect();
@@ -125,7 +130,8 @@ pub fn module_files(modules: &Path, names: &[String]) -> Result<(Vec<PathBuf>, V
 
 /// Module names use `_` where file names may have `-`.
 fn is_module(file: &str, name: &str) -> bool {
-    let stem = Path::new(file).file_name().and_then(|file| file.to_str()).and_then(|file| file.split('.').next());
+    let stem =
+        Path::new(file).file_name().and_then(|file| file.to_str()).and_then(|file| file.split('.').next());
     stem.is_some_and(|stem| stem.replace('-', "_") == name.replace('-', "_"))
 }
 

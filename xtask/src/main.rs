@@ -6,10 +6,12 @@ mod bpf;
 mod build;
 mod command;
 mod debian;
+mod host;
 mod image;
 mod initramfs;
 mod kernel_build;
 mod kernels;
+mod lines;
 mod linker;
 mod lint;
 mod machine;
@@ -17,8 +19,11 @@ mod matrix;
 mod paths;
 mod results;
 mod setup;
+mod soak;
 mod summary;
+mod test;
 mod toolchain;
+mod unit;
 mod vm;
 
 use std::ffi::OsString;
@@ -51,6 +56,14 @@ enum Cmd {
     },
     /// Formatting and clippy, for the host and for the kernel programs; warnings are errors
     Lint,
+    /// All lints and tests, here and in virtual machines: what CI runs
+    Test {
+        /// Machines at the same time; each uses two cores
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+        jobs: u16,
+    },
+    /// The integration tests with full sample sizes; figures go to target/soak
+    Soak(soak::SoakOptions),
     /// Run the integration tests on the kernels of tests/matrix.toml, in virtual machines
     Vm(vm::Options),
     /// Build the kernels with error injection from Debian's sources: 15 to 30 minutes each
@@ -66,6 +79,8 @@ fn main() -> ExitCode {
         Cmd::Build { release } => build::build(release).map(|_| ()),
         Cmd::Run { args } => build::run(&args),
         Cmd::Lint => lint::run(),
+        Cmd::Test { jobs } => test::run(jobs),
+        Cmd::Soak(options) => soak::run(options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Kernel { name } => kernel_build::run_command(name.as_deref()),
     };

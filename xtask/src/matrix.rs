@@ -74,7 +74,7 @@ pub struct Package {
 }
 
 fn limit_s() -> u64 {
-    1200
+    900
 }
 
 /// Reads the file and checks it.

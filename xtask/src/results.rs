@@ -6,8 +6,30 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// Arguments that make a test program print what we read here.
-pub const ARGUMENTS: [&str; 6] =
-    ["--include-ignored", "--test-threads=1", "-Zunstable-options", "--format=json", "--report-time", "--"];
+const ARGUMENTS: [&str; 5] =
+    ["--include-ignored", "--test-threads=1", "-Zunstable-options", "--format=json", "--report-time"];
+
+/// The arguments with which `program` runs those tests whose `program::function` contains one of the filters: all
+/// without filters; nothing if it has none for sure.
+pub fn arguments(program: &str, filters: &[String]) -> Option<Vec<String>> {
+    let mut functions = Vec::new();
+    for filter in filters {
+        if program.contains(filter.as_str()) {
+            functions.clear();
+            break;
+        }
+        match filter.split_once("::") {
+            Some((file, function)) if program.ends_with(file) => functions.push(function.to_owned()),
+            Some(_) => {}
+            None => functions.push(filter.clone()),
+        }
+    }
+    let whole = filters.is_empty() || filters.iter().any(|filter| program.contains(filter.as_str()));
+    if !whole && functions.is_empty() {
+        return None;
+    }
+    Some(ARGUMENTS.map(str::to_owned).into_iter().chain(functions).collect())
+}
 
 /// The environment variable without which a stable test program refuses them.
 pub const UNSTABLE: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");
@@ -109,7 +131,8 @@ impl Collector {
     }
 
     fn text(&mut self, line: &str) {
-        if let Some(figures) = line.strip_prefix("MEASURE ").and_then(|json| serde_json::from_str(json).ok()) {
+        if let Some(figures) = line.strip_prefix("MEASURE ").and_then(|json| serde_json::from_str(json).ok())
+        {
             self.measures.push(figures);
         }
         if let Some(running) = &mut self.running {
@@ -137,6 +160,20 @@ mod tests {
     }
 
     #[test]
+    fn filters_name_files_or_functions() {
+        let functions = |filters: &[&str]| {
+            let filters: Vec<String> = filters.iter().map(|&filter| filter.to_owned()).collect();
+            arguments("loss", &filters).map(|arguments| arguments[ARGUMENTS.len()..].to_vec())
+        };
+        assert_eq!(functions(&[]), Some(vec![]));
+        assert_eq!(functions(&["loss"]), Some(vec![]));
+        assert_eq!(functions(&["udp"]), Some(vec!["udp".to_owned()]));
+        assert_eq!(functions(&["loss::udp", "exec::"]), Some(vec!["udp".to_owned()]));
+        assert_eq!(functions(&["udp", "loss"]), Some(vec![]));
+        assert_eq!(functions(&["exec::udp"]), None);
+    }
+
+    #[test]
     fn outcomes_are_told_apart() {
         let collector = collect(&[
             r#"{ "type": "suite", "event": "started", "test_count": 3 }"#,
@@ -150,7 +187,8 @@ mod tests {
             "before",
             r#"{ "type": "test", "name": "c", "event": "failed", "exec_time": 0.1, "stdout": "panicked" }"#,
         ]);
-        let outcomes: Vec<_> = collector.tests.iter().map(|test| (test.name.as_str(), test.outcome.clone())).collect();
+        let outcomes: Vec<_> =
+            collector.tests.iter().map(|test| (test.name.as_str(), test.outcome.clone())).collect();
         assert_eq!(
             outcomes,
             [

@@ -32,7 +32,7 @@ impl Line {
     /// A step that is one check.
     pub fn of_check(step: &str, result: Result<()>, took: Duration) -> Self {
         let complaints: Vec<String> = result.err().map(|error| format!("{error:#}")).into_iter().collect();
-        Self::of_counts(step, usize::from(complaints.is_empty()), complaints.len(), 0, took).noting(complaints)
+        Self::of_counts(step, usize::from(complaints.is_empty()), 0, 0, took).with_complaints(complaints)
     }
 
     /// A step that counted for itself.
@@ -52,7 +52,9 @@ impl Line {
 
     /// A step that ran integration tests.
     pub fn of_tests(step: &str, collector: Collector, kernel: Option<String>, took: Duration) -> Self {
-        let count = |wanted: fn(&Outcome) -> bool| collector.tests.iter().filter(|test| wanted(&test.outcome)).count();
+        let count = |wanted: fn(&Outcome) -> bool| {
+            collector.tests.iter().filter(|test| wanted(&test.outcome)).count()
+        };
         Self {
             kernel,
             ..Self::of_counts(
@@ -69,11 +71,6 @@ impl Line {
     fn holding(mut self, collector: Collector) -> Self {
         self.tests = collector.tests;
         self.measures = collector.measures;
-        self
-    }
-
-    fn noting(mut self, complaints: Vec<String>) -> Self {
-        self.complaints = complaints;
         self
     }
 
@@ -111,7 +108,8 @@ impl Report {
     pub fn conclude(&self) -> Result<()> {
         print!("{}", self.table());
         let total = |number: fn(&Line) -> usize| self.steps.iter().map(number).sum::<usize>();
-        let (passed, failed, skipped) = (total(|line| line.passed), total(|line| line.failed), total(|line| line.skipped));
+        let (passed, failed, skipped) =
+            (total(|line| line.passed), total(|line| line.failed), total(|line| line.skipped));
         println!("\n{passed} passed, {failed} failed, {skipped} skipped");
         if failed > 0 {
             bail!("{failed} failed");

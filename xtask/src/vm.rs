@@ -1,6 +1,6 @@
 //! `cargo xtask vm`: the integration tests on the kernels of the matrix, in QEMU machines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::apt::{self, Tool};
 use crate::artifacts::{self, Artifacts};
@@ -146,11 +146,15 @@ fn boot(
     let name = &kernel.name;
     let bootable = kernels::obtain(kernel)?;
     let modules = modules(&bootable, matrix, name)?;
-    let mut arguments: Vec<String> = results::ARGUMENTS.map(str::to_owned).into();
-    arguments.extend(options.filter.clone().map_or_else(|| kernel.tests.clone(), |filter| vec![filter]));
+    let filters = options.filter.clone().map_or_else(|| kernel.tests.clone(), |filter| vec![filter]);
+    let tests = artifacts
+        .tests
+        .iter()
+        .filter_map(|test| Some((test, results::arguments(&test.name, &filters)?)))
+        .collect();
     let environment = environment(name, options.samples, "/kchaos/kchaos", "/kchaos/victim");
     let initramfs = log.with_extension("initramfs");
-    initramfs::write(&Contents { artifacts, modules: &modules, arguments, environment }, &initramfs)?;
+    initramfs::write(&Contents { artifacts, modules: &modules, tests, environment }, &initramfs)?;
     say(format!("{name}: booting"));
     let start = Instant::now();
     let machine = Machine {
@@ -175,16 +179,21 @@ fn modules(bootable: &Bootable, matrix: &Matrix, name: &str) -> Result<Vec<PathB
 }
 
 /// Environment of the tests, the same in a machine and on the host.
-pub fn environment(kernel: &str, samples: Samples, kchaos: &str, victim: &str) -> Value {
+pub fn environment(
+    kernel: &str,
+    samples: Samples,
+    kchaos: &str,
+    victim: &str,
+) -> BTreeMap<&'static str, String> {
     let (unstable, yes) = results::UNSTABLE;
-    json!({
-        "KCHAOS_BIN": kchaos,
-        "KCHAOS_VICTIM": victim,
-        "KCHAOS_KERNEL": kernel,
-        "KCHAOS_SAMPLES": samples.name(),
-        "RUST_BACKTRACE": "1",
-        unstable: yes,
-    })
+    BTreeMap::from([
+        ("KCHAOS_BIN", kchaos.to_owned()),
+        ("KCHAOS_VICTIM", victim.to_owned()),
+        ("KCHAOS_KERNEL", kernel.to_owned()),
+        ("KCHAOS_SAMPLES", samples.name().to_owned()),
+        ("RUST_BACKTRACE", "1".to_owned()),
+        (unstable, yes.to_owned()),
+    ])
 }
 
 fn on_line(kernel: &str, line: &str, start: Instant, collector: &mut Collector, course: &mut Course) {
@@ -238,7 +247,10 @@ fn skip_complaints(kernel: &Kernel, collector: &Collector, whole: bool) -> Vec<S
         let listed: Vec<&String> =
             kernel.skips.keys().filter(|listed| matrix::covers(listed, &test.name)).collect();
         if listed.is_empty() {
-            complaints.push(format!("{} was skipped ({reason}), which tests/matrix.toml does not allow", test.name));
+            complaints.push(format!(
+                "{} was skipped ({reason}), which tests/matrix.toml does not allow",
+                test.name
+            ));
         }
         for name in listed {
             unused.remove(name);
@@ -246,7 +258,10 @@ fn skip_complaints(kernel: &Kernel, collector: &Collector, whole: bool) -> Vec<S
     }
     if whole {
         complaints.extend(unused.into_iter().map(|name| {
-            format!("{name} was not skipped; take it out of the skips of {} in tests/matrix.toml", kernel.name)
+            format!(
+                "{name} was not skipped; take it out of the skips of {} in tests/matrix.toml",
+                kernel.name
+            )
         }));
     }
     complaints
@@ -259,7 +274,8 @@ pub fn host_skip_complaints(matrix: &Matrix, collector: &Collector) -> Vec<Strin
         if let Outcome::Skipped(reason) = &test.outcome
             && !matrix.host.skips.keys().any(|listed| matrix::covers(listed, &test.name))
         {
-            complaints.push(format!("{} was skipped ({reason}): list it under host.skips if it may", test.name));
+            complaints
+                .push(format!("{} was skipped ({reason}): list it under host.skips if it may", test.name));
         }
     }
     complaints

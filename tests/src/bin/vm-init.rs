@@ -28,11 +28,15 @@ use serde_json::json;
 struct Orders {
     /// Files in `/modules`, dependencies first.
     modules: Vec<String>,
-    /// Test programs in `/kchaos/tests`.
-    tests: Vec<String>,
-    /// Arguments of every test program.
-    arguments: Vec<String>,
+    tests: Vec<Test>,
     environment: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Test {
+    /// File in `/kchaos/tests`.
+    program: String,
+    arguments: Vec<String>,
 }
 
 /// The line to the runner; lines of several writers stay whole.
@@ -194,10 +198,11 @@ fn run_quietly(program: &str, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn run_test(port: &Port, orders: &Orders, name: &str) -> Result<()> {
+fn run_test(port: &Port, orders: &Orders, test: &Test) -> Result<()> {
+    let name = &test.program;
     port.report(&json!({"vm": "started", "binary": name}));
     let mut child = Command::new(format!("/kchaos/tests/{name}"))
-        .args(&orders.arguments)
+        .args(&test.arguments)
         .env_clear()
         .env("PATH", path())
         .env("HOME", "/root")
@@ -208,7 +213,7 @@ fn run_test(port: &Port, orders: &Orders, name: &str) -> Result<()> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| name.to_owned())?;
+        .with_context(|| name.clone())?;
     let readers = [forward(port, child.stdout.take()), forward(port, child.stderr.take())];
     let status = reap_until(&child)?;
     // A process left behind by a test may hold the pipes open: its output is not waited for.

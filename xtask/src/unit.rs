@@ -1,0 +1,80 @@
+//! `cargo test` of the workspace: what needs neither root nor BPF.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{cargo, say};
+use crate::lines;
+use crate::summary::Line;
+
+/// Runs all of them; one line of the report.
+pub fn run() -> Line {
+    say("unit tests");
+    let start = Instant::now();
+    let mut count = Count::default();
+    let result = cargo_test(&mut count);
+    let line = Line::of_counts("unit tests", count.passed, count.failed, 0, start.elapsed());
+    let explained = count.failed > 0;
+    line.with_complaints(
+        result.err().filter(|_| !explained).map(|error| format!("{error:#}")).into_iter().collect(),
+    )
+}
+
+/// What cargo test counted. Ignored ones are the integration tests, which run elsewhere.
+#[derive(Default, Debug, PartialEq, Eq)]
+struct Count {
+    passed: usize,
+    failed: usize,
+}
+
+impl Count {
+    fn line(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let number = |what: &str| {
+            let mut words = result.split([' ', ';']).filter(|word| !word.is_empty()).peekable();
+            while let Some(word) = words.next() {
+                if words.peek() == Some(&what) {
+                    return word.parse().unwrap_or_default();
+                }
+            }
+            0
+        };
+        self.passed += number("passed");
+        self.failed += number("failed");
+    }
+}
+
+fn cargo_test(count: &mut Count) -> Result<()> {
+    let (output, input) = std::io::pipe()?;
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast"]).stdout(input.try_clone()?).stderr(input);
+    let mut child = command.spawn().context("cannot start cargo")?;
+    // Our own copies of the writing end would keep the pipe open.
+    drop(command);
+    for line in lines::read(output) {
+        count.line(&line);
+        eprintln!("{line}");
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("cargo test: {status}; run it to see more");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Count;
+
+    #[test]
+    fn results_add_up() {
+        let mut count = Count::default();
+        count.line(
+            "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        );
+        count.line("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        count.line("test decide::loss ... ok");
+        assert_eq!(count, Count { passed: 13, failed: 2 });
+    }
+}
