@@ -1,10 +1,9 @@
 //! Arms runs that wait for their command's exec.
 
-use crate::{
-    maps::KC_CONTROL,
-    target,
+use crate::{maps::KC_CONTROL, target};
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns, macros::raw_tracepoint, programs::RawTracePointContext,
 };
-use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::raw_tracepoint, programs::RawTracePointContext};
 use chaos_common::{
     control::{STATE_ARMED, STATE_AWAIT_EXEC},
     limits::RUNS_MAX,

@@ -99,8 +99,7 @@ fn is_hit(skb: *mut __sk_buff, rules: u64, direction: Direction) -> bool {
     let (segments, bytes, ethertype) =
         unsafe { ((*skb).gso_segs, (*skb).len, u16::from_be((*skb).protocol as u16)) };
     let weight = Weight { segments: if segments == 0 { 1 } else { segments as u64 }, bytes: bytes as u64 };
-    let packet =
-        if KC_PARSE.load() == 1 { packet::parse(&Skb(skb), ethertype, direction) } else { None };
+    let packet = if KC_PARSE.load() == 1 { packet::parse(&Skb(skb), ethertype, direction) } else { None };
     let remote_rules = if KC_REMOTE.load() == 1 { remote_rules(packet.as_ref()) } else { 0 };
     let port_rules = if KC_REMOTE_PORT.load() == 1 { port_rules(packet.as_ref()) } else { 0 };
     judge(control, rules, &weight, |index, rule| {

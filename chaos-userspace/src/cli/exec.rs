@@ -1,0 +1,189 @@
+//! `kchaos exec`: a command in a fresh cgroup under faults.
+
+use super::{
+    exit,
+    failure::Failure,
+    faults::Faults,
+    run::{self, Ending},
+    signals::{Arrived, Signals},
+};
+use crate::{
+    host::cgroup::{self, Cgroup, Hierarchy},
+    inject::engine::{Engine, Placement},
+    observe::bystander::Bystander,
+    plan,
+    probe::{felt, kernel::Kernel},
+    report::event::{Event, Sink},
+    spec::Target,
+};
+use clap::Args;
+use nix::{sys::signal, unistd::Pid};
+use std::{
+    ffi::OsString,
+    io,
+    os::{fd::AsRawFd, unix::process::ExitStatusExt},
+    process::ExitStatus,
+    time::Duration,
+};
+use tokio::process::{Child, Command};
+
+/// Arguments of `kchaos exec`.
+#[derive(Args, Debug)]
+pub struct Exec {
+    #[command(flatten)]
+    faults: Faults,
+
+    /// End the faults after this time; the command goes on without them
+    #[arg(long, value_name = "DURATION")]
+    duration: Option<String>,
+
+    /// Run a bystander in a sibling cgroup and report what it felt
+    #[arg(long)]
+    bystander: bool,
+
+    /// Exit with 125 if nothing was injected
+    #[arg(long)]
+    require_hit: bool,
+
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure> {
+    let spec = arguments.faults.spec(Target::Fresh, arguments.duration.as_deref())?;
+    run::check_privileges()?;
+    let plan = plan::make(&spec, &Kernel::default())?;
+    let hierarchy = Hierarchy::find()?;
+    let cgroup = Fresh(hierarchy.make_fresh(&plan.run)?);
+    check_joinable(&cgroup.0)?;
+    let bystander = arguments.bystander.then(|| Bystander::start(&plan.run)).transpose()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
+    runtime.block_on(async {
+        // Before any thread is started, so that the signals wait for us on all of them.
+        let mut signals = Signals::take().map_err(Failure::internal)?;
+        let placement = Placement { plan: &plan, cgroup: &cgroup.0, await_exec: true };
+        let mut engine = Engine::open(&[placement], true, run::kernel_log_level(verbose))?;
+        run::forward_kernel_log(&mut engine, verbose);
+        let mut child = spawn(&arguments.command, &cgroup.0)?;
+        engine.wait_armed(0).map_err(Failure::internal)?;
+        for attachment in engine.attachments() {
+            log::info!("attached {attachment}");
+        }
+        sink.write(&Event::Armed { run: &plan.run, pid: child.id(), cgroup: cgroup.0.path() });
+        let mut engine = Some(engine);
+        let mut closed = None;
+        let mut ending = Ending::default();
+        let over = tokio::time::sleep(plan.duration.unwrap_or(Duration::MAX / 4));
+        tokio::pin!(over);
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status.map_err(Failure::internal)?,
+                arrived = signals.next() => {
+                    let arrived = arrived.map_err(Failure::internal)?;
+                    // Who asks for the end wants the faults to end, whatever the command does about it.
+                    if let Some(engine) = &engine {
+                        engine.disarm(0);
+                    }
+                    ending.interrupted_by.get_or_insert(arrived.signal as i32);
+                    pass_on(arrived, &child);
+                }
+                () = &mut over, if plan.duration.is_some() && engine.is_some() => {
+                    closed = engine.take().map(Engine::close);
+                }
+            }
+        };
+        ending.exit_status = status.code();
+        ending.signal = status.signal();
+        let Some(closed) = closed.or_else(|| {
+            let engine = engine.take()?;
+            engine.disarm(0);
+            Some(engine.close())
+        }) else {
+            return Err(Failure::internal("the engine was closed twice"));
+        };
+        // The command is gone, but the kernel may still be counting it out of its cgroup.
+        cgroup::wait_empty(cgroup.0.path(), Some(Duration::from_millis(20)));
+        let summary = run::summarize(&plan, cgroup.0.path(), closed, bystander, ending, sink);
+        Ok(exec_status(status, summary.code, arguments.require_hit))
+    })
+}
+
+/// The command's own status, unless kchaos has something worse to tell.
+fn exec_status(status: ExitStatus, code: u8, require_hit: bool) -> u8 {
+    let of_command = match (status.code(), status.signal()) {
+        (Some(code), _) => code as u8,
+        (None, Some(signal)) => exit::SIGNAL_BASE + signal as u8,
+        (None, None) => exit::INTERNAL,
+    };
+    match code {
+        exit::ROLLBACK_INCOMPLETE => exit::EXEC_FAILED,
+        exit::NOTHING_INJECTED if require_hit => exit::EXEC_FAILED,
+        _ => of_command,
+    }
+}
+
+/// The fresh cgroup before an engine owns it: removed on every way out. With processes in it, that fails, and the
+/// guardian removes it later.
+struct Fresh(Cgroup);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let _ = cgroup::remove(self.0.path());
+    }
+}
+
+/// Finds out whether a process can join before the command is at stake.
+fn check_joinable(cgroup: &Cgroup) -> Result<(), Failure> {
+    match felt::by_child(cgroup, || 0) {
+        Ok(0) => {
+            cgroup::wait_empty(cgroup.path(), Some(Duration::from_secs(1)));
+            Ok(())
+        }
+        Ok(_) => Err(Failure::new(
+            exit::UNABLE,
+            format!(
+                "no process can join the cgroup {}: start kchaos from a cgroup that may have children (not a threaded one)",
+                cgroup.path().display()
+            ),
+        )),
+        Err(error) => Err(Failure::internal(error)),
+    }
+}
+
+fn spawn(words: &[OsString], cgroup: &Cgroup) -> Result<Child, Failure> {
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(Failure::new(exit::USAGE, "no command is given: write it behind --"));
+    };
+    let processes = cgroup.open_processes()?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // SAFETY: one write between fork and exec. Descriptors, terminal, working directory and environment are the
+    // caller's; the standard library restores the signal mask.
+    unsafe {
+        command.pre_exec(move || match libc::write(processes.as_raw_fd(), c"0".as_ptr().cast(), 1) {
+            1 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    command.spawn().map_err(|error| {
+        let shown = program.to_string_lossy();
+        let (status, why) = if error.kind() == io::ErrorKind::NotFound {
+            (exit::EXEC_NOT_FOUND, "was not found")
+        } else {
+            (exit::EXEC_CANNOT_RUN, "cannot be run")
+        };
+        let mut failure = Failure::new(exit::USAGE, format!("the command '{shown}' {why}: {error}"));
+        failure.exec_status = Some(status);
+        failure
+    })
+}
+
+/// The terminal has told the command itself.
+fn pass_on(arrived: Arrived, child: &Child) {
+    if let Some(pid) = child.id().filter(|_| !arrived.from_terminal) {
+        let _ = signal::kill(Pid::from_raw(pid as i32), arrived.signal);
+    }
+}

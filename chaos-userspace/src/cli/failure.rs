@@ -1,0 +1,66 @@
+//! A failure with its exit code.
+
+use super::exit;
+use crate::{host::cgroup, inject::engine, plan, spec::Problems};
+use std::fmt;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit code by its meaning.
+    pub code: u8,
+    /// For people and machines.
+    pub message: String,
+    /// What `exec` exits with instead of [`exit::EXEC_FAILED`].
+    pub exec_status: Option<u8>,
+}
+
+impl Failure {
+    /// With a code.
+    pub fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string(), exec_status: None }
+    }
+
+    /// Something that should not happen.
+    pub fn internal(message: impl fmt::Display) -> Self {
+        Self::new(exit::INTERNAL, message)
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::new(exit::USAGE, problems)
+    }
+}
+
+impl From<plan::Error> for Failure {
+    fn from(error: plan::Error) -> Self {
+        let code = match error {
+            plan::Error::Spec(_) => exit::USAGE,
+            plan::Error::Unable(_) => exit::UNABLE,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<cgroup::Error> for Failure {
+    fn from(error: cgroup::Error) -> Self {
+        let code = match error {
+            cgroup::Error::NotMounted => exit::UNABLE,
+            cgroup::Error::Io { .. } => exit::INTERNAL,
+            _ => exit::USAGE,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<engine::Error> for Failure {
+    fn from(error: engine::Error) -> Self {
+        let code = match error {
+            engine::Error::Encode(_) => exit::USAGE,
+            engine::Error::Program(_) | engine::Error::Attach { .. } => exit::UNABLE,
+            engine::Error::Object(_) | engine::Error::Io { .. } => exit::INTERNAL,
+        };
+        Self::new(code, error)
+    }
+}

@@ -1,0 +1,179 @@
+//! The command line.
+
+mod clean;
+mod doctor;
+mod exec;
+pub mod exit;
+mod failure;
+mod faults;
+mod inject;
+mod plan;
+mod run;
+mod signals;
+
+use crate::{
+    inject::guardian,
+    observe::bystander,
+    report::event::{Event, Sink},
+};
+use clap::{Args, Parser, Subcommand};
+use failure::Failure;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Precise faults for chosen cgroups: packets get lost and system calls fail for them and for nobody else.
+#[derive(Parser, Debug)]
+#[command(name = "kchaos", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug, Default)]
+struct Common {
+    /// Say more (-vv: also what the kernel programs say); RUST_LOG overrides
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+
+    /// Write machine-readable events, one JSON object per line, to standard error or to FILE
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-", global = true)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a command in a fresh cgroup under faults; exits with the command's status
+    Exec(exec::Exec),
+    /// Inject faults into a cgroup that exists, with everything below it
+    Inject(inject::Inject),
+    /// Explain what would be attached where; changes nothing
+    Plan(plan::Plan),
+    /// Say what this host can do, tried one by one, and the remedy for what it cannot
+    Doctor,
+    /// Remove what an owner killed together with its guardian left behind
+    Clean,
+    /// The process that disarms an engine when its owner dies
+    #[command(hide = true)]
+    Guardian {
+        /// The engine's journal.
+        journal: PathBuf,
+    },
+    /// The process that must feel nothing
+    #[command(hide = true)]
+    Bystander,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return refuse_arguments(&error, &arguments),
+    };
+    start_log(cli.common.verbose);
+    let mut sink = match Sink::open(cli.common.json.as_deref()) {
+        Ok(sink) => sink,
+        Err(error) => {
+            eprintln!("kchaos: --json: cannot write {:?}: {error}", cli.common.json.unwrap_or_default());
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    let verbose = cli.common.verbose;
+    let is_exec = matches!(cli.command, Command::Exec(_));
+    let result = match cli.command {
+        Command::Exec(arguments) => exec::run(&arguments, verbose, &mut sink),
+        Command::Inject(arguments) => inject::run(&arguments, verbose, &mut sink),
+        Command::Plan(arguments) => plan::run(&arguments, cli.common.json.is_some()),
+        Command::Doctor => doctor::run(cli.common.json.is_some()),
+        Command::Clean => clean::run(cli.common.json.is_some()),
+        Command::Guardian { journal } => {
+            guardian::watch(journal).map(|()| exit::DONE).map_err(Failure::internal)
+        }
+        Command::Bystander => bystander::live()
+            .map(|felt| {
+                println!("{}", serde_json::json!(felt));
+                exit::DONE
+            })
+            .map_err(Failure::internal),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => tell(&failure, is_exec, &mut sink),
+    }
+}
+
+fn tell(failure: &Failure, is_exec: bool, sink: &mut Sink) -> ExitCode {
+    if !sink.is_stderr() {
+        for line in failure.message.lines() {
+            eprintln!("kchaos: {line}");
+        }
+        if is_exec && failure.exec_status.is_none() {
+            eprintln!("kchaos: code {} ({})", failure.code, exit::name(failure.code));
+        }
+    }
+    sink.write(&Event::Error { code: failure.code, message: &failure.message });
+    let status = if is_exec { failure.exec_status.unwrap_or(exit::EXEC_FAILED) } else { failure.code };
+    ExitCode::from(status)
+}
+
+/// Usage errors come from the parser; `exec` has its own status for them and a machine wants an event.
+fn refuse_arguments(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::from(exit::DONE);
+    }
+    // Only what stands before `--` is ours.
+    let ours =
+        || arguments.iter().skip(1).take_while(|argument| *argument != "--").filter_map(|a| a.to_str());
+    let json = ours().find_map(|argument| match argument.strip_prefix("--json") {
+        Some("") => Some(Path::new("-")),
+        Some(file) => file.strip_prefix('=').map(Path::new),
+        None => None,
+    });
+    let mut sink = Sink::open(json).unwrap_or(Sink::None);
+    if !sink.is_stderr() {
+        let _ = error.print();
+    }
+    let message = error.render().to_string();
+    let message = message.trim().strip_prefix("error: ").unwrap_or(message.trim());
+    sink.write(&Event::Error { code: exit::USAGE, message });
+    let is_exec = ours().find(|argument| !argument.starts_with('-')) == Some("exec");
+    ExitCode::from(if is_exec { exit::EXEC_FAILED } else { exit::USAGE })
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let environment = env_logger::Env::default().default_filter_or(level);
+    // A second start can only happen in tests of this crate, where the first one serves as well.
+    let _ = env_logger::Builder::from_env(environment).format_timestamp_micros().try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_takes_a_file_only_behind_an_equals_sign() {
+        let cli = Cli::try_parse_from(["kchaos", "exec", "--json", "--loss", "5%", "--", "true"]).unwrap();
+        assert_eq!(cli.common.json, Some(PathBuf::from("-")));
+        let cli = Cli::try_parse_from(["kchaos", "exec", "--json=/x", "--loss", "5%", "--", "true"]).unwrap();
+        assert_eq!(cli.common.json, Some(PathBuf::from("/x")));
+    }
+}

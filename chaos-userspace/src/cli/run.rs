@@ -1,0 +1,100 @@
+//! What `exec` and `inject` share: from a plan to a summary.
+
+use super::{exit, failure::Failure};
+use crate::{
+    host::privilege,
+    inject::engine::{Closed, Engine},
+    observe::{bystander::Bystander, kernel_log},
+    plan::Plan,
+    report::{
+        event::{Event, Sink},
+        summary::{RuleSummary, Summary, Undone},
+    },
+};
+use std::path::Path;
+
+/// Refuses early, with the capability that is missing.
+pub fn check_privileges() -> Result<(), Failure> {
+    let missing = privilege::missing();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(exit::UNABLE, format!("missing {}: run as root", missing.join(", "))))
+    }
+}
+
+/// aya-log's level for `-v` flags: messages of the kernel programs cost the target time, so only `-vv` asks for them.
+pub fn kernel_log_level(verbose: u8) -> u8 {
+    if verbose >= 2 { aya_log_level_debug() } else { 0 }
+}
+
+fn aya_log_level_debug() -> u8 {
+    log::Level::Debug as u8
+}
+
+/// Starts to forward what the kernel programs say, if they say anything.
+pub fn forward_kernel_log(engine: &mut Engine, verbose: u8) {
+    if kernel_log_level(verbose) > 0
+        && let Err(error) = kernel_log::forward(engine.maps_mut().ebpf_mut())
+    {
+        log::warn!("the kernel programs' messages cannot be shown: {error}");
+    }
+}
+
+/// How the watched thing ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ending {
+    /// Exit status of the command.
+    pub exit_status: Option<i32>,
+    /// Signal that ended the command.
+    pub signal: Option<i32>,
+    /// Signal that ended the run itself.
+    pub interrupted_by: Option<i32>,
+}
+
+/// Finishes the rollback, tells the summary and returns it.
+pub fn summarize(
+    plan: &Plan,
+    cgroup: &Path,
+    closed: Closed,
+    bystander: Option<Bystander>,
+    ending: Ending,
+    sink: &mut Sink,
+) -> Summary {
+    let mut problems = closed.problems.clone();
+    let rules = RuleSummary::all(plan, &closed.counters);
+    let (programs, took) = (closed.programs_left, closed.took);
+    let cgroup_removed = closed.finish();
+    let bystander = bystander.and_then(|bystander| {
+        bystander
+            .finish()
+            .map_err(|error| problems.push(format!("the bystander did not answer: {error}")))
+            .ok()
+    });
+    let mut summary = Summary {
+        run: plan.run.clone(),
+        code: exit::DONE,
+        outcome: "",
+        exit_status: ending.exit_status,
+        signal: ending.signal,
+        cgroup: cgroup.to_path_buf(),
+        rules,
+        bystander,
+        undone: Undone { links: 0, programs, cgroup_removed, took_ms: took.as_secs_f64() * 1e3, problems },
+    };
+    summary.code = if !summary.undone.problems.is_empty() {
+        exit::ROLLBACK_INCOMPLETE
+    } else if let Some(signal) = ending.interrupted_by {
+        exit::SIGNAL_BASE + signal as u8
+    } else if summary.injected() == 0 && !plan.observe {
+        exit::NOTHING_INJECTED
+    } else {
+        exit::DONE
+    };
+    summary.outcome = exit::name(summary.code);
+    if !sink.is_stderr() {
+        eprint!("{}", summary.text());
+    }
+    sink.write(&Event::Summary(&summary));
+    summary
+}

@@ -1,0 +1,48 @@
+//! Signals that ask for an end.
+
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
+use std::io;
+use tokio::io::unix::AsyncFd;
+
+/// A signal that arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived {
+    /// Which one.
+    pub signal: Signal,
+    /// Whether the terminal sent it, to the command as well as to us.
+    pub from_terminal: bool,
+}
+
+/// Reads the signals that ask for an end instead of dying of them. Unlike a handler it tells who sent them.
+pub struct Signals(AsyncFd<SignalFd>);
+
+impl Signals {
+    /// Blocks them for the calling thread and all threads it starts later. Must run on a tokio runtime.
+    pub fn take() -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        // SAFETY: the wrapped value owns the descriptor and keeps it open for as long as it is registered.
+        Ok(Self(unsafe { AsyncFd::register(fd) }?))
+    }
+
+    /// The next signal.
+    pub async fn next(&mut self) -> io::Result<Arrived> {
+        loop {
+            let mut ready = self.0.readable_mut().await?;
+            match ready.get_inner_mut().read_signal()? {
+                Some(info) => {
+                    let signal = Signal::try_from(info.ssi_signo as i32).map_err(io::Error::from)?;
+                    return Ok(Arrived { signal, from_terminal: info.ssi_code == libc::SI_KERNEL });
+                }
+                None => ready.clear_ready(),
+            }
+        }
+    }
+}

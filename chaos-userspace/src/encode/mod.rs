@@ -1,0 +1,282 @@
+//! Plans as the kernel reads them: read-only globals and map contents.
+
+mod network;
+
+use crate::{
+    plan::{Mechanism, Plan},
+    spec::Fault,
+};
+use chaos_common::{
+    control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
+    limits::{CALLS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
+    rule::{KIND_ERROR, KIND_LOSS, Rule},
+    syscall::{Call, HOOK_ENTRY},
+    target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
+};
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::collections::BTreeMap;
+
+/// One run and who it hits.
+pub struct Job<'a> {
+    /// What to do.
+    pub plan: &'a Plan,
+    /// Id of the target cgroup.
+    pub cgroup_id: u64,
+    /// Level of the target cgroup.
+    pub cgroup_level: u32,
+    /// Arm at the first exec in the target instead of at once.
+    pub await_exec: bool,
+}
+
+/// Everything that is written before the first program is attached.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    /// `KC_SELECT_SKB`.
+    pub select_skb: u32,
+    /// `KC_SELECT_TASK`.
+    pub select_task: u32,
+    /// `KC_FAST_LEVEL`.
+    pub fast_level: u32,
+    /// `KC_FAST_IDS`.
+    pub fast_ids: [u64; FAST_TARGETS_MAX],
+    /// `KC_LEVELS`.
+    pub levels: u32,
+    /// `KC_CLSACT`.
+    pub clsact: bool,
+    /// Whether any rule looks into packets, at their remote address, at their remote port.
+    pub parse: bool,
+    /// See `parse`.
+    pub remote: bool,
+    /// See `parse`.
+    pub remote_port: bool,
+    /// Rules of bank 0.
+    pub rules: Vec<Rule>,
+    /// Rules that judge leaving packets.
+    pub egress_rules: u64,
+    /// Rules that judge arriving packets.
+    pub ingress_rules: u64,
+    /// Cgroup id -> what it is subject to, in the order of the jobs without repetition.
+    pub targets: Vec<(u64, Target)>,
+    /// IPv4 prefixes with the rules of shorter prefixes added.
+    pub remote4: Vec<(Ipv4Net, u64)>,
+    /// IPv6 prefixes with the rules of shorter prefixes added.
+    pub remote6: Vec<(Ipv6Net, u64)>,
+    /// Port -> rules; ports without rules are left out.
+    pub ports: BTreeMap<u16, u64>,
+    /// Call number -> rules and hook.
+    pub calls: BTreeMap<u32, Call>,
+    /// Runs, by slot.
+    pub runs: Vec<Run>,
+}
+
+/// What does not fit into one engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Too many of something.
+    #[error("{count} {what} are above the limit of {limit} per engine")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many fit.
+        limit: usize,
+    },
+    /// A target lies too deep.
+    #[error("the target cgroup is {level} levels deep, above the limit of {}", LEVELS_MAX - 1)]
+    TooDeep {
+        /// Its level.
+        level: u32,
+    },
+}
+
+fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {
+    if count > limit { Err(Error::TooMany { what, count, limit }) } else { Ok(()) }
+}
+
+/// Encodes the runs of one engine. Rules are numbered in the order of the jobs.
+pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
+    within("runs", jobs.len(), RUNS_MAX)?;
+    within("rules", jobs.iter().map(|job| job.plan.rules.len()).sum(), RULES_MAX)?;
+    let mut image = Image::default();
+    let mut prefixes = network::Prefixes::default();
+    for (slot, job) in jobs.iter().enumerate() {
+        if job.cgroup_level >= LEVELS_MAX {
+            return Err(Error::TooDeep { level: job.cgroup_level });
+        }
+        image.runs.push(Run {
+            state: if job.await_exec { STATE_AWAIT_EXEC } else { STATE_IDLE },
+            mode: if job.plan.observe { MODE_OBSERVE } else { MODE_ENFORCE },
+            duration_ns: job.plan.duration.map_or(0, |duration| duration.as_nanos() as u64),
+            ..Run::default()
+        });
+        let mut mask = 0;
+        for planned in &job.plan.rules {
+            let bit = 1u64 << image.rules.len();
+            mask |= bit;
+            for mechanism in &planned.mechanisms {
+                image.clsact |= *mechanism == Mechanism::Clsact;
+                match mechanism {
+                    Mechanism::Tcx | Mechanism::Clsact => image.egress_rules |= bit,
+                    Mechanism::CgroupSkb => image.ingress_rules |= bit,
+                    Mechanism::Kprobe { .. } => image.add_call(&planned.fault, bit, HOOK_ENTRY),
+                    Mechanism::Lsm { id, .. } => image.add_call(&planned.fault, bit, *id),
+                }
+            }
+            let mut rule = Rule { run: slot as u32, ..Rule::default() };
+            match &planned.fault {
+                Fault::Network(fault) => {
+                    rule.kind = KIND_LOSS;
+                    rule.probability_q32 = fault.loss.q32();
+                    network::encode_match(&fault.matches, &mut rule, bit, &mut image, &mut prefixes);
+                }
+                Fault::Syscall(fault) => {
+                    rule.kind = KIND_ERROR;
+                    rule.errno = fault.error.number();
+                    rule.probability_q32 = fault.probability.q32();
+                }
+            }
+            image.rules.push(rule);
+        }
+        image.add_target(job.cgroup_id, Target { rules: mask, runs: 1 << slot });
+    }
+    (image.remote4, image.remote6) = prefixes.cumulate();
+    image.choose_selection(jobs)?;
+    Ok(image)
+}
+
+impl Image {
+    fn add_call(&mut self, fault: &Fault, bit: u64, hook: u32) {
+        if let Fault::Syscall(fault) = fault
+            && fault.call.number() < CALLS_MAX
+        {
+            let call = self.calls.entry(fault.call.number()).or_default();
+            call.rules |= bit;
+            call.hook = hook;
+        }
+    }
+
+    fn add_target(&mut self, id: u64, target: Target) {
+        match self.targets.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, known)) => {
+                known.rules |= target.rules;
+                known.runs |= target.runs;
+            }
+            None => self.targets.push((id, target)),
+        }
+    }
+
+    /// A few targets of one level are compared with globals; anything else is looked up level by level.
+    fn choose_selection(&mut self, jobs: &[Job<'_>]) -> Result<(), Error> {
+        self.levels = jobs.iter().fold(0, |levels, job| levels | 1 << job.cgroup_level);
+        let one_level = self.levels.count_ones() == 1;
+        if one_level && self.targets.len() <= FAST_TARGETS_MAX {
+            self.select_skb = SELECT_FAST;
+            self.fast_level = self.levels.trailing_zeros();
+            for (slot, (id, _)) in self.fast_ids.iter_mut().zip(&self.targets) {
+                *slot = *id;
+            }
+        } else {
+            self.select_skb = SELECT_LEVELS;
+        }
+        self.select_task = self.select_skb;
+        if jobs.iter().any(|job| !job.plan.task_ancestor) {
+            within("targets on a kernel below 5.12", self.targets.len(), WALK_TARGETS_MAX as usize)?;
+            self.select_task = SELECT_WALK;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        plan::PlannedRule,
+        spec::network::{self as spec_network, Direction},
+    };
+    use chaos_common::rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT};
+
+    fn loss(percent: &str, matches: spec_network::Match, direction: Direction) -> Fault {
+        Fault::Network(spec_network::Fault { direction, matches, loss: percent.parse().unwrap() })
+    }
+
+    fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Plan {
+        Plan {
+            run: "test".into(),
+            rules: rules
+                .into_iter()
+                .map(|(fault, mechanisms)| PlannedRule { name: "x".into(), fault, mechanisms })
+                .collect(),
+            duration: None,
+            observe: false,
+            task_ancestor: true,
+        }
+    }
+
+    fn job(plan: &Plan, id: u64, level: u32) -> Job<'_> {
+        Job { plan, cgroup_id: id, cgroup_level: level, await_exec: false }
+    }
+
+    #[test]
+    fn runs_share_one_engine_without_mixing() {
+        let lossy = plan(vec![(
+            loss("5%", Default::default(), Direction::Both),
+            vec![Mechanism::Tcx, Mechanism::CgroupSkb],
+        )]);
+        let failing = plan(vec![(
+            Fault::Syscall("openat=EIO".parse().unwrap()),
+            vec![Mechanism::Lsm { hook: "file_open", id: 1 }],
+        )]);
+        let image = encode(&[job(&lossy, 10, 2), job(&failing, 11, 3), job(&failing, 10, 2)]).unwrap();
+        assert_eq!(
+            image.targets,
+            [(10, Target { rules: 0b101, runs: 0b101 }), (11, Target { rules: 0b10, runs: 0b10 })]
+        );
+        assert_eq!((image.egress_rules, image.ingress_rules), (1, 1));
+        assert_eq!(image.calls[&257], Call { rules: 0b110, hook: 1, reserved: 0 });
+        assert_eq!(image.rules.iter().map(|rule| rule.run).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!((image.select_skb, image.levels), (SELECT_LEVELS, 0b1100));
+    }
+
+    #[test]
+    fn few_targets_of_one_level_are_compared() {
+        let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
+        let jobs: Vec<_> = (1..=8).map(|id| job(&lossy, id, 4)).collect();
+        let image = encode(&jobs).unwrap();
+        assert_eq!(
+            (image.select_skb, image.fast_level, image.fast_ids),
+            (SELECT_FAST, 4, [1, 2, 3, 4, 5, 6, 7, 8])
+        );
+        let jobs: Vec<_> = (1..=9).map(|id| job(&lossy, id, 4)).collect();
+        assert_eq!(encode(&jobs).unwrap().select_skb, SELECT_LEVELS);
+    }
+
+    #[test]
+    fn matches_become_bits() {
+        let matches = spec_network::Match {
+            protocol: Some(spec_network::Protocol::Tcp),
+            remote: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            remote_ports: vec![80..=81],
+        };
+        let lossy = plan(vec![
+            (loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx]),
+            (loss("5%", matches, Direction::Egress), vec![Mechanism::Tcx]),
+        ]);
+        let image = encode(&[job(&lossy, 1, 1)]).unwrap();
+        assert_eq!(image.rules[0].matches, 0);
+        assert_eq!(image.rules[1].matches, MATCH_PROTOCOL | MATCH_REMOTE | MATCH_REMOTE_PORT);
+        assert_eq!(image.ports, BTreeMap::from([(80, 2), (81, 2)]));
+        assert_eq!(image.remote4, [("10.0.0.0/8".parse().unwrap(), 2)]);
+        assert_eq!(image.remote6, [("fd00::/8".parse().unwrap(), 2)]);
+        assert!(image.parse && image.remote && image.remote_port);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
+        let jobs: Vec<_> = (0..64).map(|id| job(&lossy, id, 1)).collect();
+        assert!(encode(&jobs).unwrap_err().to_string().contains("64 runs are above the limit of 63"));
+        assert!(matches!(encode(&[job(&lossy, 1, 32)]), Err(Error::TooDeep { level: 32 })));
+    }
+}

@@ -1,0 +1,77 @@
+//! Packet matches as bits in the match tables.
+
+use super::Image;
+use crate::spec::network::Match;
+use chaos_common::rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::collections::BTreeMap;
+
+/// Prefixes of all rules, before shorter ones are added to longer ones.
+#[derive(Default)]
+pub struct Prefixes(BTreeMap<IpNet, u64>);
+
+impl Prefixes {
+    /// The kernel finds only the longest prefix that contains an address, so each gets the rules of all that contain it.
+    pub fn cumulate(&self) -> (Vec<(Ipv4Net, u64)>, Vec<(Ipv6Net, u64)>) {
+        let (mut v4, mut v6) = (vec![], vec![]);
+        for net in self.0.keys() {
+            let mut mask = 0;
+            // Every prefix that contains this one, from itself up to the whole address space.
+            let mut wider = Some(*net);
+            while let Some(prefix) = wider {
+                mask |= self.0.get(&prefix).copied().unwrap_or(0);
+                wider = prefix.supernet();
+            }
+            match net {
+                IpNet::V4(net) => v4.push((*net, mask)),
+                IpNet::V6(net) => v6.push((*net, mask)),
+            }
+        }
+        (v4, v6)
+    }
+}
+
+/// Writes a match into the rule and its bit into the tables.
+pub fn encode_match(matches: &Match, rule: &mut Rule, bit: u64, image: &mut Image, prefixes: &mut Prefixes) {
+    if let Some(protocol) = matches.protocol {
+        rule.matches |= MATCH_PROTOCOL;
+        rule.protocol = protocol.number();
+    }
+    if !matches.remote.is_empty() {
+        rule.matches |= MATCH_REMOTE;
+        image.remote = true;
+        for net in &matches.remote {
+            *prefixes.0.entry(net.trunc()).or_default() |= bit;
+        }
+    }
+    if !matches.remote_ports.is_empty() {
+        rule.matches |= MATCH_REMOTE_PORT;
+        image.remote_port = true;
+        for port in matches.remote_ports.iter().cloned().flatten() {
+            *image.ports.entry(port).or_default() |= bit;
+        }
+    }
+    image.parse |= rule.matches != 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longer_prefixes_carry_the_rules_of_shorter_ones() {
+        let mut prefixes = Prefixes::default();
+        for (net, bit) in
+            [("0.0.0.0/0", 1), ("10.0.0.0/8", 2), ("10.1.0.0/16", 4), ("11.0.0.0/8", 8), ("::/0", 16)]
+        {
+            *prefixes.0.entry(net.parse().unwrap()).or_default() |= bit;
+        }
+        let (v4, v6) = prefixes.cumulate();
+        let mask = |net: &str| v4.iter().find(|(known, _)| known.to_string() == net).unwrap().1;
+        assert_eq!(
+            [mask("0.0.0.0/0"), mask("10.0.0.0/8"), mask("10.1.0.0/16"), mask("11.0.0.0/8")],
+            [1, 3, 7, 9]
+        );
+        assert_eq!(v6, [("::/0".parse().unwrap(), 16)]);
+    }
+}

@@ -1,0 +1,53 @@
+//! Facts the kernel states about itself in files. What it can do is tried instead (see [`crate::probe`]).
+
+use std::{fs, path::Path};
+
+/// Where the kernel's type information lies.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// Release, as `uname -r` prints it.
+pub fn release() -> String {
+    nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_else(|_| "unknown".to_owned())
+}
+
+/// Whether the kernel has type information, which finding the functions of hooks needs.
+pub fn has_btf() -> bool {
+    Path::new(BTF_PATH).exists()
+}
+
+/// The active security modules, where securityfs is mounted.
+pub fn security_modules() -> Option<String> {
+    fs::read_to_string("/sys/kernel/security/lsm").ok().map(|list| list.trim().to_owned())
+}
+
+/// While it lives, this process may lock as much memory as it is allowed to ask for: kernels before 5.11 charge maps
+/// and programs to `RLIMIT_MEMLOCK`. Restored at the end, since a command we start inherits it.
+#[derive(Debug)]
+pub struct MemoryLockLimit(Option<(u64, u64)>);
+
+impl MemoryLockLimit {
+    /// Lifts it as far as possible. Where that is not far enough, the kernel refuses the map with its own reason.
+    pub fn lift() -> Self {
+        use nix::sys::resource::{RLIM_INFINITY, Resource::RLIMIT_MEMLOCK, getrlimit, setrlimit};
+        let Ok((soft, hard)) = getrlimit(RLIMIT_MEMLOCK) else { return Self(None) };
+        let lifted = setrlimit(RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)
+            .or_else(|_| setrlimit(RLIMIT_MEMLOCK, hard, hard));
+        Self(lifted.is_ok().then_some((soft, hard)))
+    }
+}
+
+impl Drop for MemoryLockLimit {
+    fn drop(&mut self) {
+        if let Some((soft, hard)) = self.0 {
+            let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK, soft, hard);
+        }
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the clock of `bpf_ktime_get_ns`.
+pub fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}

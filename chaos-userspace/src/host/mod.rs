@@ -1,0 +1,7 @@
+//! What is there: cgroups, namespaces, devices, privileges, kernel features that can be read.
+
+pub mod cgroup;
+pub mod device;
+pub mod kernel;
+pub mod namespace;
+pub mod privilege;

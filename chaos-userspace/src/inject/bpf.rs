@@ -1,0 +1,244 @@
+//! The bpf(2) commands aya 0.14 has no call for. The only place that talks to the kernel in raw attributes.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+const MAP_UPDATE_ELEM: i32 = 2;
+const PROG_LOAD: i32 = 5;
+const RAW_TRACEPOINT_OPEN: i32 = 17;
+const LINK_CREATE: i32 = 28;
+
+/// Program types (`enum bpf_prog_type`, include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ProgramType {
+    /// kprobe.
+    Kprobe = 2,
+    /// tc classifier.
+    SchedCls = 3,
+    /// Packets at a cgroup's sockets.
+    CgroupSkb = 8,
+    /// Raw tracepoint.
+    RawTracepoint = 17,
+    /// BPF LSM.
+    Lsm = 29,
+}
+
+/// Attach types (`enum bpf_attach_type`, include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AttachType {
+    /// Packets arriving at a cgroup's sockets; also what program types without an attach type carry.
+    CgroupInetIngress = 0,
+    /// LSM hook for all tasks.
+    LsmMac = 27,
+    /// kprobe through a perf event.
+    PerfEvent = 41,
+    /// tcx, leaving a device.
+    TcxEgress = 47,
+}
+
+/// `BPF_F_BEFORE` without a relative program: first in the chain.
+const F_FIRST: u32 = 1 << 3;
+
+fn call<T>(command: i32, attributes: &mut T) -> io::Result<i64> {
+    // SAFETY: every `T` of this module mirrors the head of `union bpf_attr` for its command; the kernel treats what
+    // lies behind the given size as zero. Pointers inside stay valid for the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn call_for_fd<T>(command: i32, attributes: &mut T) -> io::Result<OwnedFd> {
+    let fd = call(command, attributes)?;
+    // SAFETY: on success these commands return a new descriptor (with O_CLOEXEC) that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// What to load.
+pub struct Load<'a> {
+    /// Shown by bpftool; at most 15 characters.
+    pub name: &'a str,
+    /// Program type.
+    pub program_type: ProgramType,
+    /// Attach type the verifier checks for.
+    pub attach_type: AttachType,
+    /// Instructions, 8 bytes each.
+    pub instructions: &'a [u64],
+    /// Function in the kernel's type information that the program attaches to, or 0.
+    pub attach_btf_id: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
+}
+
+const _: () = assert!(size_of::<ProgLoad>() == 112);
+
+/// Loads a program. On failure the verifier's log comes with the error; it is asked for only then, since writing it
+/// is slow.
+pub fn load(what: &Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
+    let mut attributes = ProgLoad {
+        prog_type: what.program_type as u32,
+        insn_cnt: what.instructions.len() as u32,
+        insns: what.instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        expected_attach_type: what.attach_type as u32,
+        attach_btf_id: what.attach_btf_id,
+        ..ProgLoad::default()
+    };
+    for (to, from) in attributes.prog_name.iter_mut().take(15).zip(what.name.bytes()) {
+        *to = from;
+    }
+    let error = match call_for_fd(PROG_LOAD, &mut attributes) {
+        Ok(fd) => return Ok(fd),
+        Err(error) => error,
+    };
+    let mut log = vec![0u8; 1 << 20];
+    attributes.log_level = 1;
+    attributes.log_size = log.len() as u32;
+    attributes.log_buf = log.as_mut_ptr() as u64;
+    if let Ok(fd) = call_for_fd(PROG_LOAD, &mut attributes) {
+        // A passing shortage; the program is fine.
+        return Ok(fd);
+    }
+    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+    Err((error, String::from_utf8_lossy(&log[..end]).into_owned()))
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    extra: [u64; 4],
+}
+
+fn link_create(
+    program: BorrowedFd<'_>,
+    target: u32,
+    attach_type: AttachType,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    call_for_fd(
+        LINK_CREATE,
+        &mut LinkCreate {
+            prog_fd: program.as_raw_fd() as u32,
+            target,
+            attach_type: attach_type as u32,
+            flags,
+            extra: [0; 4],
+        },
+    )
+}
+
+/// Attaches to a device of the calling thread's network namespace, first in its tcx egress chain (6.6).
+pub fn link_tcx_egress(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    link_create(program, device, AttachType::TcxEgress, F_FIRST)
+}
+
+/// Attaches to a cgroup (5.7).
+pub fn link_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    link_create(program, cgroup.as_raw_fd() as u32, attach_type, 0)
+}
+
+/// Attaches a kprobe program to a perf event of the kprobe kind (5.15).
+pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    link_create(program, event.as_raw_fd() as u32, AttachType::PerfEvent, 0)
+}
+
+#[repr(C)]
+struct RawTracepointOpen {
+    name: u64,
+    prog_fd: u32,
+    reserved: u32,
+}
+
+/// Attaches to a raw tracepoint, or, without a name, to the function the program was loaded for (LSM hooks).
+pub fn open_raw_tracepoint(program: BorrowedFd<'_>, name: Option<&std::ffi::CStr>) -> io::Result<OwnedFd> {
+    call_for_fd(
+        RAW_TRACEPOINT_OPEN,
+        &mut RawTracepointOpen {
+            name: name.map_or(0, |name| name.as_ptr() as u64),
+            prog_fd: program.as_raw_fd() as u32,
+            reserved: 0,
+        },
+    )
+}
+
+#[repr(C)]
+struct MapElement {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Puts a cgroup into a slot of a cgroup array.
+pub fn set_cgroup_slot(map: BorrowedFd<'_>, slot: u32, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+    let value = cgroup.as_raw_fd() as u32;
+    let mut attributes = MapElement {
+        map_fd: map.as_raw_fd() as u32,
+        reserved: 0,
+        key: std::ptr::from_ref(&slot) as u64,
+        value: std::ptr::from_ref(&value) as u64,
+        flags: 0,
+    };
+    call(MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+const PROG_GET_FD_BY_ID: i32 = 13;
+const OBJ_GET_INFO_BY_FD: i32 = 15;
+
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The id of a loaded program: field 1 of `struct bpf_prog_info`.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0u32; 2];
+    let mut attributes = GetInfo {
+        fd: program.as_raw_fd() as u32,
+        info_len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(info[1])
+}
+
+/// Whether a program with this id is still in the kernel.
+pub fn program_exists(id: u32) -> bool {
+    call_for_fd(PROG_GET_FD_BY_ID, &mut [id, 0]).is_ok()
+}

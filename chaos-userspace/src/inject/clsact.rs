@@ -1,0 +1,140 @@
+//! clsact filters: the egress hook of kernels before 6.6, which have no tcx links. A filter persists by nature, so it
+//! is journalled before it is made.
+
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// Handle of our filters on every device ("kc").
+const FILTER_HANDLE: u32 = 0x6b63;
+/// First in the chain.
+const FILTER_PRIORITY: u32 = 1;
+const ETH_P_ALL: u16 = 0x0003;
+/// `TC_H_CLSACT` with `TC_H_MIN_EGRESS` (include/uapi/linux/pkt_sched.h).
+const CLSACT_EGRESS: u32 = 0xffff_fff3;
+const CLSACT_INGRESS: u32 = 0xffff_fff2;
+const CLSACT_PARENT: u32 = 0xffff_fff1;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+/// Attributes of `cls_bpf` (include/uapi/linux/pkt_cls.h).
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+
+/// Adds the clsact qdisc to a device of the calling thread's namespace. `false` if it was there already.
+pub fn add_qdisc(device: u32) -> io::Result<bool> {
+    let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(device));
+    match request(message, NLM_F_CREATE | NLM_F_EXCL) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds our filter to a device of the calling thread's namespace.
+pub fn add_filter(device: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let mut message = filter(device);
+    let mut c_name = name.as_bytes().to_vec();
+    c_name.push(0);
+    message.attributes = vec![
+        TcAttribute::Kind("bpf".to_owned()),
+        TcAttribute::Options(vec![
+            TcOption::Other(DefaultNla::new(TCA_BPF_FD, (program.as_raw_fd() as u32).to_ne_bytes().to_vec())),
+            TcOption::Other(DefaultNla::new(TCA_BPF_NAME, c_name)),
+            TcOption::Other(DefaultNla::new(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes().to_vec())),
+        ]),
+    ];
+    request(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}
+
+/// Removes our filter, and the qdisc if `with_qdisc` and nobody else uses it. What is gone already is no error.
+pub fn remove(device: u32, with_qdisc: bool) -> io::Result<()> {
+    ignore_gone(request(RouteNetlinkMessage::DelTrafficFilter(filter(device)), 0).map(drop))?;
+    if with_qdisc && filters(device, CLSACT_EGRESS)? == 0 && filters(device, CLSACT_INGRESS)? == 0 {
+        ignore_gone(request(RouteNetlinkMessage::DelQueueDiscipline(qdisc(device)), 0).map(drop))?;
+    }
+    Ok(())
+}
+
+fn ignore_gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)) => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn qdisc(device: u32) -> TcMessage {
+    let mut header = TcHeader::default();
+    header.index = device as i32;
+    header.parent = TcHandle::from(CLSACT_PARENT);
+    header.handle = TcHandle::from(CLSACT_HANDLE);
+    TcMessage::from_parts(header, vec![TcAttribute::Kind("clsact".to_owned())])
+}
+
+fn filter(device: u32) -> TcMessage {
+    let mut header = TcHeader::default();
+    header.index = device as i32;
+    header.parent = TcHandle::from(CLSACT_EGRESS);
+    header.handle = TcHandle::from(FILTER_HANDLE);
+    header.info = FILTER_PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
+    TcMessage::from_parts(header, vec![TcAttribute::Kind("bpf".to_owned())])
+}
+
+/// How many filters a device has at `parent`.
+fn filters(device: u32, parent: u32) -> io::Result<usize> {
+    let mut header = TcHeader::default();
+    header.index = device as i32;
+    header.parent = TcHandle::from(parent);
+    let message = RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, vec![]));
+    request(message, NLM_F_DUMP)
+}
+
+/// Sends a request and waits for its end. Returns how many messages came back.
+fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<usize> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    request.header.sequence_number = 1;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut objects = 0;
+    loop {
+        let (reply, _) = socket.recv_from_full()?;
+        let mut rest = &reply[..];
+        while rest.len() >= 16 {
+            let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+            if length < 16 || length > rest.len() {
+                return Err(io::Error::other("a netlink answer is cut short"));
+            }
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]);
+            match answer.map(|answer| answer.payload) {
+                Ok(NetlinkPayload::Done(_)) => return Ok(objects),
+                Ok(NetlinkPayload::Error(error)) => {
+                    return match error.code {
+                        None => Ok(objects),
+                        Some(_) => Err(error.to_io()),
+                    };
+                }
+                // A filter whose details the library does not know still counts.
+                Ok(_) | Err(_) => objects += 1,
+            }
+            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The control page of a running engine, mapped into this process.
+
+use crate::encode::Image;
+use chaos_common::{
+    control::{Control, Header, PAGE_BYTES, Run},
+    limits::RUNS_MAX,
+};
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+/// The page. Shared by threads: every access is one atomic load or store of a word.
+#[derive(Debug)]
+pub struct ControlPage(NonNull<Control>);
+
+// SAFETY: the mapping lives as long as the value and is only accessed atomically.
+unsafe impl Send for ControlPage {}
+// SAFETY: as above.
+unsafe impl Sync for ControlPage {}
+
+impl ControlPage {
+    /// Maps the control map.
+    pub fn map(map: impl AsFd) -> io::Result<Self> {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+        let length = NonZeroUsize::new(PAGE_BYTES).ok_or(io::ErrorKind::InvalidInput)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new shared mapping; the map's value is exactly one page.
+        let page = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map, 0) }?;
+        Ok(Self(page.cast()))
+    }
+
+    fn word32(&self, field: impl FnOnce(*mut Control) -> *mut u32) -> &AtomicU32 {
+        // SAFETY: `field` projects to an aligned field of the mapped page, which lives as long as `self`.
+        unsafe { AtomicU32::from_ptr(field(self.0.as_ptr())) }
+    }
+
+    fn word64(&self, field: impl FnOnce(*mut Control) -> *mut u64) -> &AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(field(self.0.as_ptr())) }
+    }
+
+    fn run(page: *mut Control, index: usize) -> *mut Run {
+        // SAFETY: callers pass an index of an existing slot; the projection stays inside the page.
+        unsafe { &raw mut (*page).runs[index] }
+    }
+
+    /// Writes what does not change while programs run, and the initial state of the runs. Nothing is armed by this.
+    pub fn write_header(&self, image: &Image) {
+        let header = Header {
+            abi: chaos_common::ABI_VERSION,
+            egress_rules: image.egress_rules,
+            ingress_rules: image.ingress_rules,
+            ..Header::default()
+        };
+        // SAFETY: the page is mapped writable and no program is attached yet, so nobody reads it.
+        unsafe {
+            (&raw mut (*self.0.as_ptr()).header).write(header);
+            for (index, run) in image.runs.iter().enumerate().take(RUNS_MAX) {
+                Self::run(self.0.as_ptr(), index).write(*run);
+            }
+        }
+    }
+
+    /// Engine-wide switch.
+    pub fn set_armed(&self, armed: bool) {
+        // SAFETY: projection inside the page.
+        self.word32(|page| unsafe { &raw mut (*page).header.armed }).store(armed.into(), Ordering::SeqCst);
+    }
+
+    /// Moves the lease to `CLOCK_MONOTONIC` nanoseconds.
+    pub fn set_lease_ns(&self, lease_ns: u64) {
+        // SAFETY: projection inside the page.
+        self.word64(|page| unsafe { &raw mut (*page).header.lease_ns }).store(lease_ns, Ordering::SeqCst);
+    }
+
+    /// State of a run: one of `STATE_*`.
+    pub fn run_state(&self, index: usize) -> u32 {
+        // SAFETY: projection inside the page.
+        self.word32(|page| unsafe { &raw mut (*Self::run(page, index)).state }).load(Ordering::SeqCst)
+    }
+
+    /// Sets the state of a run.
+    pub fn set_run_state(&self, index: usize, state: u32) {
+        // SAFETY: projection inside the page.
+        self.word32(|page| unsafe { &raw mut (*Self::run(page, index)).state })
+            .store(state, Ordering::SeqCst);
+    }
+
+    /// Sets the end of a run in `CLOCK_MONOTONIC` nanoseconds.
+    pub fn set_run_deadline_ns(&self, index: usize, deadline_ns: u64) {
+        // SAFETY: projection inside the page.
+        self.word64(|page| unsafe { &raw mut (*Self::run(page, index)).deadline_ns })
+            .store(deadline_ns, Ordering::SeqCst);
+    }
+}
+
+impl Drop for ControlPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` and nobody uses it any more. Failure would only leak one page.
+        let _ = unsafe { nix::sys::mman::munmap(self.0.cast(), PAGE_BYTES) };
+    }
+}

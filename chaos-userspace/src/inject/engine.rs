@@ -1,0 +1,414 @@
+//! One owner with one set of maps and programs, hosting any number of runs.
+
+use super::{
+    bpf, clsact,
+    control::ControlPage,
+    guardian::Guardian,
+    journal::{Filter, Journal, Process},
+    lease::Lease,
+    link::Link,
+    object::{self, Maps, OBJECT},
+    program::{self, Kind, Programs},
+};
+use crate::{
+    encode::{self, Image, Job},
+    host::{cgroup::Cgroup, device, kernel, namespace::NetworkNamespace},
+    plan::{Mechanism, Plan},
+};
+use chaos_common::{
+    control::{STATE_ARMED, STATE_IDLE},
+    counter::RuleCounters,
+};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Why an engine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The runs do not fit.
+    #[error(transparent)]
+    Encode(#[from] encode::Error),
+    /// Maps.
+    #[error(transparent)]
+    Object(#[from] object::Error),
+    /// Programs.
+    #[error(transparent)]
+    Program(#[from] program::Error),
+    /// An attachment.
+    #[error("attaching {what}: {source}")]
+    Attach {
+        /// What to where.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Something else of the operating system.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { what, source }
+}
+
+/// One run to host.
+pub struct Placement<'a> {
+    /// What to do.
+    pub plan: &'a Plan,
+    /// To whom.
+    pub cgroup: &'a Cgroup,
+    /// Arm at the first exec in the target instead of by [`Engine::arm`].
+    pub await_exec: bool,
+}
+
+/// A running engine. Dropping it lets everything go; [`Engine::close`] also reads the last counters.
+pub struct Engine {
+    // Dropped in this order: first what hits, last what watches.
+    links: Vec<Link>,
+    programs: Vec<OwnedFd>,
+    lease: Option<Lease>,
+    page: Arc<ControlPage>,
+    maps: Maps,
+    image: Image,
+    journal: Journal,
+    guardian: Option<Guardian>,
+}
+
+/// What an engine left when it was closed.
+#[derive(Debug)]
+pub struct Closed {
+    /// Counters by rule, in the order of the jobs' rules.
+    pub counters: Vec<RuleCounters>,
+    /// Programs that are still in the kernel.
+    pub programs_left: usize,
+    /// Links that were closed.
+    pub links_closed: usize,
+    /// From the start of the closing to the end of the last program.
+    pub took: Duration,
+    /// What could not be undone, in words.
+    pub problems: Vec<String>,
+    /// The guardian, if it has to wait for the cgroup made for a command.
+    guardian: Option<Guardian>,
+    journal: Journal,
+}
+
+impl Engine {
+    /// Loads and attaches everything for these runs. Nothing acts before a run is armed. `fresh` says that the target
+    /// cgroup was made for a command and has to be removed in the end. `log_level` is aya-log's: 0 for none.
+    pub fn open(placements: &[Placement<'_>], fresh: bool, log_level: u8) -> Result<Self, Error> {
+        let jobs: Vec<_> = placements
+            .iter()
+            .map(|placement| Job {
+                plan: placement.plan,
+                cgroup_id: placement.cgroup.id(),
+                cgroup_level: placement.cgroup.level(),
+                await_exec: placement.await_exec,
+            })
+            .collect();
+        let image = encode::encode(&jobs)?;
+        let _memory_lock_limit = kernel::MemoryLockLimit::lift();
+        let journal = Journal {
+            run: placements.first().map(|placement| placement.plan.run.clone()).unwrap_or_default(),
+            owner: Process::current(),
+            cgroup: placements
+                .first()
+                .filter(|_| fresh)
+                .map(|placement| placement.cgroup.path().to_path_buf()),
+            filters: vec![],
+        };
+        if !journal.is_empty() {
+            journal.write().map_err(io_error("writing the journal"))?;
+        }
+        let mut maps = Maps::create(&image, log_level)?;
+        let cgroups = walk_order(&image, placements);
+        maps.fill(&image, &cgroups.iter().map(|cgroup| cgroup.as_fd()).collect::<Vec<_>>())?;
+        let control_map = maps.descriptor("KC_CONTROL")?;
+        let page = Arc::new(ControlPage::map(control_map).map_err(io_error("mapping the control page"))?);
+        page.write_header(&image);
+        let guardian = Guardian::start(control_map, &journal).map_err(io_error("starting the guardian"))?;
+        let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
+        let mut engine = Self {
+            links: vec![],
+            programs: vec![],
+            lease: Some(lease),
+            page,
+            maps,
+            image,
+            journal,
+            guardian: Some(guardian),
+        };
+        engine.attach(placements)?;
+        engine.page.set_armed(true);
+        Ok(engine)
+    }
+
+    fn attach(&mut self, placements: &[Placement<'_>]) -> Result<(), Error> {
+        let mut programs = Programs::new(OBJECT, &self.maps.descriptors())?;
+        let mut mechanisms: Vec<&Mechanism> = placements
+            .iter()
+            .flat_map(|placement| &placement.plan.rules)
+            .flat_map(|rule| &rule.mechanisms)
+            .collect();
+        mechanisms.sort_unstable();
+        mechanisms.dedup();
+        let mut loaded: Vec<(Kind, usize)> = vec![];
+        for mechanism in mechanisms {
+            let kind = mechanism.program();
+            let program = match loaded.iter().find(|(known, _)| *known == kind) {
+                Some((_, place)) => *place,
+                None => {
+                    self.programs.push(programs.load(&kind)?);
+                    loaded.push((kind, self.programs.len() - 1));
+                    self.programs.len() - 1
+                }
+            };
+            self.attach_mechanism(mechanism, program, placements)?;
+        }
+        if placements.iter().any(|placement| placement.await_exec) {
+            self.programs.push(programs.load(&Kind::Exec)?);
+            let program = self.programs.len() - 1;
+            self.link("raw tracepoint sched_process_exec", |this| {
+                Link::exec(this.programs[program].as_fd())
+            })?;
+        }
+        for link in &mut self.links {
+            link.move_high().map_err(io_error("moving a link to a high descriptor"))?;
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, what: &str, attach: impl FnOnce(&Self) -> io::Result<Link>) -> Result<(), Error> {
+        let link = attach(self).map_err(|source| Error::Attach { what: what.to_owned(), source })?;
+        log::debug!("attached {}", link.what());
+        self.links.push(link);
+        Ok(())
+    }
+
+    fn attach_mechanism(
+        &mut self,
+        mechanism: &Mechanism,
+        program: usize,
+        placements: &[Placement<'_>],
+    ) -> Result<(), Error> {
+        let users = placements
+            .iter()
+            .filter(|placement| placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(mechanism)));
+        match mechanism {
+            Mechanism::Tcx | Mechanism::Clsact => {
+                let processes: Vec<_> = users.flat_map(|placement| placement.cgroup.processes()).collect();
+                let mut namespaces = NetworkNamespace::of_processes(&processes);
+                if namespaces.is_empty() {
+                    let own = NetworkNamespace::current();
+                    namespaces.push(own.map_err(io_error("opening the own network namespace"))?);
+                }
+                for namespace in namespaces {
+                    self.attach_to_devices(&namespace, mechanism, program)?;
+                }
+                Ok(())
+            }
+            Mechanism::CgroupSkb => {
+                for placement in users {
+                    // A target below another one is served by the upper one's link.
+                    let covered = placements.iter().any(|other| {
+                        placement.cgroup.path() != other.cgroup.path()
+                            && placement.cgroup.path().starts_with(other.cgroup.path())
+                    });
+                    if !covered {
+                        let name = placement.cgroup.path().display().to_string();
+                        self.link(&format!("cgroup_skb to {name}"), |this| {
+                            Link::cgroup_ingress(
+                                this.programs[program].as_fd(),
+                                placement.cgroup.as_fd(),
+                                &name,
+                            )
+                        })?;
+                    }
+                }
+                Ok(())
+            }
+            Mechanism::Kprobe { function } => self.link(&format!("a kprobe to {function}"), |this| {
+                Link::kprobe(this.programs[program].as_fd(), function)
+            }),
+            Mechanism::Lsm { hook, .. } => self.link(&format!("a BPF LSM program to {hook}"), |this| {
+                Link::lsm(this.programs[program].as_fd(), hook)
+            }),
+        }
+    }
+
+    fn attach_to_devices(
+        &mut self,
+        namespace: &NetworkNamespace,
+        mechanism: &Mechanism,
+        program: usize,
+    ) -> Result<(), Error> {
+        let inside = io_error("entering the target's network namespace");
+        let devices = namespace.within(device::list).and_then(|list| list).map_err(inside)?;
+        for device in devices {
+            let what = format!("{} egress of {}", mechanism.name(), device.name);
+            if *mechanism == Mechanism::Tcx {
+                self.link(&what, |this| {
+                    let program = this.programs[program].as_fd();
+                    namespace.within(|| Link::tcx_egress(program, device.index, &device.name))?
+                })?;
+            } else {
+                self.add_filter(namespace, device.index, program)
+                    .map_err(|source| Error::Attach { what, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_filter(&mut self, namespace: &NetworkNamespace, device: u32, program: usize) -> io::Result<()> {
+        let made_qdisc = namespace.within(|| clsact::add_qdisc(device))??;
+        self.journal.filters.push(Filter { namespace: namespace.inode(), device, made_qdisc });
+        self.journal.write()?;
+        let program = self.programs[program].as_fd();
+        namespace.within(|| clsact::add_filter(device, program, Kind::NetEgress.program()))?
+    }
+
+    /// Arms the run in `slot` from now on.
+    pub fn arm(&self, slot: usize) {
+        if let Some(run) = self.image.runs.get(slot) {
+            if run.duration_ns != 0 {
+                self.page.set_run_deadline_ns(slot, kernel::monotonic_ns() + run.duration_ns);
+            }
+            self.page.set_run_state(slot, STATE_ARMED);
+        }
+    }
+
+    /// Waits until an exec in the target has armed the run in `slot`, which happens before the exec returns, and takes
+    /// the arming program away.
+    pub fn wait_armed(&mut self, slot: usize) -> io::Result<()> {
+        let start = Instant::now();
+        while self.page.run_state(slot) != STATE_ARMED {
+            if start.elapsed() > Duration::from_secs(5) {
+                return Err(io::Error::other(
+                    "the command runs, but its exec was not seen by the kernel program",
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        self.links.retain(|link| !link.is_arming());
+        Ok(())
+    }
+
+    /// Ends the run in `slot` at once.
+    pub fn disarm(&self, slot: usize) {
+        self.page.set_run_state(slot, STATE_IDLE);
+    }
+
+    /// The maps, for the log reader and live counters.
+    pub fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// What is attached, in words.
+    pub fn attachments(&self) -> Vec<String> {
+        let filters =
+            self.journal.filters.iter().map(|filter| format!("clsact egress on device {}", filter.device));
+        self.links.iter().map(|link| link.what().to_owned()).chain(filters).collect()
+    }
+
+    /// Disarms, detaches and removes everything, then says what happened.
+    pub fn close(mut self) -> Closed {
+        let start = Instant::now();
+        self.page.set_armed(false);
+        let ids: Vec<_> =
+            self.programs.iter().filter_map(|program| bpf::program_id(program.as_fd()).ok()).collect();
+        let links_closed = self.links.len();
+        self.links.clear();
+        let mut problems = self.journal.undo_filters();
+        if problems.is_empty() {
+            self.journal.filters.clear();
+        }
+        // Detached and a grace period later: no program runs any more, the counters are final.
+        let counters = (0..self.image.rules.len() as u32)
+            .map(|rule| {
+                self.maps.counters(rule).unwrap_or_else(|error| {
+                    problems.push(format!("reading the counters of rule {rule}: {error}"));
+                    RuleCounters::default()
+                })
+            })
+            .collect();
+        self.programs.clear();
+        let programs_left = wait_gone(&ids, Duration::from_secs(5));
+        if programs_left > 0 {
+            problems.push(format!("{programs_left} programs are still in the kernel"));
+        }
+        drop(self.lease.take());
+        Closed {
+            counters,
+            programs_left,
+            links_closed,
+            took: start.elapsed(),
+            problems,
+            guardian: self.guardian.take(),
+            journal: std::mem::take(&mut self.journal),
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// The way out of a failed start: the links go with their descriptors, the filters have to be told.
+    fn drop(&mut self) {
+        self.page.set_armed(false);
+        let Some(guardian) = self.guardian.take() else { return };
+        self.links.clear();
+        if self.journal.undo_filters().is_empty() && self.journal.undo_cgroup() {
+            self.journal.erase();
+            guardian.dismiss();
+        }
+        // Else its pipe closes with this value and the guardian goes on where we failed.
+    }
+}
+
+impl Closed {
+    /// Removes what persists. `true` if nothing is left; `false` if processes live on in the cgroup made for a command,
+    /// which the guardian then removes after them.
+    pub fn finish(mut self) -> bool {
+        let gone = self.journal.undo_cgroup();
+        if gone && self.journal.filters.is_empty() {
+            self.journal.erase();
+            if let Some(guardian) = self.guardian.take() {
+                guardian.dismiss();
+            }
+        } else if let Some(guardian) = self.guardian.take() {
+            let _ = self.journal.write();
+            guardian.leave_cgroup();
+        }
+        gone
+    }
+}
+
+/// The target cgroups in the order of the image's targets.
+fn walk_order<'a>(image: &Image, placements: &[Placement<'a>]) -> Vec<&'a Cgroup> {
+    image
+        .targets
+        .iter()
+        .filter_map(|(id, _)| {
+            placements.iter().map(|placement| placement.cgroup).find(|cgroup| cgroup.id() == *id)
+        })
+        .collect()
+}
+
+/// Waits until none of these programs is left; a program goes a grace period after its last reference. Returns how
+/// many are left when the time is up.
+fn wait_gone(ids: &[u32], limit: Duration) -> usize {
+    let start = Instant::now();
+    loop {
+        let left = ids.iter().filter(|id| bpf::program_exists(**id)).count();
+        if left == 0 || start.elapsed() > limit {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

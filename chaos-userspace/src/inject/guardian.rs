@@ -1,0 +1,140 @@
+//! The guardian: a second process that disarms the engine when its owner dies, then undoes what persists.
+//!
+//! It does not wait for the owner's end as such: a process's exit is signalled only after all its descriptors are
+//! closed, and every link among them costs a grace period. It waits for the end of a pipe whose write end is the
+//! owner's highest descriptor, which the kernel closes first.
+
+use super::{control::ControlPage, journal::Journal, link::duplicate_from};
+use crate::host::cgroup;
+use nix::{fcntl, sys::resource, unistd};
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// Descriptor of the control map in the guardian.
+const CONTROL_FD: RawFd = 3;
+/// The owner undid everything; nothing is left to do.
+const DONE: u8 = b'd';
+/// The owner undid everything but the cgroup, in which processes live on.
+const WAIT_FOR_CGROUP: u8 = b'c';
+/// The guardian watches.
+const READY: u8 = b'r';
+
+/// The owner's end.
+#[derive(Debug)]
+pub struct Guardian {
+    process: Child,
+    pipe: Option<File>,
+}
+
+impl Guardian {
+    /// Starts one for the engine with this control map and journal, and waits until it watches.
+    pub fn start(control_map: BorrowedFd<'_>, journal: &Journal) -> io::Result<Self> {
+        let (read_end, write_end) = unistd::pipe2(fcntl::OFlag::O_CLOEXEC)?;
+        let control_fd = control_map.as_raw_fd();
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("kchaos-guardian")
+            .arg("guardian")
+            .arg(journal.path())
+            .stdin(Stdio::from(read_end))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        // SAFETY: only async-signal-safe calls between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                // A session of its own: signals of the owner's terminal are not for it.
+                if libc::setsid() < 0 || libc::dup3(control_fd, CONTROL_FD, 0) < 0 {
+                    let error = io::Error::last_os_error();
+                    // dup3 refuses equal numbers: then only close-on-exec has to go.
+                    if control_fd != CONTROL_FD || libc::fcntl(CONTROL_FD, libc::F_SETFD, 0) < 0 {
+                        return Err(error);
+                    }
+                }
+                Ok(())
+            });
+        }
+        let mut process = command.spawn()?;
+        let pipe = File::from(duplicate_from(write_end.as_fd(), highest_number()?)?);
+        drop(write_end);
+        let mut ready = [0];
+        let watches = process.stdout.take().map(|mut out| out.read(&mut ready));
+        if !matches!(watches, Some(Ok(1))) || ready[0] != READY {
+            return Err(io::Error::other("the guardian process did not start"));
+        }
+        Ok(Self { process, pipe: Some(pipe) })
+    }
+
+    /// Sends it home: everything is undone.
+    pub fn dismiss(mut self) {
+        self.tell(DONE);
+        let _ = self.process.wait();
+    }
+
+    /// Leaves it behind until the cgroup is empty.
+    pub fn leave_cgroup(mut self) {
+        self.tell(WAIT_FOR_CGROUP);
+    }
+
+    fn tell(&mut self, message: u8) {
+        if let Some(mut pipe) = self.pipe.take() {
+            let _ = pipe.write_all(&[message]);
+        }
+    }
+}
+
+/// The highest number a descriptor of this process may have.
+fn highest_number() -> io::Result<RawFd> {
+    let (soft, _) = resource::getrlimit(resource::Resource::RLIMIT_NOFILE)?;
+    // A table grows to its highest number; a million entries would cost more than they help.
+    Ok(soft.clamp(16, 4096) as RawFd - 1)
+}
+
+/// The guardian's whole life. `journal` is the path of the journal; it is read when it is needed, so that it tells
+/// the latest.
+pub fn watch(journal: PathBuf) -> io::Result<()> {
+    // SAFETY: the owner passes the control map with this number, and nobody else in this process uses it.
+    let control_map = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    let page = ControlPage::map(&control_map)?;
+    let mut out = io::stdout();
+    out.write_all(&[READY])?;
+    out.flush()?;
+    let mut message = [0];
+    let last_word = loop {
+        match io::stdin().read(&mut message) {
+            Ok(0) => break None,
+            Ok(_) => break Some(message[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break None,
+        }
+    };
+    match last_word {
+        Some(DONE) => {}
+        Some(WAIT_FOR_CGROUP) => finish(&journal, false),
+        _ => {
+            page.set_armed(false);
+            drop(page);
+            drop(control_map);
+            finish(&journal, true);
+        }
+    }
+    Ok(())
+}
+
+fn finish(path: &Path, with_filters: bool) {
+    let Ok(journal) = Journal::read(path) else { return };
+    let clean = !with_filters || journal.undo_filters().is_empty();
+    if let Some(cgroup) = &journal.cgroup {
+        cgroup::wait_empty(cgroup, None);
+    }
+    if journal.undo_cgroup() && clean {
+        journal.erase();
+    }
+}

@@ -1,0 +1,172 @@
+//! What persists by nature, written down before it is made: so that a guardian, a later `kchaos clean` or the next
+//! start can undo it.
+
+use super::clsact;
+use crate::host::{cgroup, namespace::NetworkNamespace};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+/// Where journals lie; readable by root alone.
+pub const DIRECTORY: &str = "/run/kchaos";
+
+/// One engine's journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The run.
+    pub run: String,
+    /// Its owner.
+    pub owner: Process,
+    /// The cgroup made for a command.
+    pub cgroup: Option<PathBuf>,
+    /// Filters on devices.
+    pub filters: Vec<Filter>,
+}
+
+/// A process, told apart from a later one with the same pid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid.
+    pub pid: u32,
+    /// When it was started, in clock ticks since boot (field 22 of /proc/PID/stat).
+    pub start: u64,
+}
+
+impl Process {
+    /// The calling process.
+    pub fn current() -> Self {
+        let pid = std::process::id();
+        Self { pid, start: start_of(pid).unwrap_or(0) }
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&self) -> bool {
+        start_of(self.pid) == Some(self.start)
+    }
+}
+
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name may contain anything; the last parenthesis ends it. Field 3 is the first behind it.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    // A zombie holds nothing any more.
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// A clsact filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Inode of the network namespace of its device.
+    pub namespace: u64,
+    /// Index of its device.
+    pub device: u32,
+    /// Whether the clsact qdisc was made for it.
+    pub made_qdisc: bool,
+}
+
+fn path_of(directory: &Path, run: &str) -> PathBuf {
+    directory.join(format!("{run}.json"))
+}
+
+impl Journal {
+    /// Where it is written.
+    pub fn path(&self) -> PathBuf {
+        path_of(Path::new(DIRECTORY), &self.run)
+    }
+
+    /// Whether there is anything to undo.
+    pub fn is_empty(&self) -> bool {
+        self.cgroup.is_none() && self.filters.is_empty()
+    }
+
+    /// Writes it, whole or not at all.
+    pub fn write(&self) -> io::Result<()> {
+        if !Path::new(DIRECTORY).is_dir() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
+        }
+        let new = self.path().with_extension("new");
+        fs::write(&new, serde_json::to_vec(self)?)?;
+        fs::rename(new, self.path())
+    }
+
+    /// Reads one.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    }
+
+    /// All journals there are. Unreadable ones are returned by path.
+    pub fn all() -> Vec<Result<Self, PathBuf>> {
+        let Ok(entries) = fs::read_dir(DIRECTORY) else { return vec![] };
+        entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+            .map(|path| Self::read(&path).map_err(|_| path))
+            .collect()
+    }
+
+    /// Removes it.
+    pub fn erase(&self) {
+        let _ = fs::remove_file(self.path());
+    }
+
+    /// Removes the filters. What could not be undone is returned in words.
+    pub fn undo_filters(&self) -> Vec<String> {
+        let mut problems = vec![];
+        let namespaces =
+            if self.filters.is_empty() { vec![] } else { NetworkNamespace::of_processes(&processes()) };
+        for filter in &self.filters {
+            // A namespace without processes may still exist, but no packet of a target can leave there any more.
+            let Some(namespace) = namespaces.iter().find(|known| known.inode() == filter.namespace) else {
+                continue;
+            };
+            let removed =
+                namespace.within(|| clsact::remove(filter.device, filter.made_qdisc)).and_then(|done| done);
+            if let Err(error) = removed {
+                problems.push(format!("clsact filter on device {}: {error}", filter.device));
+            }
+        }
+        problems
+    }
+
+    /// Removes the cgroup if no process is left in it. `true` if it is gone.
+    pub fn undo_cgroup(&self) -> bool {
+        self.cgroup.as_deref().is_none_or(|path| cgroup::remove(path).is_ok())
+    }
+}
+
+fn processes() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_is_told_apart_from_a_later_process() {
+        let own = Process::current();
+        assert!(own.is_alive());
+        assert!(!Process { start: own.start + 1, ..own.clone() }.is_alive());
+        assert!(!Process { pid: u32::MAX, start: 1 }.is_alive());
+    }
+
+    #[test]
+    fn a_journal_is_read_back() {
+        let journal = Journal {
+            run: "x".into(),
+            owner: Process { pid: 1, start: 2 },
+            cgroup: Some("/a".into()),
+            filters: vec![Filter { namespace: 3, device: 4, made_qdisc: true }],
+        };
+        let text = serde_json::to_string(&journal).unwrap();
+        assert_eq!(serde_json::from_str::<Journal>(&text).unwrap(), journal);
+    }
+}

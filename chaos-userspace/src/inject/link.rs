@@ -1,0 +1,144 @@
+//! Attachments. Each is a set of descriptors; closing them detaches.
+
+use super::bpf::{self, AttachType};
+use std::{
+    ffi::CString,
+    fs, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+/// Where hitting links are moved to: the kernel closes a dead process's descriptors last-in first-out, so what lies
+/// high is detached first.
+const HIGH_FD: i32 = 500;
+
+/// One attachment.
+#[derive(Debug)]
+pub struct Link {
+    fds: Vec<OwnedFd>,
+    what: String,
+    arming: bool,
+}
+
+impl Link {
+    fn new(fd: OwnedFd, what: String) -> Self {
+        Self { fds: vec![fd], what, arming: false }
+    }
+
+    /// What is attached where.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Whether it only serves to arm a run.
+    pub fn is_arming(&self) -> bool {
+        self.arming
+    }
+
+    /// Attaches to a device of the calling thread's network namespace.
+    pub fn tcx_egress(program: BorrowedFd<'_>, device: u32, name: &str) -> io::Result<Self> {
+        Ok(Self::new(bpf::link_tcx_egress(program, device)?, format!("tcx egress on {name}")))
+    }
+
+    /// Attaches to packets arriving at a cgroup.
+    pub fn cgroup_ingress(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        let fd = bpf::link_cgroup(program, cgroup, AttachType::CgroupInetIngress)?;
+        Ok(Self::new(fd, format!("cgroup_skb ingress on {name}")))
+    }
+
+    /// Attaches an LSM program to the hook it was loaded for.
+    pub fn lsm(program: BorrowedFd<'_>, hook: &str) -> io::Result<Self> {
+        Ok(Self::new(bpf::open_raw_tracepoint(program, None)?, format!("lsm {hook}")))
+    }
+
+    /// Attaches the program that arms a run to the tracepoint of successful execs.
+    pub fn exec(program: BorrowedFd<'_>) -> io::Result<Self> {
+        let fd = bpf::open_raw_tracepoint(program, Some(c"sched_process_exec"))?;
+        let what = "raw tracepoint sched_process_exec".to_owned();
+        Ok(Self { fds: vec![fd], what, arming: true })
+    }
+
+    /// Attaches to the entry of a kernel function. Below 5.15, which brought links for perf events, the perf event
+    /// alone is the attachment.
+    pub fn kprobe(program: BorrowedFd<'_>, function: &str) -> io::Result<Self> {
+        let event = open_kprobe_event(function)?;
+        let what = format!("kprobe {function}");
+        match bpf::link_perf_event(program, event.as_fd()) {
+            Ok(link) => Ok(Self { fds: vec![link, event], what, arming: false }),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                attach_to_event(program, event.as_fd())?;
+                Ok(Self::new(event, what))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves the descriptors to high numbers, so that they go first when the process dies.
+    pub fn move_high(&mut self) -> io::Result<()> {
+        for fd in &mut self.fds {
+            *fd = duplicate_from(fd.as_fd(), HIGH_FD)?;
+        }
+        Ok(())
+    }
+}
+
+/// Duplicates a descriptor to the lowest free number from `first` on, closed on exec.
+pub fn duplicate_from(fd: BorrowedFd<'_>, first: i32) -> io::Result<OwnedFd> {
+    let new = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(first))?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// `struct perf_event_attr` up to `config2` (include/uapi/linux/perf_event.h, version 1: 72 bytes).
+#[repr(C)]
+#[derive(Default)]
+struct PerfEventAttr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    kprobe_func: u64,
+    probe_offset: u64,
+}
+
+const _: () = assert!(size_of::<PerfEventAttr>() == 72);
+
+fn open_kprobe_event(function: &str) -> io::Result<OwnedFd> {
+    const KIND: &str = "/sys/bus/event_source/devices/kprobe/type";
+    const PERF_FLAG_FD_CLOEXEC: u64 = 8;
+    let kind = fs::read_to_string(KIND)?.trim().parse().map_err(io::Error::other)?;
+    let function = CString::new(function)?;
+    let attributes = PerfEventAttr {
+        kind,
+        size: size_of::<PerfEventAttr>() as u32,
+        kprobe_func: function.as_ptr() as u64,
+        ..PerfEventAttr::default()
+    };
+    // SAFETY: `attributes` and the name it points to live through the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn attach_to_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<()> {
+    const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
+    const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
+    // SAFETY: both requests take plain numbers.
+    unsafe {
+        if libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()) < 0
+            || libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_ENABLE, 0) < 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}

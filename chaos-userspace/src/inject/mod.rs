@@ -1,0 +1,14 @@
+//! Loads, attaches, watches over and removes.
+//!
+//! Everything in the kernel is owned by a file descriptor of this process: nothing is pinned, so nothing outlives it.
+
+pub mod bpf;
+pub mod clsact;
+pub mod control;
+pub mod engine;
+pub mod guardian;
+pub mod journal;
+pub mod lease;
+pub mod link;
+pub mod object;
+pub mod program;

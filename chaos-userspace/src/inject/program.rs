@@ -1,0 +1,193 @@
+//! The kernel programs of the object file, one loaded copy at a time.
+
+use super::bpf::{self, AttachType, ProgramType};
+use aya::Btf;
+use aya_obj::{Object, btf::BtfKind, generated::bpf_insn};
+use chaos_common::syscall::HOOK_MAGIC;
+use std::{
+    collections::HashSet,
+    io,
+    os::fd::{OwnedFd, RawFd},
+};
+
+/// Why a program could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The binary was built without its kernel programs.
+    #[error("this kchaos was built without its kernel programs: build it with `cargo xtask build`")]
+    NoObject,
+    /// The object file is not usable.
+    #[error("the embedded kernel programs cannot be read: {0}")]
+    Parse(String),
+    /// The kernel has no type information.
+    #[error("the kernel has no type information at /sys/kernel/btf/vmlinux: it needs CONFIG_DEBUG_INFO_BTF")]
+    NoBtf,
+    /// The hook does not exist in this kernel.
+    #[error("this kernel has no function {0}")]
+    NoFunction(String),
+    /// The kernel refused the program.
+    #[error("the kernel refused program {program}: {source}{}", first_reason(.log))]
+    Refused {
+        /// Name of the program.
+        program: String,
+        /// What bpf(2) returned.
+        source: io::Error,
+        /// The verifier's log.
+        log: String,
+    },
+}
+
+/// The last telling line of a verifier log.
+fn first_reason(log: &str) -> String {
+    let telling = log.lines().rev().find(|line| {
+        let line = line.trim();
+        !line.is_empty()
+            && !line.starts_with("processed ")
+            && !line.starts_with("verification time")
+            && !line.starts_with("stack depth")
+    });
+    telling.map(|line| format!(" ({})", line.trim())).unwrap_or_default()
+}
+
+/// Which program to load for which place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Packets leaving a device.
+    NetEgress,
+    /// Packets arriving at a cgroup's sockets.
+    NetIngress,
+    /// Entry of system call functions.
+    Kprobe,
+    /// One LSM hook, by name and by the id the call table knows it by.
+    Lsm {
+        /// As in include/linux/lsm_hook_defs.h.
+        hook: &'static str,
+        /// Id in the call table.
+        id: u32,
+    },
+    /// Arming at exec.
+    Exec,
+}
+
+impl Kind {
+    /// Name of the program in the object and in the kernel.
+    pub fn program(&self) -> &'static str {
+        match self {
+            Self::NetEgress => "kc_net_egress",
+            Self::NetIngress => "kc_net_ingress",
+            Self::Kprobe => "kc_kprobe",
+            Self::Lsm { .. } => "kc_hook",
+            Self::Exec => "kc_exec",
+        }
+    }
+
+    fn types(&self) -> (ProgramType, AttachType) {
+        match self {
+            // Type 0 for what has no attach type at load.
+            Self::NetEgress => (ProgramType::SchedCls, AttachType::CgroupInetIngress),
+            Self::NetIngress => (ProgramType::CgroupSkb, AttachType::CgroupInetIngress),
+            Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
+            Self::Lsm { .. } => (ProgramType::Lsm, AttachType::LsmMac),
+            Self::Exec => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
+        }
+    }
+}
+
+/// All programs, with the maps of one engine filled in.
+pub struct Programs {
+    object: Object,
+    btf: Option<Btf>,
+}
+
+impl Programs {
+    /// Reads the object and connects it with the maps in `maps` (name and descriptor). aya 0.14 loads neither one
+    /// program for several hooks nor all program types we need, so the loading is ours; the maps are shared.
+    pub fn new(object: &[u8], maps: &[(String, RawFd)]) -> Result<Self, Error> {
+        let unreadable = |error: &dyn std::fmt::Display| Error::Parse(error.to_string());
+        let mut object = Object::parse(object).map_err(|e| unreadable(&e))?;
+        let definitions = std::mem::take(&mut object.maps);
+        let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+        let known = definitions.iter().filter_map(|(name, definition)| {
+            let (_, fd) = maps.iter().find(|(map, _)| map == name)?;
+            Some((name.as_str(), *fd, definition))
+        });
+        object.relocate_maps(known, &text).map_err(|e| unreadable(&e))?;
+        object.relocate_calls(&text).map_err(|e| unreadable(&e))?;
+        Ok(Self { object, btf: None })
+    }
+
+    /// Loads one copy.
+    pub fn load(&mut self, kind: &Kind) -> Result<OwnedFd, Error> {
+        let name = kind.program();
+        let program =
+            self.object.programs.get(name).ok_or_else(|| Error::Parse(format!("no program {name}")))?;
+        let function = self
+            .object
+            .functions
+            .get(&program.function_key())
+            .ok_or_else(|| Error::Parse(format!("no code for program {name}")))?;
+        let hook = if let Kind::Lsm { id, .. } = kind { *id } else { 0 };
+        let instructions: Vec<u64> =
+            function.instructions.iter().map(|instruction| encode(with_hook(*instruction, hook))).collect();
+        let attach_btf_id = match kind {
+            Kind::Lsm { hook, .. } => self.function_id(&format!("bpf_lsm_{hook}"))?,
+            _ => 0,
+        };
+        let (program_type, attach_type) = kind.types();
+        bpf::load(&bpf::Load { name, program_type, attach_type, instructions: &instructions, attach_btf_id })
+            .map_err(|(source, log)| Error::Refused { program: name.to_owned(), source, log })
+    }
+
+    /// Id of a kernel function in the kernel's type information. Reading that takes 25 ms, so only who needs it pays.
+    fn function_id(&mut self, function: &str) -> Result<u32, Error> {
+        if self.btf.is_none() {
+            self.btf = Some(Btf::from_sys_fs().map_err(|_| Error::NoBtf)?);
+        }
+        let found = self.btf.as_ref().and_then(|btf| btf.id_by_type_name_kind(function, BtfKind::Func).ok());
+        found.ok_or_else(|| Error::NoFunction(function.to_owned()))
+    }
+}
+
+/// Writes the hook id over the placeholder.
+fn with_hook(mut instruction: bpf_insn, hook: u32) -> bpf_insn {
+    const MOV32_IMM: u8 = 0xb4;
+    const MOV64_IMM: u8 = 0xb7;
+    const STORE_IMM32: u8 = 0x62;
+    const STORE_IMM64: u8 = 0x7a;
+    if instruction.imm == HOOK_MAGIC as i32
+        && matches!(instruction.code, MOV32_IMM | MOV64_IMM | STORE_IMM32 | STORE_IMM64)
+    {
+        instruction.imm = hook as i32;
+    }
+    instruction
+}
+
+/// `struct bpf_insn` as the kernel reads it: code, both registers, offset, immediate.
+fn encode(instruction: bpf_insn) -> u64 {
+    let registers = instruction.dst_reg() | instruction.src_reg() << 4;
+    u64::from(instruction.code)
+        | u64::from(registers) << 8
+        | u64::from(instruction.off as u16) << 16
+        | u64::from(instruction.imm as u32) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_taken_from_the_log() {
+        let log = "0: R1=ctx\nunknown func bpf_override_return#58\nprocessed 3 insns (limit 1000000)\n";
+        assert_eq!(first_reason(log), " (unknown func bpf_override_return#58)");
+        assert_eq!(first_reason(""), "");
+    }
+
+    #[test]
+    fn names_fit_the_kernels_limit() {
+        for kind in
+            [Kind::NetEgress, Kind::NetIngress, Kind::Kprobe, Kind::Lsm { hook: "x", id: 1 }, Kind::Exec]
+        {
+            assert!(kind.program().len() <= 15 && kind.program().starts_with("kc_"));
+        }
+    }
+}

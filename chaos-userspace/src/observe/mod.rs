@@ -1,0 +1,4 @@
+//! Reads what happened.
+
+pub mod bystander;
+pub mod kernel_log;

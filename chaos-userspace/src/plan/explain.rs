@@ -1,0 +1,49 @@
+//! A plan in sentences.
+
+use super::{Mechanism, Plan};
+use std::fmt::Write as _;
+
+/// Says what would be attached where, for `target` (in words).
+pub fn explain(plan: &Plan, target: &str) -> String {
+    let mut text = String::new();
+    let counted = if plan.observe { " (only counted, not carried out)" } else { "" };
+    let _ = writeln!(text, "Target: {target}.");
+    match plan.duration {
+        Some(duration) => {
+            let _ = writeln!(text, "Duration: {duration:?}, enforced in the kernel.");
+        }
+        None => {
+            let _ = writeln!(text, "Duration: until the command ends.");
+        }
+    }
+    for (number, rule) in plan.rules.iter().enumerate() {
+        let _ = writeln!(text, "{}. {}: {}{counted}.", number + 1, rule.name, rule.fault);
+        for mechanism in &rule.mechanisms {
+            let _ = writeln!(text, "   {}", sentence(mechanism));
+        }
+    }
+    text
+}
+
+fn sentence(mechanism: &Mechanism) -> String {
+    match mechanism {
+        Mechanism::Tcx => "A tcx program on every device of the target's network namespaces looks at each leaving packet \
+             and acts on those whose socket was created in the target; the sender is not told. The link goes with its \
+             owner."
+            .to_owned(),
+        Mechanism::Clsact => "A clsact filter on every device of the target's network namespaces does it: this kernel has \
+             no tcx links. After a kill -9 the filter stays behind without effect until the guardian or `kchaos clean` \
+             removes it."
+            .to_owned(),
+        Mechanism::CgroupSkb => "A cgroup_skb program on the target judges arriving packets; no other process runs it.".to_owned(),
+        Mechanism::Kprobe { function } => format!(
+            "A kprobe on {function} overrides its return value for tasks of the target. Every caller of this system \
+             call on the host pays for one look at its cgroup. io_uring does not pass here."
+        ),
+        Mechanism::Lsm { hook, .. } => format!(
+            "A BPF LSM program on {hook} fails it for tasks of the target that entered the kernel by this very system \
+             call. Every task that passes this hook pays for one look at its cgroup. Calls made through io_uring and \
+             by 32-bit callers are left alone."
+        ),
+    }
+}

@@ -1,0 +1,54 @@
+//! What this kernel can do, decided by trying.
+
+mod assembly;
+pub mod felt;
+pub mod kernel;
+pub mod selftest;
+
+use std::fmt;
+
+/// Why something cannot be done, and what would help.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Unable {
+    /// The reason.
+    pub why: String,
+    /// The remedy.
+    pub remedy: String,
+}
+
+impl Unable {
+    /// Both in words.
+    pub fn new(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { why: why.into(), remedy: remedy.into() }
+    }
+
+    /// This and the next way both fail.
+    pub fn and(self, next: Self) -> Self {
+        Self {
+            why: format!("{}; {}", self.why, next.why),
+            remedy: format!("{}, or {}", self.remedy, next.remedy),
+        }
+    }
+}
+
+impl fmt::Display for Unable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (remedy: {})", self.why, self.remedy)
+    }
+}
+
+/// What planning asks the host. Tests answer it with made-up hosts.
+pub trait Abilities {
+    /// tcx links: egress faults that go with their owner.
+    fn tcx(&self) -> Result<(), Unable>;
+    /// clsact filters.
+    fn clsact(&self) -> Result<(), Unable>;
+    /// cgroup_skb links.
+    fn cgroup_skb(&self) -> Result<(), Unable>;
+    /// Overriding the return value of this function.
+    fn kprobe_override(&self, function: &str) -> Result<(), Unable>;
+    /// A BPF LSM program on this hook that really fires.
+    fn lsm(&self, hook: &str) -> Result<(), Unable>;
+    /// Whether tracing programs can ask for a task's ancestor cgroup (5.12).
+    fn task_ancestor(&self) -> bool;
+}

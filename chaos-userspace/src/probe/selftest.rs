@@ -1,0 +1,128 @@
+//! Whole injections into a scratch cgroup, judged by what a victim in it feels and a bystander beside it does not.
+
+use super::{
+    Abilities, Unable,
+    felt::{self, Scratch, TELLTALE},
+    kernel::Kernel,
+};
+use crate::{
+    inject::engine::{Engine, Placement},
+    plan::{Mechanism, Plan, PlannedRule, syscall},
+    spec::{Fault, network, syscall as spec_syscall, units::Percent},
+};
+use std::{io, net::UdpSocket};
+
+/// A self-test: says how it went, or why it did not work.
+type Test = fn(&Kernel) -> Result<String, Unable>;
+
+/// What is tested, by which mechanism.
+pub const ALL: [(&str, &str, Test); 5] = [
+    ("packet loss, egress", "tcx", |kernel| {
+        kernel.tcx()?;
+        loss(kernel, network::Direction::Egress, Mechanism::Tcx)
+    }),
+    ("packet loss, egress", "clsact", |kernel| {
+        kernel.clsact()?;
+        loss(kernel, network::Direction::Egress, Mechanism::Clsact)
+    }),
+    ("packet loss, ingress", "cgroup_skb", |kernel| {
+        kernel.cgroup_skb()?;
+        loss(kernel, network::Direction::Ingress, Mechanism::CgroupSkb)
+    }),
+    ("system call errors", "kprobe", |kernel| error(kernel, spec_syscall::Mechanism::Kprobe)),
+    ("system call errors", "lsm", |kernel| error(kernel, spec_syscall::Mechanism::Lsm)),
+];
+
+fn failed(what: &str) -> impl FnOnce(io::Error) -> Unable {
+    move |error| Unable::new(format!("{what}: {error}"), "run it again with -v")
+}
+
+fn plan(kernel: &Kernel, fault: Fault, mechanism: Mechanism) -> Plan {
+    Plan {
+        run: format!("selftest-{}", std::process::id()),
+        rules: vec![PlannedRule { name: "selftest".to_owned(), fault, mechanisms: vec![mechanism] }],
+        duration: Some(std::time::Duration::from_secs(30)),
+        observe: false,
+        task_ancestor: kernel.task_ancestor(),
+    }
+}
+
+fn start(plan: &Plan, scratch: &Scratch) -> Result<Engine, Unable> {
+    let placement = Placement { plan, cgroup: scratch.cgroup(), await_exec: false };
+    let engine = Engine::open(&[placement], false, 0)
+        .map_err(|error| Unable::new(error.to_string(), "run it again with -v"))?;
+    engine.arm(0);
+    Ok(engine)
+}
+
+/// Datagrams of a network self-test.
+const DATAGRAMS: u8 = 20;
+
+fn loss(kernel: &Kernel, direction: network::Direction, mechanism: Mechanism) -> Result<String, Unable> {
+    let matches = network::Match::default();
+    let fault = Fault::Network(network::Fault { direction, matches, loss: Percent::ALL });
+    let plan = plan(kernel, fault, mechanism);
+    let (victim, bystander) = felt::in_empty_network(|| {
+        felt::bring_loopback_up()?;
+        let scratch = Scratch::make().map_err(io::Error::other)?;
+        let engine = start(&plan, &scratch).map_err(|unable| io::Error::other(unable.to_string()))?;
+        // A fork shares no socket with us: it makes its own, in its own cgroup.
+        let victim = felt::by_child(scratch.cgroup(), || datagrams_received().unwrap_or(u8::MAX))?;
+        let bystander = datagrams_received()?;
+        drop(engine);
+        Ok((victim, bystander))
+    })
+    .map_err(failed("the self-test failed"))?;
+    match (victim, bystander) {
+        (0, DATAGRAMS) => Ok(format!(
+            "self-test: victim lost {DATAGRAMS} of {DATAGRAMS} datagrams without an error, bystander 0"
+        )),
+        (u8::MAX, _) => {
+            Err(Unable::new("the self-test's victim got an error from sending", "report this as a bug"))
+        }
+        (victim, bystander) => Err(Unable::new(
+            format!(
+                "the self-test's victim received {victim} of {DATAGRAMS} datagrams, its bystander {bystander}"
+            ),
+            "report this as a bug",
+        )),
+    }
+}
+
+/// Sends datagrams to itself over loopback, which delivers before it returns, and counts what arrives.
+fn datagrams_received() -> io::Result<u8> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(socket.local_addr()?)?;
+    socket.set_nonblocking(true)?;
+    for _ in 0..DATAGRAMS {
+        socket.send(b"kchaos")?;
+    }
+    let mut received = 0;
+    while socket.recv(&mut [0; 8]).is_ok() {
+        received += 1;
+    }
+    Ok(received)
+}
+
+fn error(kernel: &Kernel, wanted: spec_syscall::Mechanism) -> Result<String, Unable> {
+    let fault: spec_syscall::Fault =
+        "openat=EHWPOISON".parse().map_err(|problems: crate::spec::Problems| {
+            Unable::new(problems.to_string(), "report this as a bug")
+        })?;
+    let mechanism = syscall::mechanism(&fault, Some(wanted), kernel)?;
+    let plan = plan(kernel, Fault::Syscall(fault), mechanism);
+    let scratch =
+        Scratch::make().map_err(|error| Unable::new(error.to_string(), "run as root on cgroup v2"))?;
+    let engine = start(&plan, &scratch)?;
+    let felt = felt::by_child(scratch.cgroup(), felt::open_root).map_err(failed("the self-test failed"))?;
+    let bystander = felt::open_root();
+    drop(engine);
+    if i32::from(felt) == TELLTALE && bystander == 0 {
+        Ok("self-test: victim's openat returned the errno asked for, bystander's worked".to_owned())
+    } else {
+        Err(Unable::new(
+            format!("the self-test's victim felt errno {felt}, its bystander {bystander}"),
+            "report this as a bug",
+        ))
+    }
+}

@@ -1,0 +1,70 @@
+//! Machine-readable progress: one JSON object per line.
+
+use super::summary::Summary;
+use serde::Serialize;
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::Path,
+};
+
+/// What can be told.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<'a> {
+    /// The faults are live.
+    Armed {
+        /// The run.
+        run: &'a str,
+        /// The command, for `exec`.
+        pid: Option<u32>,
+        /// The target.
+        cgroup: &'a Path,
+    },
+    /// The run is over and undone.
+    Summary(&'a Summary),
+    /// The run was refused or failed.
+    Error {
+        /// Exit code by its meaning (see [`crate::cli::exit`]).
+        code: u8,
+        /// Why.
+        message: &'a str,
+    },
+}
+
+/// Where events go.
+pub enum Sink {
+    /// Nowhere: for people.
+    None,
+    /// Standard error; standard output belongs to the command.
+    Stderr,
+    /// A file.
+    File(File),
+}
+
+impl Sink {
+    /// As asked for by `--json` (`-`: standard error) or `--json=FILE`.
+    pub fn open(json: Option<&Path>) -> io::Result<Self> {
+        Ok(match json {
+            None => Self::None,
+            Some(path) if path == Path::new("-") => Self::Stderr,
+            Some(path) => Self::File(File::create(path)?),
+        })
+    }
+
+    /// Whether a machine reads standard error.
+    pub fn is_stderr(&self) -> bool {
+        matches!(self, Self::Stderr)
+    }
+
+    /// Writes one event. A reader that has gone does not stop the run.
+    pub fn write(&mut self, event: &Event<'_>) {
+        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        line.push(b'\n');
+        let _ = match self {
+            Self::None => Ok(()),
+            Self::Stderr => io::stderr().write_all(&line),
+            Self::File(file) => file.write_all(&line),
+        };
+    }
+}

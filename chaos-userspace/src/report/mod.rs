@@ -1,0 +1,4 @@
+//! Tells what happened, to people and to machines.
+
+pub mod event;
+pub mod summary;

@@ -1,0 +1,188 @@
+//! What a run did, in numbers.
+
+use crate::{observe::bystander::Felt, plan::Plan, spec::Fault};
+use chaos_common::counter::{Counter, Outcome, RuleCounters};
+use serde::Serialize;
+use std::{fmt::Write as _, path::PathBuf};
+
+/// The whole run.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// The run.
+    pub run: String,
+    /// Exit code by its meaning (see [`crate::cli::exit`]).
+    pub code: u8,
+    /// The code in words.
+    pub outcome: &'static str,
+    /// Exit status of the command, for `exec`.
+    pub exit_status: Option<i32>,
+    /// Signal that ended the command, for `exec`.
+    pub signal: Option<i32>,
+    /// The target.
+    pub cgroup: PathBuf,
+    /// In the order of the plan.
+    pub rules: Vec<RuleSummary>,
+    /// What the bystander felt, if there was one.
+    pub bystander: Option<Felt>,
+    /// The rollback.
+    pub undone: Undone,
+}
+
+/// One rule.
+#[derive(Debug, Serialize)]
+pub struct RuleSummary {
+    /// Its name.
+    pub name: String,
+    /// `loss` or `fail`.
+    pub fault: &'static str,
+    /// The system call, for `fail`.
+    pub call: Option<&'static str>,
+    /// The hooks, by short name.
+    pub mechanisms: Vec<&'static str>,
+    /// Target events that reached the rule's hooks.
+    pub seen: Count,
+    /// Of those, matched: injected and spared.
+    pub matched: Count,
+    /// Of the matched, inflicted.
+    pub injected: Count,
+    /// Of the matched, let through, by reason.
+    pub spared: std::collections::BTreeMap<&'static str, Count>,
+}
+
+/// Events of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Socket buffers or system calls.
+    pub events: u64,
+    /// Packets on the wire.
+    pub segments: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl From<Counter> for Count {
+    fn from(counter: Counter) -> Self {
+        Self { events: counter.events, segments: counter.segments, bytes: counter.bytes }
+    }
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.segments += other.segments;
+        self.bytes += other.bytes;
+    }
+}
+
+/// The rollback.
+#[derive(Debug, Serialize)]
+pub struct Undone {
+    /// Links left.
+    pub links: usize,
+    /// Programs left.
+    pub programs: usize,
+    /// Whether the cgroup made for a command is gone; `true` where none was made.
+    pub cgroup_removed: bool,
+    /// How long it took, in milliseconds.
+    pub took_ms: f64,
+    /// What could not be undone.
+    pub problems: Vec<String>,
+}
+
+impl RuleSummary {
+    /// One per rule of the plan.
+    pub fn all(plan: &Plan, counters: &[RuleCounters]) -> Vec<Self> {
+        plan.rules
+            .iter()
+            .zip(counters)
+            .map(|(rule, counters)| {
+                let of = |outcome: Outcome| Count::from(counters.outcomes[outcome as usize]);
+                let injected = of(Outcome::Injected);
+                let mut matched = injected;
+                let mut spared = std::collections::BTreeMap::new();
+                for reason in Outcome::SPARED {
+                    matched += of(reason);
+                    spared.insert(reason.name(), of(reason));
+                }
+                let (fault, call) = match &rule.fault {
+                    Fault::Network(_) => ("loss", None),
+                    Fault::Syscall(fault) => ("fail", Some(fault.call.name())),
+                };
+                Self {
+                    name: rule.name.clone(),
+                    fault,
+                    call,
+                    mechanisms: rule.mechanisms.iter().map(|mechanism| mechanism.name()).collect(),
+                    seen: of(Outcome::Seen),
+                    matched,
+                    injected,
+                    spared,
+                }
+            })
+            .collect()
+    }
+}
+
+impl Summary {
+    /// Faults inflicted by all rules.
+    pub fn injected(&self) -> u64 {
+        self.rules.iter().map(|rule| rule.injected.events).sum()
+    }
+
+    /// For people: a table and a line about the rollback.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(text, "kchaos {}: {} ({})", self.run, self.outcome, self.cgroup.display());
+        let width = self.rules.iter().map(|rule| rule.name.len()).max().unwrap_or(0).max(9);
+        let _ = writeln!(
+            text,
+            "  {:width$} {:>10} {:>10} {:>10} {:>10}  through",
+            "target", "seen", "matched", "injected", "spared"
+        );
+        for rule in &self.rules {
+            let spared: u64 = rule.spared.values().map(|count| count.events).sum();
+            let _ = write!(
+                text,
+                "  {:width$} {:>10} {:>10} {:>10} {:>10}  {}",
+                rule.name,
+                rule.seen.events,
+                rule.matched.events,
+                rule.injected.events,
+                spared,
+                rule.mechanisms.join(" + "),
+            );
+            let reasons: Vec<_> = rule
+                .spared
+                .iter()
+                .filter(|(reason, count)| count.events > 0 && **reason != Outcome::Chance.name())
+                .map(|(reason, count)| format!("{} spared by {reason}", count.events))
+                .collect();
+            let segments = if rule.seen.segments > rule.seen.events {
+                format!(" ({} wire segments seen, {} lost)", rule.seen.segments, rule.injected.segments)
+            } else {
+                String::new()
+            };
+            let reasons =
+                if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+            let _ = writeln!(text, "{segments}{reasons}");
+        }
+        if let Some(felt) = &self.bystander {
+            let _ = writeln!(
+                text,
+                "  bystander in a sibling cgroup: {} of {} packets lost, {} of {} calls failed",
+                felt.lost, felt.packets, felt.failed, felt.calls
+            );
+        }
+        let cgroup =
+            if self.undone.cgroup_removed { "" } else { "; its cgroup goes when its last process does" };
+        let _ = writeln!(
+            text,
+            "  undone in {:.1} ms: {} links, {} programs left{cgroup}",
+            self.undone.took_ms, self.undone.links, self.undone.programs
+        );
+        for problem in &self.undone.problems {
+            let _ = writeln!(text, "  NOT UNDONE: {problem}");
+        }
+        text
+    }
+}

@@ -1,0 +1,77 @@
+//! What the user wrote. Syntax only: nothing here looks at the host.
+
+pub mod network;
+pub mod syscall;
+pub mod units;
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+/// One experiment as asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Who is hit.
+    pub target: Target,
+    /// What is inflicted, in order.
+    pub faults: Vec<Fault>,
+    /// How long; `None` only where something else ends the run (`exec` ends with its command).
+    pub duration: Option<Duration>,
+    /// Count only, act on nothing.
+    pub observe: bool,
+    /// Mechanism for system call faults the user insists on.
+    pub mechanism: Option<syscall::Mechanism>,
+}
+
+/// Who is hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A cgroup that exists, with everything below it.
+    Cgroup(PathBuf),
+    /// A cgroup made for one command.
+    Fresh,
+}
+
+/// One thing to inflict.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// On packets.
+    Network(network::Fault),
+    /// On system calls.
+    Syscall(syscall::Fault),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(fault) => fault.fmt(f),
+            Self::Syscall(fault) => fault.fmt(f),
+        }
+    }
+}
+
+/// Everything that is wrong with a spec, at once.
+#[derive(Debug, Default, thiserror::Error)]
+pub struct Problems(pub Vec<String>);
+
+impl Problems {
+    /// Keeps the value or the problem.
+    pub fn take<T>(&mut self, result: Result<T, impl fmt::Display>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.0.push(problem.to_string());
+                None
+            }
+        }
+    }
+
+    /// The value if nothing was wrong.
+    pub fn or<T>(self, value: impl FnOnce() -> T) -> Result<T, Self> {
+        if self.0.is_empty() { Ok(value()) } else { Err(self) }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}

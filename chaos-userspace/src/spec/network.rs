@@ -1,0 +1,188 @@
+//! Faults on packets.
+
+use super::units::Percent;
+use chaos_common::packet::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
+use ipnet::IpNet;
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
+
+/// A network fault: what, on which packets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// Which way the packets go.
+    pub direction: Direction,
+    /// Which packets.
+    pub matches: Match,
+    /// Share of packets that are lost.
+    pub loss: Percent,
+}
+
+/// Which way packets go, seen from the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Direction {
+    /// Leaving the target.
+    #[default]
+    Egress,
+    /// Arriving at the target.
+    Ingress,
+    /// Both; a packet between two sockets of the target is still judged once.
+    Both,
+}
+
+impl Direction {
+    /// Whether packets that leave are judged.
+    pub fn has_egress(self) -> bool {
+        self != Self::Ingress
+    }
+
+    /// Whether packets that arrive are judged.
+    pub fn has_ingress(self) -> bool {
+        self != Self::Egress
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+            Self::Both => "egress and ingress",
+        })
+    }
+}
+
+/// Which packets of the target a fault applies to. Empty means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Transport protocol.
+    pub protocol: Option<Protocol>,
+    /// Prefixes of the remote end.
+    pub remote: Vec<IpNet>,
+    /// Ports of the remote end.
+    pub remote_ports: Vec<RangeInclusive<u16>>,
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = vec![];
+        parts.extend(self.protocol.map(|protocol| protocol.to_string()));
+        if !self.remote.is_empty() {
+            let prefixes: Vec<_> = self.remote.iter().map(ToString::to_string).collect();
+            parts.push(format!("remote {}", prefixes.join(" or ")));
+        }
+        if !self.remote_ports.is_empty() {
+            let ports: Vec<_> = self.remote_ports.iter().map(show_ports).collect();
+            parts.push(format!("remote port {}", ports.join(" or ")));
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+fn show_ports(ports: &RangeInclusive<u16>) -> String {
+    if ports.start() == ports.end() {
+        ports.start().to_string()
+    } else {
+        format!("{}-{}", ports.start(), ports.end())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lose {} of {} packets", self.loss, self.direction)?;
+        if self.matches != Match::default() {
+            write!(f, " ({})", self.matches)?;
+        }
+        Ok(())
+    }
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP and ICMPv6.
+    Icmp,
+}
+
+impl Protocol {
+    /// The number that stands for it in a rule.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Tcp => PROTOCOL_TCP,
+            Self::Udp => PROTOCOL_UDP,
+            Self::Icmp => PROTOCOL_ICMP,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+        })
+    }
+}
+
+/// Reads `10.0.0.0/8`, `fd00::/8` or a single address.
+pub fn prefix(text: &str) -> Result<IpNet, String> {
+    let net =
+        IpNet::from_str(text).ok().or_else(|| IpAddr::from_str(text).ok().map(IpNet::from)).ok_or_else(
+            || format!("'{text}' is not a CIDR: write an address or a prefix, as in 10.0.0.0/8 or fd00::1"),
+        )?;
+    if net.addr() != net.network() {
+        return Err(format!("'{text}' has bits set behind its prefix: did you mean {}?", net.trunc()));
+    }
+    Ok(net)
+}
+
+/// Reads `5432` or `6000-6010`.
+pub fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let port = |number: &str| {
+        number.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(|| {
+            format!("'{text}' is not a port or a range of ports from 1 to 65535, as in 80 or 6000-6010")
+        })
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return Err(format!("'{text}' ends before it begins: write {last}-{first}"));
+    }
+    Ok(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn prefixes() {
+        assert_eq!(prefix("10.0.0.0/8").unwrap().prefix_len(), 8);
+        assert_eq!(prefix("fd00::1").unwrap().prefix_len(), 128);
+        assert!(prefix("10.0.0.1/8").unwrap_err().contains("did you mean 10.0.0.0/8"));
+        for bad in ["", "10.0.0.0/33", "10.0.0", "example.org", "::/129"] {
+            assert!(prefix(bad).unwrap_err().contains(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(ports("80").unwrap(), 80..=80);
+        assert_eq!(ports("6000-6010").unwrap(), 6000..=6010);
+        for bad in ["70000", "0", "", "-", "5-", "5-4", "a"] {
+            assert!(ports(bad).unwrap_err().contains(bad), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,24}") {
+            let _ = prefix(&text);
+            let _ = ports(&text);
+        }
+    }
+}
