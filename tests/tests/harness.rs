@@ -1,0 +1,75 @@
+//! The harness measures right: without faults nothing is felt, and netem's loss is measured as asked.
+
+use anyhow::{Result, ensure};
+use integration_tests::binomial::check_share;
+use integration_tests::board::Role;
+use integration_tests::capability::netem_missing;
+use integration_tests::cgroup::TestCgroup;
+use integration_tests::loss::{Traffic, idle_ms};
+use integration_tests::samples::{calls, packets};
+use integration_tests::skip;
+use integration_tests::spawn::{Place, Victim};
+use integration_tests::syscall_errors::check_task;
+use integration_tests::tasks::read_tasks;
+use integration_tests::topology::{FAR4, FAR6, Kind, Pair, endpoint};
+
+/// Datagrams from near to far, both ends in one process.
+fn traffic(pair: &Pair, address: &str) -> Result<Traffic> {
+    let arguments = format!(
+        "udp-pair --to {} -n {} --idle-ms {} --recv-netns {}",
+        endpoint(address, 7001)?,
+        packets(),
+        idle_ms(),
+        pair.far.path().display()
+    );
+    let mut victim = Victim::start(&Place::default().in_netns(&pair.near), &arguments)?;
+    victim.finish(Role::Second)?;
+    Traffic::read(&victim.board)
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn nothing_is_lost_without_faults() -> Result<()> {
+    for kind in [Kind::Veth, Kind::Bridge, Kind::Vlan, Kind::Vxlan] {
+        let Ok(pair) = Pair::new(kind)? else { continue };
+        for address in [FAR4, FAR6] {
+            let traffic = traffic(&pair, address)?;
+            traffic.check_unharmed()?;
+            ensure!(traffic.sent == packets(), "{traffic}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn no_call_fails_without_faults() -> Result<()> {
+    let cgroup = TestCgroup::new()?;
+    for call in ["openat", "open", "read", "getdents64", "connect", "renameat2"] {
+        let arguments = format!("calls --call {call} -n {} --threads 3 --children 2", calls());
+        let mut victim = Victim::start(&Place::default().in_cgroup(cgroup.root()), &arguments)?;
+        victim.finish(Role::First)?;
+        let tasks = read_tasks(&victim.board);
+        ensure!(tasks.len() == 9, "{} tasks reported", tasks.len());
+        for task in &tasks {
+            check_task(task, calls(), None)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn netems_loss_is_measured_as_asked() -> Result<()> {
+    if let Some(reason) = netem_missing()? {
+        skip!("{reason}");
+    }
+    let pair = Pair::veth()?;
+    pair.near.run("tc", "qdisc add dev veth-near root netem loss 30% limit 100000")?;
+    for address in [FAR4, FAR6] {
+        let traffic = traffic(&pair, address)?;
+        traffic.check_silent()?;
+        check_share("netem's loss", traffic.lost(), traffic.sent, 0.3)?;
+    }
+    Ok(())
+}
