@@ -1,6 +1,7 @@
 //! What a rule may ask about a packet, and how it is read from the packet's bytes.
 
 use crate::limits::IPV6_EXTENSIONS_MAX;
+pub use crate::limits::PORT_NONE;
 
 /// `ETH_P_IP`, host order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -38,35 +39,45 @@ impl Load for [u8] {
     }
 }
 
-/// The remote end's address in network byte order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remote {
-    /// IPv4.
-    V4([u8; 4]),
-    /// IPv6.
-    V6([u8; 16]),
-}
-
-/// What could be read from a packet.
+/// What could be read from a packet. A plain record in which every field always has a value: the verifier follows
+/// registers, not enums, and refuses to copy what only some branch has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Address of the remote end.
-    pub remote: Remote,
-    /// Transport protocol; `None` behind an unknown chain of extension headers.
-    pub protocol: Option<u32>,
-    /// Port of the remote end, host order.
-    pub remote_port: Port,
+    /// Address family of the network header: one of `FAMILY_*`.
+    pub family: u32,
+    /// Address of the remote end in network byte order; the first 4 bytes for IPv4.
+    pub remote: [u8; 16],
+    /// Transport protocol, or [`PROTOCOL_UNKNOWN`] behind an unknown chain of extension headers.
+    pub protocol: u32,
+    /// Port of the remote end, host order, or [`PORT_NONE`] or [`PORT_UNREADABLE`].
+    pub remote_port: u32,
 }
 
-/// A packet's port, as far as there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
-    /// The port, host order.
-    Known(u16),
-    /// The protocol has no ports.
-    None,
-    /// The protocol has ports, but this packet does not show them: a later fragment, or cut short.
-    Unreadable,
+/// Neither IPv4 nor IPv6, or cut short: nothing is known.
+pub const FAMILY_UNKNOWN: u32 = 0;
+/// IPv4.
+pub const FAMILY_V4: u32 = 4;
+/// IPv6.
+pub const FAMILY_V6: u32 = 6;
+/// Value of [`Packet::protocol`] that no packet carries.
+pub const PROTOCOL_UNKNOWN: u32 = 256;
+/// The protocol has ports, but this packet does not show them: a later fragment, or cut short.
+pub const PORT_UNREADABLE: u32 = PORT_NONE + 1;
+
+impl Packet {
+    /// A packet of which nothing is known.
+    pub const UNKNOWN: Self = Self {
+        family: FAMILY_UNKNOWN,
+        remote: [0; 16],
+        protocol: PROTOCOL_UNKNOWN,
+        remote_port: PORT_UNREADABLE,
+    };
+
+    /// The remote address where it is IPv4.
+    #[inline(always)]
+    pub fn remote_v4(&self) -> [u8; 4] {
+        [self.remote[0], self.remote[1], self.remote[2], self.remote[3]]
+    }
 }
 
 const IPV6_HOP_BY_HOP: u32 = 0;
@@ -77,74 +88,69 @@ const IPPROTO_DCCP: u32 = 33;
 const IPPROTO_SCTP: u32 = 132;
 const IPPROTO_UDPLITE: u32 = 136;
 
-/// Reads a packet of `ethertype` (host order). `None` if it is neither IPv4 nor IPv6 or its header is cut short.
+/// Reads a packet of `ethertype` (host order).
 #[inline(always)]
-pub fn parse<L: Load + ?Sized>(bytes: &L, ethertype: u16, direction: Direction) -> Option<Packet> {
+pub fn parse<L: Load + ?Sized>(bytes: &L, ethertype: u16, direction: Direction) -> Packet {
+    let mut packet = Packet::UNKNOWN;
     match ethertype {
-        ETHERTYPE_IPV4 => parse_ipv4(bytes, direction),
-        ETHERTYPE_IPV6 => parse_ipv6(bytes, direction),
-        _ => None,
+        ETHERTYPE_IPV4 => parse_ipv4(bytes, direction, &mut packet),
+        ETHERTYPE_IPV6 => parse_ipv6(bytes, direction, &mut packet),
+        _ => {}
     }
+    packet
 }
 
 #[inline(always)]
-fn parse_ipv4<L: Load + ?Sized>(bytes: &L, direction: Direction) -> Option<Packet> {
-    let head: [u8; 20] = bytes.load(0)?;
+fn parse_ipv4<L: Load + ?Sized>(bytes: &L, direction: Direction, packet: &mut Packet) {
+    let Some(head) = bytes.load::<20>(0) else { return };
     let header_bytes = (head[0] & 0x0f) as u32 * 4;
     if head[0] >> 4 != 4 || header_bytes < 20 {
-        return None;
+        return;
     }
-    let remote = match direction {
-        Direction::Egress => [head[16], head[17], head[18], head[19]],
-        Direction::Ingress => [head[12], head[13], head[14], head[15]],
-    };
-    let protocol = head[9] as u32;
+    packet.family = FAMILY_V4;
+    let at = if direction == Direction::Egress { 16 } else { 12 };
+    packet.remote[0] = head[at];
+    packet.remote[1] = head[at + 1];
+    packet.remote[2] = head[at + 2];
+    packet.remote[3] = head[at + 3];
+    packet.protocol = head[9] as u32;
     let later_fragment = u16::from_be_bytes([head[6], head[7]]) & 0x1fff != 0;
-    Some(Packet {
-        remote: Remote::V4(remote),
-        protocol: Some(protocol),
-        remote_port: port(bytes, protocol, header_bytes, later_fragment, direction),
-    })
+    packet.remote_port = port(bytes, packet.protocol, header_bytes, later_fragment, direction);
 }
 
 #[inline(always)]
-fn parse_ipv6<L: Load + ?Sized>(bytes: &L, direction: Direction) -> Option<Packet> {
-    let head: [u8; 8] = bytes.load(0)?;
+fn parse_ipv6<L: Load + ?Sized>(bytes: &L, direction: Direction, packet: &mut Packet) {
+    let Some(head) = bytes.load::<8>(0) else { return };
+    let at = if direction == Direction::Egress { 24 } else { 8 };
+    let Some(remote) = bytes.load::<16>(at) else { return };
     if head[0] >> 4 != 6 {
-        return None;
+        return;
     }
-    let remote: [u8; 16] = bytes.load(match direction {
-        Direction::Egress => 24,
-        Direction::Ingress => 8,
-    })?;
+    packet.family = FAMILY_V6;
+    packet.remote = remote;
     let mut next = head[6] as u32;
-    let mut offset = 40;
+    let mut offset = 40u32;
     let mut later_fragment = false;
-    let mut protocol = None;
     for _ in 0..=IPV6_EXTENSIONS_MAX {
         match next {
             IPV6_HOP_BY_HOP | IPV6_ROUTING | IPV6_DESTINATION if !later_fragment => {
-                let Some([following, length]) = bytes.load::<2>(offset) else { break };
+                let Some([following, length]) = bytes.load::<2>(offset) else { return };
                 next = following as u32;
                 offset += (length as u32 + 1) * 8;
             }
             IPV6_FRAGMENT if !later_fragment => {
-                let Some([following, _, high, low]) = bytes.load::<4>(offset) else { break };
+                let Some([following, _, high, low]) = bytes.load::<4>(offset) else { return };
                 next = following as u32;
                 offset += 8;
                 later_fragment = u16::from_be_bytes([high, low]) & 0xfff8 != 0;
             }
             _ => {
-                protocol = Some(next);
-                break;
+                packet.protocol = next;
+                packet.remote_port = port(bytes, next, offset, later_fragment, direction);
+                return;
             }
         }
     }
-    let remote_port = match protocol {
-        Some(protocol) => port(bytes, protocol, offset, later_fragment, direction),
-        None => Port::Unreadable,
-    };
-    Some(Packet { remote: Remote::V6(remote), protocol, remote_port })
 }
 
 #[inline(always)]
@@ -154,29 +160,24 @@ fn port<L: Load + ?Sized>(
     offset: u32,
     later_fragment: bool,
     direction: Direction,
-) -> Port {
+) -> u32 {
     if !matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE) {
-        return Port::None;
+        return PORT_NONE;
     }
     if later_fragment {
-        return Port::Unreadable;
+        return PORT_UNREADABLE;
     }
-    let at = match direction {
-        Direction::Egress => offset + 2,
-        Direction::Ingress => offset,
-    };
+    let at = if direction == Direction::Egress { offset + 2 } else { offset };
     match bytes.load::<2>(at) {
-        Some(port) => Port::Known(u16::from_be_bytes(port)),
-        None => Port::Unreadable,
+        Some([high, low]) => u32::from(high) << 8 | u32::from(low),
+        None => PORT_UNREADABLE,
     }
 }
 
-/// Whether a packet's protocol is the one a rule asks for. `PROTOCOL_ICMP` stands for both ICMP versions. `None` if
-/// the packet does not tell.
+/// Whether a packet's protocol is the one a rule asks for. [`PROTOCOL_ICMP`] stands for both ICMP versions.
 #[inline(always)]
-pub fn protocol_matches(wanted: u32, packet: &Packet) -> Option<bool> {
-    let protocol = packet.protocol?;
-    Some(protocol == wanted || (wanted == PROTOCOL_ICMP && protocol == PROTOCOL_ICMPV6))
+pub fn protocol_matches(wanted: u32, packet: &Packet) -> bool {
+    packet.protocol == wanted || (wanted == PROTOCOL_ICMP && packet.protocol == PROTOCOL_ICMPV6)
 }
 
 #[cfg(test)]
@@ -211,59 +212,55 @@ mod tests {
     fn ipv4_ends_and_ports_follow_the_direction() {
         for options in [0, 3] {
             let bytes = ipv4(6, 0, options);
-            let out = parse(&bytes[..], ETHERTYPE_IPV4, Direction::Egress).unwrap();
-            assert_eq!(out.remote, Remote::V4([10, 0, 0, 2]));
-            assert_eq!(out.remote_port, Port::Known(5432));
-            let inward = parse(&bytes[..], ETHERTYPE_IPV4, Direction::Ingress).unwrap();
-            assert_eq!(inward.remote, Remote::V4([10, 0, 0, 1]));
-            assert_eq!(inward.remote_port, Port::Known(1234));
-            assert_eq!(protocol_matches(PROTOCOL_TCP, &out), Some(true));
-            assert_eq!(protocol_matches(PROTOCOL_UDP, &out), Some(false));
+            let out = parse(&bytes[..], ETHERTYPE_IPV4, Direction::Egress);
+            assert_eq!((out.family, out.remote_v4(), out.remote_port), (FAMILY_V4, [10, 0, 0, 2], 5432));
+            let inward = parse(&bytes[..], ETHERTYPE_IPV4, Direction::Ingress);
+            assert_eq!((inward.remote_v4(), inward.remote_port), ([10, 0, 0, 1], 1234));
+            assert!(protocol_matches(PROTOCOL_TCP, &out));
+            assert!(!protocol_matches(PROTOCOL_UDP, &out));
         }
     }
 
     #[test]
     fn first_fragment_has_ports_later_ones_do_not() {
-        let first = parse(&ipv4(17, 0x2000, 0)[..], ETHERTYPE_IPV4, Direction::Egress).unwrap();
-        assert_eq!(first.remote_port, Port::Known(5432));
-        let later = parse(&ipv4(17, 0x2001, 0)[..], ETHERTYPE_IPV4, Direction::Egress).unwrap();
-        assert_eq!(later.remote_port, Port::Unreadable);
-        assert_eq!(later.protocol, Some(17));
+        let first = parse(&ipv4(17, 0x2000, 0)[..], ETHERTYPE_IPV4, Direction::Egress);
+        assert_eq!(first.remote_port, 5432);
+        let later = parse(&ipv4(17, 0x2001, 0)[..], ETHERTYPE_IPV4, Direction::Egress);
+        assert_eq!((later.protocol, later.remote_port), (17, PORT_UNREADABLE));
     }
 
     #[test]
     fn icmp_has_no_port_and_one_word_for_both_versions() {
-        let v4 = parse(&ipv4(1, 0, 0)[..], ETHERTYPE_IPV4, Direction::Egress).unwrap();
-        assert_eq!(v4.remote_port, Port::None);
-        let v6 = parse(&ipv6(&[], 58)[..], ETHERTYPE_IPV6, Direction::Egress).unwrap();
-        assert_eq!(protocol_matches(PROTOCOL_ICMP, &v4), Some(true));
-        assert_eq!(protocol_matches(PROTOCOL_ICMP, &v6), Some(true));
-        assert_eq!(protocol_matches(PROTOCOL_ICMPV6, &v4), Some(false));
+        let v4 = parse(&ipv4(1, 0, 0)[..], ETHERTYPE_IPV4, Direction::Egress);
+        assert_eq!(v4.remote_port, PORT_NONE);
+        let v6 = parse(&ipv6(&[], 58)[..], ETHERTYPE_IPV6, Direction::Egress);
+        assert!(protocol_matches(PROTOCOL_ICMP, &v4) && protocol_matches(PROTOCOL_ICMP, &v6));
+        assert!(!protocol_matches(PROTOCOL_ICMPV6, &v4));
     }
 
     #[test]
     fn ipv6_extension_headers_are_stepped_over() {
         let hop = [0u8, 0, 0, 0, 0, 0, 0];
         let bytes = ipv6(&[(0, &hop), (60, &hop)], 17);
-        let packet = parse(&bytes[..], ETHERTYPE_IPV6, Direction::Egress).unwrap();
-        assert_eq!(packet.protocol, Some(17));
-        assert_eq!(packet.remote_port, Port::Known(5432));
+        let packet = parse(&bytes[..], ETHERTYPE_IPV6, Direction::Egress);
+        assert_eq!((packet.family, packet.protocol, packet.remote_port), (FAMILY_V6, 17, 5432));
+        assert_eq!(packet.remote[15], 2);
         let later = ipv6(&[(44, &[0, 0, 8, 0, 0, 0, 0])], 17);
-        let packet = parse(&later[..], ETHERTYPE_IPV6, Direction::Egress).unwrap();
-        assert_eq!((packet.protocol, packet.remote_port), (Some(17), Port::Unreadable));
+        let packet = parse(&later[..], ETHERTYPE_IPV6, Direction::Egress);
+        assert_eq!((packet.protocol, packet.remote_port), (17, PORT_UNREADABLE));
         let long = ipv6(&[(0, &hop[..]); 6], 17);
-        let packet = parse(&long[..], ETHERTYPE_IPV6, Direction::Egress).unwrap();
-        assert_eq!((packet.protocol, packet.remote_port), (None, Port::Unreadable));
-        assert_eq!(protocol_matches(PROTOCOL_UDP, &packet), None);
+        let packet = parse(&long[..], ETHERTYPE_IPV6, Direction::Egress);
+        assert_eq!((packet.protocol, packet.remote_port), (PROTOCOL_UNKNOWN, PORT_UNREADABLE));
+        assert!(!protocol_matches(PROTOCOL_UDP, &packet));
     }
 
     #[test]
     fn other_protocols_and_stumps_are_not_packets() {
-        assert_eq!(parse(&[0u8; 64][..], 0x0806, Direction::Egress), None);
-        assert_eq!(parse(&ipv4(6, 0, 0)[..19], ETHERTYPE_IPV4, Direction::Egress), None);
-        assert_eq!(parse(&ipv6(&[], 6)[..39], ETHERTYPE_IPV6, Direction::Egress), None);
-        let cut = parse(&ipv4(6, 0, 0)[..21], ETHERTYPE_IPV4, Direction::Ingress).unwrap();
-        assert_eq!(cut.remote_port, Port::Unreadable);
+        assert_eq!(parse(&[0u8; 64][..], 0x0806, Direction::Egress), Packet::UNKNOWN);
+        assert_eq!(parse(&ipv4(6, 0, 0)[..19], ETHERTYPE_IPV4, Direction::Egress), Packet::UNKNOWN);
+        assert_eq!(parse(&ipv6(&[], 6)[..39], ETHERTYPE_IPV6, Direction::Egress), Packet::UNKNOWN);
+        let cut = parse(&ipv4(6, 0, 0)[..21], ETHERTYPE_IPV4, Direction::Ingress);
+        assert_eq!((cut.protocol, cut.remote_port), (6, PORT_UNREADABLE));
     }
 
     proptest! {

@@ -16,7 +16,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use chaos_common::{
-    packet::{self, Direction, Load, Packet, Port, Remote},
+    packet::{
+        self, Direction, FAMILY_UNKNOWN, FAMILY_V4, FAMILY_V6, Load, PORT_UNREADABLE, PROTOCOL_UNKNOWN, Packet,
+    },
     rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule},
 };
 
@@ -99,55 +101,53 @@ fn is_hit(skb: *mut __sk_buff, rules: u64, direction: Direction) -> bool {
     let (segments, bytes, ethertype) =
         unsafe { ((*skb).gso_segs, (*skb).len, u16::from_be((*skb).protocol as u16)) };
     let weight = Weight { segments: if segments == 0 { 1 } else { segments as u64 }, bytes: bytes as u64 };
-    let packet = if KC_PARSE.load() == 1 { packet::parse(&Skb(skb), ethertype, direction) } else { None };
-    let remote_rules = if KC_REMOTE.load() == 1 { remote_rules(packet.as_ref()) } else { 0 };
-    let port_rules = if KC_REMOTE_PORT.load() == 1 { port_rules(packet.as_ref()) } else { 0 };
+    let packet = if KC_PARSE.load() == 1 {
+        packet::parse(&Skb(skb), ethertype, direction)
+    } else {
+        Packet::UNKNOWN
+    };
+    let remote_rules = if KC_REMOTE.load() == 1 { remote_rules(&packet) } else { 0 };
+    let port_rules = if KC_REMOTE_PORT.load() == 1 { port_rules(&packet) } else { 0 };
     judge(control, rules, &weight, |index, rule| {
-        matches(rule, 1 << index, packet.as_ref(), remote_rules, port_rules)
+        matches(rule, 1 << index, &packet, remote_rules, port_rules)
     })
     .is_some()
 }
 
 #[inline(always)]
-fn matches(rule: &Rule, bit: u64, packet: Option<&Packet>, remote_rules: u64, port_rules: u64) -> Match {
+fn matches(rule: &Rule, bit: u64, packet: &Packet, remote_rules: u64, port_rules: u64) -> Match {
     if rule.matches == 0 {
         return Match::Yes;
     }
-    let Some(packet) = packet else { return Match::Unparsable };
+    if packet.family == FAMILY_UNKNOWN {
+        return Match::Unparsable;
+    }
     if rule.matches & MATCH_REMOTE != 0 && remote_rules & bit == 0 {
         return Match::No;
     }
-    if rule.matches & MATCH_PROTOCOL != 0 {
-        match packet::protocol_matches(rule.protocol, packet) {
-            Some(true) => {}
-            Some(false) => return Match::No,
-            None => return Match::Unparsable,
-        }
+    if rule.matches & MATCH_PROTOCOL != 0 && !packet::protocol_matches(rule.protocol, packet) {
+        return if packet.protocol == PROTOCOL_UNKNOWN { Match::Unparsable } else { Match::No };
     }
-    if rule.matches & MATCH_REMOTE_PORT != 0 {
-        match packet.remote_port {
-            Port::Known(_) if port_rules & bit != 0 => {}
-            Port::Known(_) | Port::None => return Match::No,
-            Port::Unreadable => return Match::Unparsable,
-        }
+    if rule.matches & MATCH_REMOTE_PORT != 0 && port_rules & bit == 0 {
+        return if packet.remote_port == PORT_UNREADABLE { Match::Unparsable } else { Match::No };
     }
     Match::Yes
 }
 
 #[inline(always)]
-fn remote_rules(packet: Option<&Packet>) -> u64 {
-    let found = match packet.map(|packet| packet.remote) {
-        Some(Remote::V4(address)) => KC_REMOTE4.get(Key::new(32, address)),
-        Some(Remote::V6(address)) => KC_REMOTE6.get(Key::new(128, address)),
-        None => None,
+fn remote_rules(packet: &Packet) -> u64 {
+    let found = match packet.family {
+        FAMILY_V4 => KC_REMOTE4.get(Key::new(32, packet.remote_v4())),
+        FAMILY_V6 => KC_REMOTE6.get(Key::new(128, packet.remote)),
+        _ => None,
     };
     found.copied().unwrap_or(0)
 }
 
 #[inline(always)]
-fn port_rules(packet: Option<&Packet>) -> u64 {
-    let Some(Packet { remote_port: Port::Known(port), .. }) = packet else { return 0 };
-    KC_PORTS.get(*port as u32).copied().unwrap_or(0)
+fn port_rules(packet: &Packet) -> u64 {
+    // PORT_NONE and PORT_UNREADABLE have no rules.
+    KC_PORTS.get(packet.remote_port).copied().unwrap_or(0)
 }
 
 /// Reads a packet through the helper that works with and without a link-layer header and on non-linear buffers.
