@@ -50,9 +50,7 @@ pub fn run_command(name: Option<&str>) -> Result<()> {
 
 /// Finds or builds a kernel; the result is kept as long as source package name and fragment stay the same.
 pub fn build(name: &str, source: &Package) -> Result<PathBuf> {
-    let fragment_file = paths::root().join("xtask/kernel").join(format!("{name}.config"));
-    let fragment = fs::read_to_string(&fragment_file)
-        .with_context(|| format!("cannot read the configuration {}", fragment_file.display()))?;
+    let fragment = format!("{}{}", fragment_file("common")?, fragment_file(name)?);
     let mut hasher = DefaultHasher::new();
     (&source.suite, &source.name, &fragment).hash(&mut hasher);
     let dir = paths::cache()?.join("kernels").join(format!("{name}-{:016x}", hasher.finish()));
@@ -81,6 +79,11 @@ pub fn build(name: &str, source: &Package) -> Result<PathBuf> {
     Ok(image)
 }
 
+fn fragment_file(name: &str) -> Result<String> {
+    let file = paths::root().join("xtask/kernel").join(format!("{name}.config"));
+    fs::read_to_string(&file).with_context(|| format!("cannot read the configuration {}", file.display()))
+}
+
 fn install_tools() -> Result<()> {
     let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !apt::is_installed(package)).collect();
     if missing.is_empty() { Ok(()) } else { apt::install(&missing) }
@@ -98,9 +101,8 @@ fn unpack(source: &Package, dir: &Path, tree: &Path) -> Result<()> {
 
 /// The smallest configuration with our fragment on top; every option of the fragment must have survived.
 fn configure(tree: &Path, fragment: &str) -> Result<()> {
-    fs::write(tree.join("kchaos.config"), fragment)?;
     let log = tree.join("kchaos-config.log");
-    run_long(make(tree).arg("defconfig"), "kernel configuration", &log)?;
+    run_long(make(tree).arg("tinyconfig"), "kernel configuration", &log)?;
     let merged = format!("{}\n{fragment}", fs::read_to_string(tree.join(".config"))?);
     fs::write(tree.join(".config"), merged)?;
     run_long(make(tree).arg("olddefconfig"), "kernel configuration", &log)?;
