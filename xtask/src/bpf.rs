@@ -65,11 +65,14 @@ fn command(tools: &BpfTools, subcommand: &str) -> Command {
 fn rustflags(tools: &BpfTools) -> OsString {
     let mut linker = OsString::from("-Clinker=");
     linker.push(&tools.linker);
-    let flags: [OsString; 6] = [
+    let flags: [OsString; 7] = [
         "--cfg".into(),
         format!("bpf_target_arch=\"{}\"", std::env::consts::ARCH).into(),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
+        // Block placement likes to put a loop's last block above its head, and then falls through into it. The
+        // verifier of 5.10 accepts a way back only as a jump (`push_insn`, kernel/bpf/verifier.c).
+        "-Clink-arg=--llvm-args=-disable-block-placement".into(),
         linker,
         "-Cembed-bitcode=yes".into(),
     ];
