@@ -21,6 +21,7 @@ pub fn obtain(image: &Image) -> Result<PathBuf> {
     (RECIPE, &image.suite, image.size_mib, &image.packages).hash(&mut hasher);
     let dir = paths::cache()?.join("images");
     let file = dir.join(format!("{:016x}.ext4", hasher.finish()));
+    let _lock = paths::lock("images")?;
     if !file.is_file() {
         fs::create_dir_all(&dir)?;
         make(image, &file).context("the software image of the virtual machines could not be made")?;

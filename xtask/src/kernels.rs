@@ -22,6 +22,7 @@ pub struct Bootable {
 
 /// Finds or fetches a kernel.
 pub fn obtain(kernel: &Kernel) -> Result<Bootable> {
+    let _lock = paths::lock("kernels")?;
     match (&kernel.package, &kernel.source) {
         (Some(package), _) => stock(package),
         (None, Some(source)) => own(&kernel.name, source),

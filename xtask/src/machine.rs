@@ -58,7 +58,9 @@ impl Machine<'_> {
     }
 
     fn command(&self, console: &Path) -> Result<Command> {
-        let mut qemu = Command::new(apt::program("qemu-system-x86_64")?);
+        let mut qemu = Command::new(apt::program("setpriv")?);
+        // It must not outlive an xtask that is killed.
+        qemu.args(["--pdeathsig", "KILL", "--"]).arg(apt::program("qemu-system-x86_64")?);
         // Emulation works everywhere; nested KVM often claims to be there and is not.
         let (accelerator, cpu) = match env::var("KCHAOS_ACCEL").as_deref() {
             Ok("kvm") => ("kvm", "host"),

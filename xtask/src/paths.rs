@@ -1,6 +1,7 @@
 //! Where things live: the workspace, its build products, and the cache that survives them.
 
 use std::env;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -32,6 +33,19 @@ pub fn cache() -> Result<PathBuf> {
             .join(".cache"),
     };
     Ok(base.join("kchaos"))
+}
+
+/// Waits until no other xtask makes the same part of the cache; holds it until dropped.
+pub fn lock(part: &str) -> Result<File> {
+    let dir = cache()?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let path = dir.join(format!("{part}.lock"));
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    if file.try_lock().is_err() {
+        crate::command::say(format!("waiting for another xtask ({})", path.display()));
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(file)
 }
 
 /// Finds a program like a root shell would: PATH, then the sbin directories.

@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: everything that building the kernel programs needs, found or installed, remembered in the cache.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -33,18 +33,23 @@ pub fn run() -> Result<()> {
 pub fn ensure() -> Result<BpfTools> {
     let cache = paths::cache()?;
     let record = cache.join("bpf-tools.json");
-    if let Some(known) =
-        fs::read(&record).ok().and_then(|text| serde_json::from_slice::<BpfTools>(&text).ok())
-        && known.toolchain.is_current()
-        && known.linker.is_file()
-    {
+    if let Some(known) = recorded(&record) {
         return Ok(known);
     }
-    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let _lock = paths::lock("setup")?;
+    if let Some(known) = recorded(&record) {
+        return Ok(known);
+    }
     let toolchain = toolchain::find_or_install()?;
     let linker = linker::find_or_install(&cache.join("tools"), toolchain.llvm)?;
     let tools = BpfTools { toolchain, linker };
     fs::write(&record, serde_json::to_vec_pretty(&tools)?)
         .with_context(|| format!("cannot write {}", record.display()))?;
     Ok(tools)
+}
+
+/// What an earlier run found, if it is all still there.
+fn recorded(record: &Path) -> Option<BpfTools> {
+    let known: BpfTools = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+    (known.toolchain.is_current() && known.linker.is_file()).then_some(known)
 }

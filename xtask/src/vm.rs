@@ -121,13 +121,17 @@ fn one(kernel: &Kernel, matrix: &Matrix, image: &Path, options: &Options, artifa
         course.complaints.push("the machine ended before its tests did".to_owned());
     }
     collector.program_ended("the machine is gone");
+    let machine_failed = !course.complaints.is_empty();
     let whole = course.complaints.is_empty() && options.filter.is_none();
     course.complaints.extend(skip_complaints(kernel, &collector, whole));
     let line = Line::of_tests(&format!("vm {}", kernel.name), collector, course.uname, start.elapsed());
     let line = line.with_complaints(course.complaints);
     eprintln!("{}: {}", kernel.name, line.counts());
     if line.failed() && log.is_file() {
-        eprintln!("{}: the end of {}:\n{}", kernel.name, log.display(), tail(&log, 30));
+        eprintln!("{}: all output and kernel messages are in {}", kernel.name, log.display());
+        if machine_failed {
+            eprintln!("{}", tail(&log, 30));
+        }
     }
     line
 }
