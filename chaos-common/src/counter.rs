@@ -24,12 +24,15 @@ pub enum Outcome {
     Unparsable = 8,
     /// A kernel helper failed.
     Error = 9,
+    /// It was not this event's turn: `every`, `after`.
+    Turn = 10,
 }
 
 impl Outcome {
     /// Outcomes of a matched event that was let through, in report order.
-    pub const SPARED: [Self; 8] = [
+    pub const SPARED: [Self; 9] = [
         Self::Chance,
+        Self::Turn,
         Self::Budget,
         Self::Deadline,
         Self::Lease,
@@ -52,6 +55,7 @@ impl Outcome {
             Self::Observe => "observe",
             Self::Unparsable => "unparsable",
             Self::Error => "error",
+            Self::Turn => "turn",
         }
     }
 }

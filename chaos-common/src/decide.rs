@@ -3,8 +3,8 @@
 use crate::{
     control::{Header, MODE_OBSERVE, Run, STATE_ARMED},
     counter::Outcome,
-    probability,
-    rule::Rule,
+    probability::{self, ALWAYS, NEVER},
+    rule::{Rule, WHEN_COUNTED, WHEN_LIMITED, WHEN_SEEDED},
 };
 
 /// Whether a run takes part at all. Events of a run that is not armed are not even counted as seen.
@@ -13,32 +13,97 @@ pub fn is_live(header: &Header, run: &Run) -> bool {
     header.armed == 1 && run.state == STATE_ARMED
 }
 
-/// Decides one matched event of a live run. `now_ns` is `CLOCK_MONOTONIC`, `draw` is uniform over all 32-bit values,
-/// `ended` says that an earlier rule already ended the event (dropped the packet, gave an errno).
+/// What a decision may need beyond the event: asked for only when it is needed.
+pub trait Source {
+    /// Takes the next number of the rule's decisions, from 1. `None` if the kernel cannot count.
+    fn next_ordinal(&mut self) -> Option<u64>;
+    /// A uniform 32-bit number.
+    fn random(&mut self) -> u32;
+    /// Takes the next number of the rule's hits, from 1. `None` if the kernel cannot count.
+    fn next_hit(&mut self) -> Option<u64>;
+}
+
+/// Decides one matched event of a live run at `now_ns` (`CLOCK_MONOTONIC`). `ended` says that an earlier rule already
+/// ended the event (dropped the packet, gave an errno).
 ///
 /// Only [`Outcome::Injected`] asks the hook to act.
 #[inline(always)]
-pub fn decide(rule: &Rule, header: &Header, run: &Run, now_ns: u64, draw: u32, ended: bool) -> Outcome {
+pub fn decide(
+    rule: &Rule,
+    header: &Header,
+    run: &Run,
+    now_ns: u64,
+    ended: bool,
+    source: &mut impl Source,
+) -> Outcome {
     if now_ns > header.lease_ns {
-        Outcome::Lease
-    } else if run.deadline_ns != 0 && now_ns > run.deadline_ns {
-        Outcome::Deadline
-    } else if ended {
-        Outcome::Superseded
-    } else if !probability::hits(rule.probability_q32, draw) {
-        Outcome::Chance
-    } else if run.mode == MODE_OBSERVE {
-        Outcome::Observe
-    } else {
-        Outcome::Injected
+        return Outcome::Lease;
     }
+    if run.deadline_ns != 0 && now_ns > run.deadline_ns {
+        return Outcome::Deadline;
+    }
+    if ended {
+        return Outcome::Superseded;
+    }
+    let mut ordinal = 0;
+    if rule.when & (WHEN_COUNTED | WHEN_SEEDED) != 0 {
+        let Some(next) = source.next_ordinal() else { return Outcome::Error };
+        ordinal = next;
+    }
+    if rule.when & WHEN_COUNTED != 0
+        && (ordinal <= rule.after || (rule.every > 1 && (ordinal - rule.after) % rule.every != 0))
+    {
+        return Outcome::Turn;
+    }
+    if rule.probability_q32 < ALWAYS {
+        let draw = if rule.when & WHEN_SEEDED != 0 {
+            probability::seeded_draw(rule.seed, ordinal)
+        } else {
+            source.random()
+        };
+        if rule.probability_q32 == NEVER || !probability::hits(rule.probability_q32, draw) {
+            return Outcome::Chance;
+        }
+    }
+    if run.mode == MODE_OBSERVE {
+        return Outcome::Observe;
+    }
+    if rule.when & WHEN_LIMITED != 0 {
+        match source.next_hit() {
+            Some(hit) if hit <= rule.limit => {}
+            Some(_) => return Outcome::Budget,
+            None => return Outcome::Error,
+        }
+    }
+    Outcome::Injected
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{control::MODE_ENFORCE, probability::ALWAYS};
+    use crate::control::MODE_ENFORCE;
     use proptest::prelude::*;
+
+    #[derive(Default)]
+    struct Fake {
+        decisions: u64,
+        hits: u64,
+        random: u32,
+    }
+
+    impl Source for Fake {
+        fn next_ordinal(&mut self) -> Option<u64> {
+            self.decisions += 1;
+            Some(self.decisions)
+        }
+        fn random(&mut self) -> u32 {
+            self.random
+        }
+        fn next_hit(&mut self) -> Option<u64> {
+            self.hits += 1;
+            Some(self.hits)
+        }
+    }
 
     fn case() -> (Rule, Header, Run) {
         (
@@ -51,17 +116,42 @@ mod tests {
     #[test]
     fn every_outcome_has_its_cause() {
         let (rule, header, run) = case();
-        assert_eq!(decide(&rule, &header, &run, 500, 7, false), Outcome::Injected);
-        assert_eq!(decide(&rule, &header, &run, 501, 7, false), Outcome::Deadline);
-        assert_eq!(decide(&rule, &header, &run, 1001, 7, false), Outcome::Lease);
-        assert_eq!(decide(&rule, &header, &run, 1, 7, true), Outcome::Superseded);
+        let of = |rule: &Rule, run: &Run, now, ended, random| {
+            decide(rule, &header, run, now, ended, &mut Fake { random, ..Fake::default() })
+        };
+        assert_eq!(of(&rule, &run, 500, false, 7), Outcome::Injected);
+        assert_eq!(of(&rule, &run, 501, false, 7), Outcome::Deadline);
+        assert_eq!(of(&rule, &run, 1001, false, 7), Outcome::Lease);
+        assert_eq!(of(&rule, &run, 1, true, 7), Outcome::Superseded);
         let rare = Rule { probability_q32: 7, ..rule };
-        assert_eq!(decide(&rare, &header, &run, 1, 7, false), Outcome::Chance);
-        assert_eq!(decide(&rare, &header, &run, 1, 6, false), Outcome::Injected);
+        assert_eq!(of(&rare, &run, 1, false, 7), Outcome::Chance);
+        assert_eq!(of(&rare, &run, 1, false, 6), Outcome::Injected);
         let observe = Run { mode: MODE_OBSERVE, ..run };
-        assert_eq!(decide(&rule, &header, &observe, 1, 7, false), Outcome::Observe);
+        assert_eq!(of(&rule, &observe, 1, false, 7), Outcome::Observe);
         let endless = Run { deadline_ns: 0, ..run };
-        assert_eq!(decide(&rule, &header, &endless, 1000, 7, false), Outcome::Injected);
+        assert_eq!(of(&rule, &endless, 1000, false, 7), Outcome::Injected);
+    }
+
+    /// Numbers (from 1) of the events out of `n` that are hit.
+    fn hit_by(rule: Rule, n: u64) -> Vec<u64> {
+        let (_, header, run) = case();
+        let mut source = Fake::default();
+        (1..=n).filter(|_| decide(&rule, &header, &run, 1, false, &mut source) == Outcome::Injected).collect()
+    }
+
+    #[test]
+    fn turns_and_budgets_are_exact() {
+        let (rule, _, _) = case();
+        let counted = Rule { when: WHEN_COUNTED, ..rule };
+        assert_eq!(hit_by(Rule { every: 3, ..counted }, 10), [3, 6, 9]);
+        assert_eq!(hit_by(Rule { after: 7, ..counted }, 10), [8, 9, 10]);
+        assert_eq!(hit_by(Rule { every: 2, after: 3, ..counted }, 10), [5, 7, 9]);
+        assert_eq!(hit_by(Rule { when: WHEN_LIMITED, limit: 2, ..rule }, 10), [1, 2]);
+        let both = Rule { when: WHEN_COUNTED | WHEN_LIMITED, every: 4, limit: 1, ..rule };
+        assert_eq!(hit_by(both, 12), [4]);
+        let seeded = Rule { when: WHEN_SEEDED, seed: 42, probability_q32: ALWAYS / 3, ..rule };
+        assert_eq!(hit_by(seeded, 1000), hit_by(seeded, 1000));
+        assert_ne!(hit_by(seeded, 1000), hit_by(Rule { seed: 43, ..seeded }, 1000));
     }
 
     #[test]
@@ -76,10 +166,11 @@ mod tests {
         /// Nothing is ever inflicted after the lease or the deadline, whatever else holds.
         #[test]
         fn nothing_after_the_end(now in any::<u64>(), lease in any::<u64>(), deadline in 1..u64::MAX,
-                                 draw in any::<u32>(), p in 0..=ALWAYS, ended in any::<bool>()) {
+                                 random in any::<u32>(), p in 0..=ALWAYS, when in 0u32..8, ended in any::<bool>()) {
             let (rule, header, run) = case();
-            let outcome = decide(&Rule { probability_q32: p, ..rule }, &Header { lease_ns: lease, ..header },
-                                 &Run { deadline_ns: deadline, ..run }, now, draw, ended);
+            let outcome = decide(&Rule { probability_q32: p, when, ..rule }, &Header { lease_ns: lease, ..header },
+                                 &Run { deadline_ns: deadline, ..run }, now, ended,
+                                 &mut Fake { random, ..Fake::default() });
             if now > lease || now > deadline {
                 prop_assert_ne!(outcome, Outcome::Injected);
             }

@@ -16,12 +16,19 @@ pub struct Rule {
     pub protocol: u32,
     /// Errno (positive) the call returns, for [`KIND_ERROR`].
     pub errno: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// Set of the `WHEN_*` bits.
+    pub when: u32,
     /// How often a matched event is hit.
     pub probability_q32: crate::probability::Q32,
-    /// Explicit padding.
-    pub reserved2: [u64; 4],
+    /// With [`WHEN_COUNTED`]: only every n-th event is hit, counted behind the first [`Rule::after`] ones; 0 and 1 mean
+    /// all of them.
+    pub every: u64,
+    /// With [`WHEN_COUNTED`]: the first ones are let through.
+    pub after: u64,
+    /// With [`WHEN_LIMITED`]: so many are hit at most.
+    pub limit: u64,
+    /// With [`WHEN_SEEDED`]: makes every draw the same again.
+    pub seed: u64,
 }
 
 /// An unused slot.
@@ -38,6 +45,25 @@ pub const MATCH_REMOTE: u32 = 1 << 1;
 /// Only packets whose remote port has the rule's bit in the port table.
 pub const MATCH_REMOTE_PORT: u32 = 1 << 2;
 
+/// [`Rule::every`] and [`Rule::after`] apply.
+pub const WHEN_COUNTED: u32 = 1 << 0;
+/// [`Rule::limit`] applies.
+pub const WHEN_LIMITED: u32 = 1 << 1;
+/// [`Rule::seed`] applies.
+pub const WHEN_SEEDED: u32 = 1 << 2;
+
+/// What a rule has to remember across CPUs: one cache line, touched only by rules with a `WHEN_*` bit.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ordinal {
+    /// Matched events that came to a decision.
+    pub decided: u64,
+    /// Hits that were asked of the budget, granted or not.
+    pub asked: u64,
+    /// Explicit padding.
+    pub reserved: [u64; 6],
+}
+
 /// Entries of the rule table.
 pub const TABLE_LEN: usize = RULE_BANKS * RULES_MAX;
 
@@ -50,5 +76,7 @@ pub fn table_index(bank: u32, rule: u32) -> u32 {
 const _: () = {
     assert!(size_of::<Rule>() == 64);
     assert!(core::mem::offset_of!(Rule, probability_q32) == 24);
+    assert!(core::mem::offset_of!(Rule, seed) == 56);
+    assert!(size_of::<Ordinal>() == 64);
     assert!(RULES_MAX == 64 && RULE_BANKS == 2);
 };

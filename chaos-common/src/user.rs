@@ -1,6 +1,11 @@
 //! Permission to copy the shared types to and from maps as bytes.
 
-use crate::{counter::RuleCounters, rule::Rule, syscall::Call, target::Target};
+use crate::{
+    counter::RuleCounters,
+    rule::{Ordinal, Rule},
+    syscall::Call,
+    target::Target,
+};
 
 macro_rules! pod {
     ($($name:ty),*) => {$(
@@ -10,4 +15,4 @@ macro_rules! pod {
     )*};
 }
 
-pod!(RuleCounters, Rule, Call, Target);
+pod!(RuleCounters, Ordinal, Rule, Call, Target);

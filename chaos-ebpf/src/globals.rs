@@ -51,3 +51,8 @@ pub static KC_REMOTE_PORT: Global<u32> = Global::new(0);
 /// Whether the egress program runs as a clsact filter (below 6.6) instead of on a tcx link.
 #[unsafe(no_mangle)]
 pub static KC_CLSACT: Global<u32> = Global::new(0);
+
+/// Whether any rule counts across CPUs. 0 on kernels without fetching atomics (below 5.12), where the loader replaces
+/// the then unreachable instructions.
+#[unsafe(no_mangle)]
+pub static KC_EXACT: Global<u32> = Global::new(0);

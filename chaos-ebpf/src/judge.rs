@@ -4,14 +4,14 @@ use crate::{
     count::{Weight, count},
     globals::KC_RULE_COUNT,
     maps::{KC_CONTROL, KC_RULES},
+    ordinal::Kernel,
 };
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use chaos_common::{
     control::Control,
     counter::Outcome,
     decide::{decide, is_live},
     limits::{RULES_MAX, RUNS_MAX},
-    probability::ALWAYS,
     rule::{Rule, table_index},
 };
 
@@ -66,13 +66,7 @@ pub fn judge(
             Match::No => continue,
             Match::Unparsable => Outcome::Unparsable,
             Match::Yes => {
-                let draw = if rule.probability_q32 >= ALWAYS {
-                    0
-                } else {
-                    // SAFETY: the helper has no preconditions.
-                    unsafe { bpf_get_prandom_u32() }
-                };
-                decide(rule, &control.header, run, now_ns, draw, verdict.is_some())
+                decide(rule, &control.header, run, now_ns, verdict.is_some(), &mut Kernel { rule: index })
             }
         };
         count(index, outcome, weight);

@@ -13,6 +13,7 @@ mod globals;
 mod judge;
 mod maps;
 mod network;
+mod ordinal;
 mod syscall;
 mod target;
 

@@ -8,7 +8,7 @@ use chaos_common::{
     control::Control,
     counter::RuleCounters,
     limits::{CALLS_MAX, CIDRS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX, WALK_TARGETS_MAX},
-    rule::{Rule, TABLE_LEN},
+    rule::{Ordinal, Rule, TABLE_LEN},
     syscall::Call,
     target::Target,
 };
@@ -57,3 +57,7 @@ pub static KC_CALLS: Array<Call> = Array::with_max_entries(CALLS_MAX, 0);
 /// Rule -> what happened, per CPU.
 #[map]
 pub static KC_COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::with_max_entries(RULES_MAX as u32, 0);
+
+/// Rule -> what it remembers across CPUs.
+#[map]
+pub static KC_ORDINALS: Array<Ordinal> = Array::with_max_entries(RULES_MAX as u32, 0);

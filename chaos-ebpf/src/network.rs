@@ -17,7 +17,8 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use chaos_common::{
     packet::{
-        self, Direction, FAMILY_UNKNOWN, FAMILY_V4, FAMILY_V6, Load, PORT_UNREADABLE, PROTOCOL_UNKNOWN, Packet,
+        self, Direction, FAMILY_UNKNOWN, FAMILY_V4, FAMILY_V6, Load, PORT_UNREADABLE, PROTOCOL_UNKNOWN,
+        Packet,
     },
     rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule},
 };
@@ -101,17 +102,12 @@ fn is_hit(skb: *mut __sk_buff, rules: u64, direction: Direction) -> bool {
     let (segments, bytes, ethertype) =
         unsafe { ((*skb).gso_segs, (*skb).len, u16::from_be((*skb).protocol as u16)) };
     let weight = Weight { segments: if segments == 0 { 1 } else { segments as u64 }, bytes: bytes as u64 };
-    let packet = if KC_PARSE.load() == 1 {
-        packet::parse(&Skb(skb), ethertype, direction)
-    } else {
-        Packet::UNKNOWN
-    };
+    let packet =
+        if KC_PARSE.load() == 1 { packet::parse(&Skb(skb), ethertype, direction) } else { Packet::UNKNOWN };
     let remote_rules = if KC_REMOTE.load() == 1 { remote_rules(&packet) } else { 0 };
     let port_rules = if KC_REMOTE_PORT.load() == 1 { port_rules(&packet) } else { 0 };
-    judge(control, rules, &weight, |index, rule| {
-        matches(rule, 1 << index, &packet, remote_rules, port_rules)
-    })
-    .is_some()
+    judge(control, rules, &weight, |index, rule| matches(rule, 1 << index, &packet, remote_rules, port_rules))
+        .is_some()
 }
 
 #[inline(always)]

@@ -1,13 +1,18 @@
 //! Flags that say what is inflicted. They are kept as text here, so that all problems can be told at once.
 
-use crate::spec::{Fault, Problems, Spec, Target, network, syscall, units};
+use crate::spec::{Fault, Problems, Spec, Target, network, syscall, units, when::When};
 use clap::Args;
 
 /// Flags shared by `exec`, `inject` and `plan`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Faults {
-    /// Lose this share of packets, silently for the sender
-    #[arg(long, value_name = "PERCENT", help_heading = "Faults", allow_hyphen_values = true)]
+    /// Lose these packets, silently for the sender
+    #[arg(
+        long,
+        value_name = "PERCENT|every=N[,after=N][,limit=N]",
+        help_heading = "Faults",
+        allow_hyphen_values = true
+    )]
     loss: Option<String>,
 
     /// Which way the packets go, seen from the target
@@ -27,8 +32,16 @@ pub struct Faults {
     remote_port: Vec<String>,
 
     /// Make a system call fail, all or a share of its calls; repeat for more
-    #[arg(long, value_name = "SYSCALL=ERRNO[@PERCENT]", help_heading = "Faults")]
+    #[arg(
+        long,
+        value_name = "SYSCALL=ERRNO[@PERCENT][,every=N][,after=N][,limit=N]",
+        help_heading = "Faults"
+    )]
     fail: Vec<String>,
+
+    /// Make every random draw the same again (for one flow or one thread)
+    #[arg(long, value_name = "NUMBER", help_heading = "Faults")]
+    seed: Option<u64>,
 
     /// Insist on one mechanism for system call faults
     #[arg(long, value_enum, help_heading = "Faults")]
@@ -54,14 +67,15 @@ impl Faults {
                 .collect(),
         };
         if let Some(text) = &self.loss {
-            if let Some(loss) =
-                problems.take(text.parse::<units::Percent>().map_err(|e| format!("--loss: {e}")))
-            {
-                faults.push(Fault::Network(network::Fault {
+            match When::from_parts(text.split(',')) {
+                Ok(loss) => faults.push(Fault::Network(network::Fault {
                     direction: self.direction,
                     matches: matches.clone(),
                     loss,
-                }));
+                })),
+                Err(more) => {
+                    problems.0.extend(more.0.into_iter().map(|problem| format!("--loss: {problem}")))
+                }
             }
         } else if !self.remote.is_empty()
             || !self.remote_port.is_empty()
@@ -91,7 +105,14 @@ impl Faults {
                 .0
                 .push("no fault is asked for: add --loss 5% or --fail openat=EIO, for example".to_owned());
         }
-        problems.or(|| Spec { target, faults, duration, observe: self.observe, mechanism: self.mechanism })
+        problems.or(|| Spec {
+            target,
+            faults,
+            duration,
+            observe: self.observe,
+            seed: self.seed,
+            mechanism: self.mechanism,
+        })
     }
 }
 

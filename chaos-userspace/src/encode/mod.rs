@@ -9,7 +9,8 @@ use crate::{
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
     limits::{CALLS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
-    rule::{KIND_ERROR, KIND_LOSS, Rule},
+    probability::seeded_draw,
+    rule::{KIND_ERROR, KIND_LOSS, Rule, WHEN_SEEDED},
     syscall::{Call, HOOK_ENTRY},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
 };
@@ -49,6 +50,8 @@ pub struct Image {
     pub remote: bool,
     /// See `parse`.
     pub remote_port: bool,
+    /// Whether any rule counts across CPUs.
+    pub exact: bool,
     /// Rules of bank 0.
     pub rules: Vec<Rule>,
     /// Rules that judge leaving packets.
@@ -124,16 +127,21 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                 }
             }
             let mut rule = Rule { run: slot as u32, ..Rule::default() };
+            planned.fault.when().encode(&mut rule);
+            if let Some(seed) = job.plan.seed {
+                // Rules of one run must not hit the same events.
+                rule.when |= WHEN_SEEDED;
+                rule.seed = seed ^ u64::from(seeded_draw(seed, image.rules.len() as u64)) << 32;
+            }
+            image.exact |= rule.when != 0;
             match &planned.fault {
                 Fault::Network(fault) => {
                     rule.kind = KIND_LOSS;
-                    rule.probability_q32 = fault.loss.q32();
                     network::encode_match(&fault.matches, &mut rule, bit, &mut image, &mut prefixes);
                 }
                 Fault::Syscall(fault) => {
                     rule.kind = KIND_ERROR;
                     rule.errno = fault.error.number();
-                    rule.probability_q32 = fault.probability.q32();
                 }
             }
             image.rules.push(rule);
@@ -193,12 +201,19 @@ mod tests {
     use super::*;
     use crate::{
         plan::PlannedRule,
-        spec::network::{self as spec_network, Direction},
+        spec::{
+            network::{self as spec_network, Direction},
+            when::When,
+        },
     };
     use chaos_common::rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT};
 
     fn loss(percent: &str, matches: spec_network::Match, direction: Direction) -> Fault {
-        Fault::Network(spec_network::Fault { direction, matches, loss: percent.parse().unwrap() })
+        Fault::Network(spec_network::Fault {
+            direction,
+            matches,
+            loss: When::from_parts([percent].into_iter()).unwrap(),
+        })
     }
 
     fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Plan {
@@ -210,6 +225,7 @@ mod tests {
                 .collect(),
             duration: None,
             observe: false,
+            seed: None,
             task_ancestor: true,
         }
     }

@@ -152,7 +152,7 @@ impl Engine {
     }
 
     fn attach(&mut self, placements: &[Placement<'_>]) -> Result<(), Error> {
-        let mut programs = Programs::new(OBJECT, &self.maps.descriptors())?;
+        let mut programs = Programs::new(OBJECT, &self.maps.descriptors(), self.image.exact)?;
         let mut mechanisms: Vec<&Mechanism> = placements
             .iter()
             .flat_map(|placement| &placement.plan.rules)

@@ -67,6 +67,7 @@ impl Maps {
         let rule_count = image.rules.len() as u32;
         let walk_count = image.targets.len() as u32;
         let flag = |set: bool| u32::from(set);
+        let exact = flag(image.exact);
         let (parse, remote, port, clsact) =
             (flag(image.parse), flag(image.remote), flag(image.remote_port), flag(image.clsact));
         let mut loader = EbpfLoader::new();
@@ -85,6 +86,7 @@ impl Maps {
             .override_global("KC_REMOTE", &remote, true)
             .override_global("KC_REMOTE_PORT", &port, true)
             .override_global("KC_CLSACT", &clsact, true)
+            .override_global("KC_EXACT", &exact, true)
             .override_global(aya_log::LEVEL, &log_level, true);
         if !image.remote_port {
             loader.map_max_entries("KC_PORTS", 1);

@@ -96,13 +96,15 @@ impl Kind {
 /// All programs, with the maps of one engine filled in.
 pub struct Programs {
     object: Object,
+    exact: bool,
     btf: Option<Btf>,
 }
 
 impl Programs {
     /// Reads the object and connects it with the maps in `maps` (name and descriptor). aya 0.14 loads neither one
-    /// program for several hooks nor all program types we need, so the loading is ours; the maps are shared.
-    pub fn new(object: &[u8], maps: &[(String, RawFd)]) -> Result<Self, Error> {
+    /// program for several hooks nor all program types we need, so the loading is ours; the maps are shared. `exact`
+    /// says whether any rule counts across CPUs.
+    pub fn new(object: &[u8], maps: &[(String, RawFd)], exact: bool) -> Result<Self, Error> {
         let unreadable = |error: &dyn std::fmt::Display| Error::Parse(error.to_string());
         let mut object = Object::parse(object).map_err(|e| unreadable(&e))?;
         let definitions = std::mem::take(&mut object.maps);
@@ -113,7 +115,7 @@ impl Programs {
         });
         object.relocate_maps(known, &text).map_err(|e| unreadable(&e))?;
         object.relocate_calls(&text).map_err(|e| unreadable(&e))?;
-        Ok(Self { object, btf: None })
+        Ok(Self { object, exact, btf: None })
     }
 
     /// Loads one copy.
@@ -127,8 +129,11 @@ impl Programs {
             .get(&program.function_key())
             .ok_or_else(|| Error::Parse(format!("no code for program {name}")))?;
         let hook = if let Kind::Lsm { id, .. } = kind { *id } else { 0 };
-        let instructions: Vec<u64> =
-            function.instructions.iter().map(|instruction| encode(with_hook(*instruction, hook))).collect();
+        let instructions: Vec<u64> = function
+            .instructions
+            .iter()
+            .map(|instruction| encode(without_fetch(with_hook(*instruction, hook), self.exact)))
+            .collect();
         let attach_btf_id = match kind {
             Kind::Lsm { hook, .. } => self.function_id(&format!("bpf_lsm_{hook}"))?,
             _ => 0,
@@ -158,6 +163,17 @@ fn with_hook(mut instruction: bpf_insn, hook: u32) -> bpf_insn {
         && matches!(instruction.code, MOV32_IMM | MOV64_IMM | STORE_IMM32 | STORE_IMM64)
     {
         instruction.imm = hook as i32;
+    }
+    instruction
+}
+
+/// Kernels before 5.12 refuse fetching atomics even where they cannot be reached (`resolve_pseudo_ldimm64`,
+/// kernel/bpf/verifier.c of 5.10). Without an exact rule they are unreachable, so any form serves.
+fn without_fetch(mut instruction: bpf_insn, exact: bool) -> bpf_insn {
+    const ATOMIC64: u8 = 0xdb;
+    const FETCH: i32 = 1;
+    if !exact && instruction.code == ATOMIC64 {
+        instruction.imm &= !FETCH;
     }
     instruction
 }

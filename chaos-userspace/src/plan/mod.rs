@@ -24,6 +24,8 @@ pub struct Plan {
     pub duration: Option<Duration>,
     /// Count only.
     pub observe: bool,
+    /// Makes every random draw the same again.
+    pub seed: Option<u64>,
     /// Whether the kernel can find a task's target by its ancestor (5.12); otherwise it walks the targets.
     pub task_ancestor: bool,
 }
@@ -114,6 +116,11 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     let mut rules: Vec<PlannedRule> = vec![];
     let mut unable = vec![];
     for fault in &spec.faults {
+        if (fault.when().is_exact() || spec.seed.is_some()) && !abilities.exact_counting() {
+            let why = "counting across CPUs (every, after, limit, seed) needs atomic operations that return a value";
+            unable.push((fault.to_string(), Unable::new(why, "use Linux 5.12 or later, or leave them out")));
+            continue;
+        }
         let mechanisms = match fault {
             Fault::Network(fault) => network::mechanisms(fault, abilities),
             Fault::Syscall(fault) => {
@@ -142,6 +149,7 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
             rules,
             duration: spec.duration,
             observe: spec.observe,
+            seed: spec.seed,
             task_ancestor: abilities.task_ancestor(),
         })
     } else {

@@ -44,3 +44,15 @@ pub const fn jump_unless_equal(a: u8, b: u8, offset: i16) -> u64 {
 pub const fn exit() -> u64 {
     instruction(0x95, 0, 0, 0, 0)
 }
+
+/// `*(u64 *)(r10 + offset) = immediate`
+pub const fn store_stack(offset: i16, immediate: u32) -> u64 {
+    instruction(0x7a, 10, 0, offset, immediate)
+}
+
+/// `src = atomic_fetch_add((u64 *)(r10 + offset), src)`
+pub const fn fetch_add_stack(offset: i16, src: u8) -> u64 {
+    const ATOMIC64: u8 = 0xdb;
+    const FETCH: u32 = 1;
+    instruction(ATOMIC64, 10, src, offset, FETCH)
+}

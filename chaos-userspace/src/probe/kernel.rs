@@ -4,7 +4,7 @@ use super::{
     Abilities, Unable,
     assembly::{
         GET_CURRENT_ANCESTOR_CGROUP_ID, GET_CURRENT_CGROUP_ID, OVERRIDE_RETURN, call, copy, exit,
-        jump_unless_equal, load, mov,
+        fetch_add_stack, jump_unless_equal, load, mov, store_stack,
     },
     felt::{self, Scratch, TELLTALE},
 };
@@ -29,6 +29,7 @@ pub struct Kernel {
     kprobe: OnceCell<Result<(), Unable>>,
     lsm: OnceCell<Result<(), Unable>>,
     task_ancestor: OnceCell<bool>,
+    exact_counting: OnceCell<bool>,
     btf: OnceCell<Option<Btf>>,
     symbols: OnceCell<String>,
 }
@@ -224,5 +225,12 @@ impl Abilities for Kernel {
 
     fn task_ancestor(&self) -> bool {
         *self.task_ancestor.get_or_init(Self::try_task_ancestor)
+    }
+
+    fn exact_counting(&self) -> bool {
+        *self.exact_counting.get_or_init(|| {
+            let code = [store_stack(-8, 0), mov(1, 1), fetch_add_stack(-8, 1), mov(0, 0), exit()];
+            program(ProgramType::RawTracepoint, AttachType::CgroupInetIngress, &code, 0).is_ok()
+        })
     }
 }

@@ -51,4 +51,6 @@ pub trait Abilities {
     fn lsm(&self, hook: &str) -> Result<(), Unable>;
     /// Whether tracing programs can ask for a task's ancestor cgroup (5.12).
     fn task_ancestor(&self) -> bool;
+    /// Whether programs can count exactly across CPUs: atomic operations that return a value (5.12).
+    fn exact_counting(&self) -> bool;
 }

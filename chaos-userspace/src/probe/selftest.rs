@@ -8,7 +8,7 @@ use super::{
 use crate::{
     inject::engine::{Engine, Placement},
     plan::{Mechanism, Plan, PlannedRule, syscall},
-    spec::{Fault, network, syscall as spec_syscall, units::Percent},
+    spec::{Fault, network, syscall as spec_syscall, when::When},
 };
 use std::{io, net::UdpSocket};
 
@@ -43,6 +43,7 @@ fn plan(kernel: &Kernel, fault: Fault, mechanism: Mechanism) -> Plan {
         rules: vec![PlannedRule { name: "selftest".to_owned(), fault, mechanisms: vec![mechanism] }],
         duration: Some(std::time::Duration::from_secs(30)),
         observe: false,
+        seed: None,
         task_ancestor: kernel.task_ancestor(),
     }
 }
@@ -60,7 +61,7 @@ const DATAGRAMS: u8 = 20;
 
 fn loss(kernel: &Kernel, direction: network::Direction, mechanism: Mechanism) -> Result<String, Unable> {
     let matches = network::Match::default();
-    let fault = Fault::Network(network::Fault { direction, matches, loss: Percent::ALL });
+    let fault = Fault::Network(network::Fault { direction, matches, loss: When::default() });
     let plan = plan(kernel, fault, mechanism);
     let (victim, bystander) = felt::in_empty_network(|| {
         felt::bring_loopback_up()?;

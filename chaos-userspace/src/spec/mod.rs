@@ -3,6 +3,7 @@
 pub mod network;
 pub mod syscall;
 pub mod units;
+pub mod when;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -17,6 +18,8 @@ pub struct Spec {
     pub duration: Option<Duration>,
     /// Count only, act on nothing.
     pub observe: bool,
+    /// Makes every random draw the same again.
+    pub seed: Option<u64>,
     /// Mechanism for system call faults the user insists on.
     pub mechanism: Option<syscall::Mechanism>,
 }
@@ -37,6 +40,16 @@ pub enum Fault {
     Network(network::Fault),
     /// On system calls.
     Syscall(syscall::Fault),
+}
+
+impl Fault {
+    /// Which of the matched events are hit.
+    pub fn when(&self) -> &when::When {
+        match self {
+            Self::Network(fault) => &fault.loss,
+            Self::Syscall(fault) => &fault.when,
+        }
+    }
 }
 
 impl fmt::Display for Fault {

@@ -1,6 +1,6 @@
 //! Faults on packets.
 
-use super::units::Percent;
+use super::when::When;
 use chaos_common::packet::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
@@ -12,8 +12,8 @@ pub struct Fault {
     pub direction: Direction,
     /// Which packets.
     pub matches: Match,
-    /// Share of packets that are lost.
-    pub loss: Percent,
+    /// Which of them are lost.
+    pub loss: When,
 }
 
 /// Which way packets go, seen from the target.

@@ -1,6 +1,6 @@
 //! Faults on system calls.
 
-use super::units::Percent;
+use super::when::When;
 use std::{fmt, str::FromStr};
 use syscalls::Errno;
 use syscalls::x86_64::Sysno;
@@ -12,8 +12,8 @@ pub struct Fault {
     pub call: Call,
     /// The error the caller gets.
     pub error: Error,
-    /// Share of calls that are hit.
-    pub probability: Percent,
+    /// Which calls are hit.
+    pub when: When,
 }
 
 /// How a call is made to fail.
@@ -116,7 +116,7 @@ fn closest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> String {
 impl FromStr for Fault {
     type Err = super::Problems;
 
-    /// Reads `openat=EIO` or `openat=EIO@10%`.
+    /// Reads `openat=EIO`, `openat=EIO@10%` or `openat=EIO@10%,every=7,after=100,limit=1000`.
     fn from_str(text: &str) -> Result<Self, super::Problems> {
         let mut problems = super::Problems::default();
         let Some((call, rest)) = text.split_once('=') else {
@@ -125,14 +125,23 @@ impl FromStr for Fault {
             ));
             return Err(problems);
         };
-        let (error, probability) = match rest.split_once('@') {
-            Some((error, probability)) => (error, problems.take(probability.parse())),
-            None => (rest, Some(Percent::ALL)),
-        };
+        let end = rest.find(['@', ',']).unwrap_or(rest.len());
+        let (error, options) = rest.split_at(end);
         let call = problems.take(call.parse());
         let error = problems.take(error.parse());
-        match (call, error, probability) {
-            (Some(call), Some(error), Some(probability)) => Ok(Self { call, error, probability }),
+        let when = if options.is_empty() {
+            Some(When::default())
+        } else {
+            match When::from_parts(options[1..].split(',')) {
+                Ok(when) => Some(when),
+                Err(more) => {
+                    problems.0.extend(more.0);
+                    None
+                }
+            }
+        };
+        match (call, error, when) {
+            (Some(call), Some(error), Some(when)) => Ok(Self { call, error, when }),
             _ => Err(problems),
         }
     }
@@ -140,7 +149,7 @@ impl FromStr for Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "fail {} of {} calls with {}", self.probability, self.call.name(), self.error.name())
+        write!(f, "fail {} of {} calls with {}", self.when, self.call.name(), self.error.name())
     }
 }
 
@@ -153,9 +162,11 @@ mod tests {
     fn faults() {
         let fault: Fault = "openat=EIO@10%".parse().unwrap();
         assert_eq!((fault.call.number(), fault.error.number()), (257, 5));
-        assert_eq!(fault.probability.percent(), 10.0);
+        assert_eq!(fault.when.probability.percent(), 10.0);
         let fault: Fault = "connect=ECONNREFUSED".parse().unwrap();
-        assert_eq!(fault.probability, Percent::ALL);
+        assert_eq!(fault.when, When::default());
+        let fault: Fault = "openat=EIO,every=3".parse().unwrap();
+        assert_eq!(fault.when.every, Some(3));
         assert_eq!("accept4=EWOULDBLOCK".parse::<Fault>().unwrap().error.name(), "EAGAIN");
     }
 
