@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 /// How long a condition may take: an emulated machine is some twenty times slower than this host.
 pub fn patience() -> Duration {
-    if crate::capability::on_host() { Duration::from_secs(30) } else { Duration::from_secs(240) }
+    if crate::capability::on_host() { Duration::from_secs(30) } else { Duration::from_secs(90) }
 }
 
 /// Polls until `condition` gives a value and returns it with the time it took.

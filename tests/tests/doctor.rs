@@ -8,7 +8,9 @@ use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::binary;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::netns::NetNs;
+use integration_tests::skip;
 use integration_tests::spawn::Place;
+use serde::Deserialize;
 use std::process::{Command, Output};
 
 fn run(words: &str, place: &Place) -> Result<Output> {
@@ -36,20 +38,85 @@ fn harmless(words: &str) -> Result<Output> {
     Ok(output)
 }
 
+/// The verdicts of `doctor --json`, by mechanism.
+fn verdicts(output: &Output) -> Result<Vec<Verdict>> {
+    let said = String::from_utf8_lossy(&output.stdout);
+    let report: Report = serde_json::from_str(&said).with_context(|| format!("reading {}", text(output)))?;
+    Ok(report.rows)
+}
+
+#[derive(Deserialize)]
+struct Report {
+    rows: Vec<Verdict>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Verdict {
+    what: String,
+    mechanism: String,
+    works: bool,
+    why: String,
+    remedy: String,
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn doctor_knows_the_mechanisms() -> Result<()> {
+fn doctor_agrees_with_what_was_tried_here() -> Result<()> {
     let output = harmless("doctor --json")?;
+    ensure!(output.status.success(), "{}", text(&output));
+    let verdicts = verdicts(&output)?;
+    let expected = [
+        ("tcx", has_tcx()),
+        ("cgroup_skb", true),
+        ("kprobe", kprobe_override_works()),
+        ("lsm", lsm_works()?),
+    ];
+    for (mechanism, works) in expected {
+        let found = verdicts.iter().find(|verdict| verdict.mechanism == mechanism);
+        let verdict = found.with_context(|| format!("doctor says nothing of {mechanism}"))?;
+        ensure!(verdict.works == works, "{mechanism} works here: {works}, but doctor says {verdict:?}");
+    }
+    for verdict in &verdicts {
+        ensure!(!verdict.why.is_empty(), "no reason given: {verdict:?}");
+        ensure!(verdict.works || !verdict.remedy.is_empty(), "no remedy given: {verdict:?}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn doctor_says_when_no_system_call_can_fail() -> Result<()> {
+    if fails_syscalls()? {
+        skip!("system calls can fail here");
+    }
+    let output = harmless("doctor --json")?;
+    let verdicts = verdicts(&output)?;
+    let calls: Vec<&Verdict> =
+        verdicts.iter().filter(|verdict| verdict.what.contains("system call")).collect();
+    ensure!(!calls.is_empty() && calls.iter().all(|verdict| !verdict.works), "{calls:?}");
+    let kprobe = calls.iter().find(|verdict| verdict.mechanism == "kprobe").context("no row for kprobe")?;
+    ensure!(kprobe.remedy.contains("CONFIG_BPF_KPROBE_OVERRIDE"), "{kprobe:?}");
+    // For people: the same, in words.
+    let output = harmless("doctor")?;
     let said = text(&output);
-    println!("{said}");
-    println!(
-        "probed: tcx {} lsm {} {} kprobe {} fails {}",
-        has_tcx(),
-        lsm_lists_bpf(),
-        lsm_works()?,
-        kprobe_override_works(),
-        fails_syscalls()?
-    );
+    ensure!(said.contains("no ") && said.contains("remedy"), "{said}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn doctor_recognises_lsm_programs_that_never_fire() -> Result<()> {
+    if lsm_lists_bpf() {
+        skip!("bpf is among the active security modules");
+    }
+    let output = harmless("doctor --json")?;
+    let verdicts = verdicts(&output)?;
+    let lsm = verdicts.iter().find(|verdict| verdict.mechanism == "lsm").context("no row for lsm")?;
+    ensure!(!lsm.works, "{lsm:?}");
+    // Where securityfs tells which modules are active, the remedy is the kernel command line.
+    if std::path::Path::new("/sys/kernel/security/lsm").exists() {
+        ensure!(format!("{} {}", lsm.why, lsm.remedy).contains("lsm="), "{lsm:?}");
+    }
     Ok(())
 }
 

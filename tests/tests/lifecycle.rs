@@ -221,8 +221,8 @@ fn sigkill_of_owner_and_guardian_leaves_nothing_that_acts() -> Result<()> {
     } else if has_tool("tc") {
         ensure!(left.contains("kc_"), "a filter was to stay on this kernel: {left}");
     }
-    let clean = Kchaos::new("clean --json").at(&load.place).run()?;
-    clean.expect_status(0)?;
+    // What cannot go yet, a cgroup with processes in it, is named and has its own code.
+    Kchaos::new("clean --json").at(&load.place).run()?.expect_status(7)?;
     load.objects.wait_gone()?;
     let left = load.netns.furniture()?;
     ensure!(left == load.furniture, "`clean` left {left} instead of {}", load.furniture);

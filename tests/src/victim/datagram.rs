@@ -221,6 +221,7 @@ fn bind(listen: SocketAddr) -> Result<UdpSocket> {
 
 fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<serde_json::Value> {
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let overflows_before = overflows()?;
     let counts = &board.datagrams;
     let mut seen = Bitmap::default();
     let (mut received, mut duplicates, mut out_of_order, mut lost, mut expected) =
@@ -264,7 +265,7 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
     }
     Ok(json!({
         "act": "udp-recv", "received": received, "duplicates": duplicates, "out_of_order": out_of_order,
-        "local_drops": drops_of(socket)?,
+        "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
     }))
 }
 
@@ -276,7 +277,26 @@ fn header(buffer: &[u8]) -> [u64; 3] {
     words
 }
 
-/// Datagrams this socket could not take: any makes the measurement worthless.
+/// Datagrams that found a full receive buffer in this thread's network namespace: any makes a measurement worthless.
+fn overflows() -> Result<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("reading {path}"));
+    let (snmp, snmp6) = (read("/proc/thread-self/net/snmp")?, read("/proc/thread-self/net/snmp6")?);
+    Ok(rcvbuf_errors(&snmp) + rcvbuf_errors6(&snmp6))
+}
+
+fn rcvbuf_errors(snmp: &str) -> u64 {
+    let mut rows = snmp.lines().filter_map(|line| line.strip_prefix("Udp:"));
+    let (names, values) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    pairs.find(|(name, _)| *name == "RcvbufErrors").and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+}
+
+fn rcvbuf_errors6(snmp6: &str) -> u64 {
+    let value = snmp6.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Datagrams this socket did not take: of a full buffer, or because a program on its ingress said so.
 fn drops_of(socket: &UdpSocket) -> Result<u32> {
     let mut info = [0u32; 16];
     let mut bytes = size_of_val(&info) as libc::socklen_t;
@@ -319,6 +339,15 @@ mod tests {
         let mut bitmap = Bitmap::default();
         assert!(bitmap.insert(0) && bitmap.insert(64) && bitmap.insert(63) && bitmap.insert(1_000));
         assert!(!bitmap.insert(64) && !bitmap.insert(0));
+    }
+
+    #[test]
+    fn overflows_are_read_by_name() {
+        assert_eq!(
+            rcvbuf_errors("Udp: InDatagrams RcvbufErrors\nUdp: 7 3\nUdpLite: InDatagrams\nUdpLite: 0\n"),
+            3
+        );
+        assert_eq!(rcvbuf_errors6("Udp6InDatagrams 7\nUdp6RcvbufErrors                \t4\n"), 4);
     }
 
     #[test]

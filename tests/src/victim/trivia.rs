@@ -56,8 +56,10 @@ pub fn sleep(arguments: &Sleep, desk: &Desk) -> Result<i32> {
 pub fn die(arguments: &Die) -> Result<i32> {
     let number =
         Signal::try_from(arguments.signal).with_context(|| format!("no signal {}", arguments.signal))?;
-    // SAFETY: restores the default action, whatever this process was started with.
-    unsafe { signal(number, SigHandler::SigDfl) }.with_context(|| format!("resetting {number}"))?;
+    if number != Signal::SIGKILL {
+        // SAFETY: restores the default action, whatever this process was started with.
+        unsafe { signal(number, SigHandler::SigDfl) }.with_context(|| format!("resetting {number}"))?;
+    }
     raise(number).with_context(|| format!("raising {number}"))?;
     Ok(98)
 }
