@@ -58,7 +58,10 @@ fn kprobe_errno(ctx: &ProbeContext) -> Option<i32> {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "lsm/kc_hook")]
 pub extern "C" fn kc_hook(_ctx: *const u64) -> i64 {
-    hook_errno().unwrap_or(0) as i64
+    // The verifier wants to see that this is in -4095..0 (kernel/bpf/bpf_lsm.c, `bpf_lsm_get_retval_range`); the
+    // compiler knows it already and would leave the comparison out.
+    let value = core::hint::black_box(hook_errno().unwrap_or(0) as i64);
+    if value < -(ERRNO_MAX as i64) || value > 0 { 0 } else { value }
 }
 
 #[inline(always)]
@@ -84,8 +87,7 @@ fn entered_by() -> Option<u32> {
     }
 }
 
-/// Judges a call. Returns a negative errno in -4095..0, which is all that LSM hooks accept
-/// (kernel/bpf/bpf_lsm.c, `bpf_lsm_get_retval_range`).
+/// Judges a call. Returns a negative errno.
 #[inline(always)]
 fn errno_for(target_rules: u64, number: u32, hook: u32) -> Option<i32> {
     let call = KC_CALLS.get(number & !native::X32_BIT)?;

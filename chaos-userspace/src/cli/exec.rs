@@ -17,7 +17,10 @@ use crate::{
     spec::Target,
 };
 use clap::Args;
-use nix::{sys::signal, unistd::Pid};
+use nix::{
+    sys::signal::{self, SigSet},
+    unistd::Pid,
+};
 use std::{
     ffi::OsString,
     io,
@@ -46,7 +49,7 @@ pub struct Exec {
     require_hit: bool,
 
     /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "CMD", required = true, last = true)]
     command: Vec<OsString>,
 }
 
@@ -67,7 +70,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
         let placement = Placement { plan: &plan, cgroup: &cgroup.0, await_exec: true };
         let mut engine = Engine::open(&[placement], true, run::kernel_log_level(verbose))?;
         run::forward_kernel_log(&mut engine, verbose);
-        let mut child = spawn(&arguments.command, &cgroup.0)?;
+        let mut child = spawn(&arguments.command, &cgroup.0, signals.mask_before())?;
         engine.wait_armed(0).map_err(Failure::internal)?;
         for attachment in engine.attachments() {
             log::info!("attached {attachment}");
@@ -153,19 +156,22 @@ fn check_joinable(cgroup: &Cgroup) -> Result<(), Failure> {
     }
 }
 
-fn spawn(words: &[OsString], cgroup: &Cgroup) -> Result<Child, Failure> {
+fn spawn(words: &[OsString], cgroup: &Cgroup, signal_mask: SigSet) -> Result<Child, Failure> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(Failure::new(exit::USAGE, "no command is given: write it behind --"));
     };
     let processes = cgroup.open_processes()?;
     let mut command = Command::new(program);
     command.args(arguments);
-    // SAFETY: one write between fork and exec. Descriptors, terminal, working directory and environment are the
-    // caller's; the standard library restores the signal mask.
+    // SAFETY: two system calls between fork and exec. Descriptors, terminal, working directory and environment are the
+    // caller's.
     unsafe {
-        command.pre_exec(move || match libc::write(processes.as_raw_fd(), c"0".as_ptr().cast(), 1) {
-            1 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        command.pre_exec(move || {
+            signal_mask.thread_set_mask()?;
+            match libc::write(processes.as_raw_fd(), c"0".as_ptr().cast(), 1) {
+                1 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
         });
     }
     command.spawn().map_err(|error| {

@@ -17,7 +17,10 @@ pub struct Arrived {
 }
 
 /// Reads the signals that ask for an end instead of dying of them. Unlike a handler it tells who sent them.
-pub struct Signals(AsyncFd<SignalFd>);
+pub struct Signals {
+    fd: AsyncFd<SignalFd>,
+    mask_before: SigSet,
+}
 
 impl Signals {
     /// Blocks them for the calling thread and all threads it starts later. Must run on a tokio runtime.
@@ -26,16 +29,22 @@ impl Signals {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
             set.add(signal);
         }
+        let mask_before = SigSet::thread_get_mask()?;
         set.thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         // SAFETY: the wrapped value owns the descriptor and keeps it open for as long as it is registered.
-        Ok(Self(unsafe { AsyncFd::register(fd) }?))
+        Ok(Self { fd: unsafe { AsyncFd::register(fd) }?, mask_before })
+    }
+
+    /// What the caller of this process had blocked: a command we start gets it back.
+    pub fn mask_before(&self) -> SigSet {
+        self.mask_before
     }
 
     /// The next signal.
     pub async fn next(&mut self) -> io::Result<Arrived> {
         loop {
-            let mut ready = self.0.readable_mut().await?;
+            let mut ready = self.fd.readable_mut().await?;
             match ready.get_inner_mut().read_signal()? {
                 Some(info) => {
                     let signal = Signal::try_from(info.ssi_signo as i32).map_err(io::Error::from)?;
