@@ -38,7 +38,14 @@ pub fn install(packages: &[&str]) -> Result<()> {
     update()?;
     say(format!("installing packages: {}", packages.join(" ")));
     run(as_root("env")
-        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "--no-install-recommends"])
+        .args([
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "install",
+            "-qq",
+            "--no-install-recommends",
+            "-oDpkg::Use-Pty=0",
+        ])
         .args(packages))
     .with_context(|| format!("could not install {}", packages.join(", ")))
 }

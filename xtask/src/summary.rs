@@ -114,7 +114,7 @@ impl Report {
         if failed > 0 {
             bail!("{failed} failed");
         }
-        if passed == 0 {
+        if passed + skipped == 0 {
             bail!("no test ran");
         }
         Ok(())

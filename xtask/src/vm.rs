@@ -71,13 +71,14 @@ pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> 
     let selected = matrix.select(&options.kernels)?;
     apt::ensure_tools(&[Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" }])?;
     let image = image::obtain(&matrix.image)?;
+    let bench = Bench { matrix: &matrix, image: &image, options, artifacts };
     let queue = Mutex::new(selected.iter());
     let lines = Mutex::new(Vec::new());
     let work = || {
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(kernel) = next else { return };
-            let line = one(kernel, &matrix, &image, options, artifacts);
+            let line = bench.run(kernel);
             lines.lock().unwrap_or_else(PoisonError::into_inner).push((kernel.name.clone(), line));
         }
     };
@@ -104,73 +105,77 @@ struct Course {
     complaints: Vec<String>,
 }
 
-fn one(kernel: &Kernel, matrix: &Matrix, image: &Path, options: &Options, artifacts: &Artifacts) -> Line {
-    let start = Instant::now();
-    let mut collector = Collector::default();
-    let mut course = Course::default();
-    let logs = paths::target().join("vm/logs");
-    let log = logs.join(format!("{}.log", kernel.name));
-    let run = fs::create_dir_all(&logs)
-        .context("cannot create target/vm/logs")
-        .and_then(|()| boot(kernel, matrix, image, options, artifacts, &log, &mut collector, &mut course));
-    if let Err(error) = run {
-        course.complaints.push(format!("{error:#}"));
-    } else if course.uname.is_none() {
-        course.complaints.push("the machine did not boot".to_owned());
-    } else if !course.ended {
-        course.complaints.push("the machine ended before its tests did".to_owned());
-    }
-    collector.program_ended("the machine is gone");
-    let machine_failed = !course.complaints.is_empty();
-    let whole = course.complaints.is_empty() && options.filter.is_none();
-    course.complaints.extend(skip_complaints(kernel, &collector, whole));
-    let line = Line::of_tests(&format!("vm {}", kernel.name), collector, course.uname, start.elapsed());
-    let line = line.with_complaints(course.complaints);
-    eprintln!("{}: {}", kernel.name, line.counts());
-    if line.failed() && log.is_file() {
-        eprintln!("{}: all output and kernel messages are in {}", kernel.name, log.display());
-        if machine_failed {
-            eprintln!("{}", tail(&log, 30));
-        }
-    }
-    line
+/// What all machines of a run share.
+struct Bench<'a> {
+    matrix: &'a Matrix,
+    image: &'a Path,
+    options: &'a Options,
+    artifacts: &'a Artifacts,
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call; everything a run has")]
-fn boot(
-    kernel: &Kernel,
-    matrix: &Matrix,
-    image: &Path,
-    options: &Options,
-    artifacts: &Artifacts,
-    log: &Path,
-    collector: &mut Collector,
-    course: &mut Course,
-) -> Result<()> {
-    let name = &kernel.name;
-    let bootable = kernels::obtain(kernel)?;
-    let modules = modules(&bootable, matrix, name)?;
-    let filters = options.filter.clone().map_or_else(|| kernel.tests.clone(), |filter| vec![filter]);
-    let tests = artifacts
-        .tests
-        .iter()
-        .filter_map(|test| Some((test, results::arguments(&test.name, &filters)?)))
-        .collect();
-    let environment = environment(name, options.samples, "/kchaos/kchaos", "/kchaos/victim");
-    let initramfs = log.with_extension("initramfs");
-    initramfs::write(&Contents { artifacts, modules: &modules, tests, environment }, &initramfs)?;
-    say(format!("{name}: booting"));
-    let start = Instant::now();
-    let machine = Machine {
-        kernel: &bootable.image,
-        initramfs: &initramfs,
-        image,
-        cmdline: &kernel.cmdline,
-        limit: Duration::from_secs(kernel.limit_s * if options.samples == Samples::Full { 10 } else { 1 }),
-        log,
-    };
-    machine.run(|line| on_line(name, line, start, collector, course))?;
-    Ok(fs::remove_file(&initramfs)?)
+impl Bench<'_> {
+    /// Boots a kernel, runs its tests and judges what came of it.
+    fn run(&self, kernel: &Kernel) -> Line {
+        let start = Instant::now();
+        let mut collector = Collector::default();
+        let mut course = Course::default();
+        let log = paths::target().join("vm/logs").join(format!("{}.log", kernel.name));
+        if let Err(error) = self.boot(kernel, &log, &mut collector, &mut course) {
+            course.complaints.push(format!("{error:#}"));
+        } else if course.uname.is_none() {
+            course.complaints.push("the machine did not boot".to_owned());
+        } else if !course.ended {
+            course.complaints.push("the machine ended before its tests did".to_owned());
+        }
+        collector.program_ended("the machine is gone");
+        let machine_failed = !course.complaints.is_empty();
+        let whole = !machine_failed && self.options.filter.is_none();
+        course.complaints.extend(skip_complaints(kernel, &collector, whole));
+        let line = Line::of_tests(&format!("vm {}", kernel.name), collector, course.uname, start.elapsed())
+            .with_complaints(course.complaints);
+        eprintln!("{}: {}", kernel.name, line.counts());
+        if line.failed() && log.is_file() {
+            eprintln!("{}: all output and kernel messages are in {}", kernel.name, log.display());
+            if machine_failed {
+                eprintln!("{}", tail(&log, 30));
+            }
+        }
+        line
+    }
+
+    fn boot(
+        &self,
+        kernel: &Kernel,
+        log: &Path,
+        collector: &mut Collector,
+        course: &mut Course,
+    ) -> Result<()> {
+        let name = &kernel.name;
+        let Options { filter, samples, .. } = self.options;
+        fs::create_dir_all(log.parent().unwrap_or(log)).context("cannot create target/vm/logs")?;
+        let bootable = kernels::obtain(kernel)?;
+        let modules = modules(&bootable, self.matrix, name)?;
+        let filters = filter.clone().map_or_else(|| kernel.tests.clone(), |filter| vec![filter]);
+        let tests = self.artifacts.tests.iter();
+        let tests =
+            tests.filter_map(|test| Some((test, results::arguments(&test.name, &filters)?))).collect();
+        let environment = environment(name, *samples, "/kchaos/kchaos", "/kchaos/victim");
+        let initramfs = log.with_extension("initramfs");
+        let contents = Contents { artifacts: self.artifacts, modules: &modules, tests, environment };
+        initramfs::write(&contents, &initramfs)?;
+        say(format!("{name}: booting"));
+        let start = Instant::now();
+        let machine = Machine {
+            kernel: &bootable.image,
+            initramfs: &initramfs,
+            image: self.image,
+            cmdline: &kernel.cmdline,
+            limit: Duration::from_secs(kernel.limit_s * if *samples == Samples::Full { 10 } else { 1 }),
+            log,
+        };
+        machine.run(|line| on_line(name, line, start, collector, course))?;
+        Ok(fs::remove_file(&initramfs)?)
+    }
 }
 
 fn modules(bootable: &Bootable, matrix: &Matrix, name: &str) -> Result<Vec<PathBuf>> {
