@@ -12,7 +12,7 @@ use crate::{
     inject::engine::{Engine, Placement},
     observe::bystander::Bystander,
     plan,
-    probe::{felt, kernel::Kernel},
+    probe::kernel::Kernel,
     report::event::{Event, Sink},
     spec::Target,
 };
@@ -69,7 +69,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
         let mut signals = Signals::take().map_err(Failure::internal)?;
         let placement = Placement { plan: &plan, cgroup: &cgroup.0, await_exec: true };
         let mut engine = Engine::open(&[placement], true, run::kernel_log_level(verbose))?;
-        run::forward_kernel_log(&mut engine, verbose);
+        run::forward_kernel_log(&engine, verbose);
         let mut child = spawn(&arguments.command, &cgroup.0, signals.mask_before())?;
         engine.wait_armed(0).map_err(Failure::internal)?;
         for attachment in engine.attachments() {
@@ -138,22 +138,16 @@ impl Drop for Fresh {
     }
 }
 
-/// Finds out whether a process can join before the command is at stake.
+/// Finds out whether a process can join before the command is at stake: below a threaded cgroup only threads can.
 fn check_joinable(cgroup: &Cgroup) -> Result<(), Failure> {
-    match felt::by_child(cgroup, || 0) {
-        Ok(0) => {
-            cgroup::wait_empty(cgroup.path(), Some(Duration::from_secs(1)));
-            Ok(())
-        }
-        Ok(_) => Err(Failure::new(
-            exit::UNABLE,
-            format!(
-                "no process can join the cgroup {}: start kchaos from a cgroup that may have children (not a threaded one)",
-                cgroup.path().display()
-            ),
-        )),
-        Err(error) => Err(Failure::internal(error)),
+    let kind = std::fs::read_to_string(cgroup.path().join("cgroup.type")).map_err(Failure::internal)?;
+    if kind.trim() == "domain" {
+        return Ok(());
     }
+    let path = cgroup.path().display();
+    let message =
+        format!("no process can join {path} ({}): start kchaos outside of threaded cgroups", kind.trim());
+    Err(Failure::new(exit::UNABLE, message))
 }
 
 fn spawn(words: &[OsString], cgroup: &Cgroup, signal_mask: SigSet) -> Result<Child, Failure> {

@@ -52,8 +52,8 @@ pub fn run(arguments: &Inject, verbose: u8, sink: &mut Sink) -> Result<u8, Failu
             // Before any thread is started, so that the signals wait for us on all of them.
             let mut signals = Signals::take().map_err(Failure::internal)?;
             let placement = Placement { plan: &plan, cgroup: &cgroup, await_exec: false };
-            let mut engine = Engine::open(&[placement], false, run::kernel_log_level(verbose))?;
-            run::forward_kernel_log(&mut engine, verbose);
+            let engine = Engine::open(&[placement], false, run::kernel_log_level(verbose))?;
+            run::forward_kernel_log(&engine, verbose);
             engine.arm(0);
             for attachment in engine.attachments() {
                 log::info!("attached {attachment}");

@@ -151,7 +151,8 @@ fn start_log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
         1 => "info",
-        2 => "debug",
+        // The object parser's own messages would drown ours.
+        2 => "debug,aya=warn,aya_obj=warn",
         _ => "trace",
     };
     let environment = env_logger::Env::default().default_filter_or(level);

@@ -33,11 +33,14 @@ fn aya_log_level_debug() -> u8 {
 }
 
 /// Starts to forward what the kernel programs say, if they say anything.
-pub fn forward_kernel_log(engine: &mut Engine, verbose: u8) {
-    if kernel_log_level(verbose) > 0
-        && let Err(error) = kernel_log::forward(engine.maps_mut().ebpf_mut())
-    {
-        log::warn!("the kernel programs' messages cannot be shown: {error}");
+pub fn forward_kernel_log(engine: &Engine, verbose: u8) {
+    let programs = engine.program_ids();
+    if kernel_log_level(verbose) == 0 {
+        return;
+    }
+    // All programs share one buffer; some say nothing and do not refer to it.
+    if !programs.iter().any(|program| kernel_log::forward(*program).is_ok()) {
+        log::warn!("the kernel programs' messages cannot be shown: none of {programs:?} has a log");
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
+const MAP_FREEZE: i32 = 22;
 const RAW_TRACEPOINT_OPEN: i32 = 17;
 const LINK_CREATE: i32 = 28;
 
@@ -201,6 +202,21 @@ struct MapElement {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// Writes the only value of a map of read-only globals and forbids any later change, so that the verifier may take its
+/// contents for constants (5.5).
+pub fn fill_and_freeze(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    let key = 0u32;
+    let mut attributes = MapElement {
+        map_fd: map.as_raw_fd() as u32,
+        reserved: 0,
+        key: std::ptr::from_ref(&key) as u64,
+        value: value.as_ptr() as u64,
+        flags: 0,
+    };
+    call(MAP_UPDATE_ELEM, &mut attributes)?;
+    call(MAP_FREEZE, &mut (map.as_raw_fd() as u32)).map(drop)
 }
 
 /// Puts a cgroup into a slot of a cgroup array.

@@ -7,7 +7,7 @@ use super::{
     journal::{Filter, Journal, Process},
     lease::Lease,
     link::Link,
-    object::{self, Maps, OBJECT},
+    object::{self, Maps},
     program::{self, Kind, Programs},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     host::{cgroup::Cgroup, device, kernel, namespace::NetworkNamespace},
     plan::{Mechanism, Plan},
 };
+use aya_obj::Object;
 use chaos_common::{
     control::{STATE_ARMED, STATE_IDLE},
     counter::RuleCounters,
@@ -128,7 +129,7 @@ impl Engine {
         if !journal.is_empty() {
             journal.write().map_err(io_error("writing the journal"))?;
         }
-        let mut maps = Maps::create(&image, log_level)?;
+        let (mut maps, object) = object::open(&image, log_level)?;
         let cgroups = walk_order(&image, placements);
         maps.fill(&image, &cgroups.iter().map(|cgroup| cgroup.as_fd()).collect::<Vec<_>>())?;
         let control_map = maps.descriptor("KC_CONTROL")?;
@@ -146,13 +147,13 @@ impl Engine {
             journal,
             guardian: Some(guardian),
         };
-        engine.attach(placements)?;
+        engine.attach(object, placements)?;
         engine.page.set_armed(true);
         Ok(engine)
     }
 
-    fn attach(&mut self, placements: &[Placement<'_>]) -> Result<(), Error> {
-        let mut programs = Programs::new(OBJECT, &self.maps.descriptors(), self.image.exact)?;
+    fn attach(&mut self, object: Object, placements: &[Placement<'_>]) -> Result<(), Error> {
+        let mut programs = Programs::new(object, &self.maps.descriptors(), self.image.exact)?;
         let mut mechanisms: Vec<&Mechanism> = placements
             .iter()
             .flat_map(|placement| &placement.plan.rules)
@@ -306,9 +307,9 @@ impl Engine {
         self.page.set_run_state(slot, STATE_IDLE);
     }
 
-    /// The maps, for the log reader and live counters.
-    pub fn maps_mut(&mut self) -> &mut Maps {
-        &mut self.maps
+    /// Ids of the loaded programs.
+    pub fn program_ids(&self) -> Vec<u32> {
+        self.programs.iter().filter_map(|program| bpf::program_id(program.as_fd()).ok()).collect()
     }
 
     /// What is attached, in words.
@@ -322,8 +323,7 @@ impl Engine {
     pub fn close(mut self) -> Closed {
         let start = Instant::now();
         self.page.set_armed(false);
-        let ids: Vec<_> =
-            self.programs.iter().filter_map(|program| bpf::program_id(program.as_fd()).ok()).collect();
+        let ids = self.program_ids();
         let links_closed = self.links.len();
         self.links.clear();
         let mut problems = self.journal.undo_filters();

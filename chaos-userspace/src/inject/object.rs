@@ -2,10 +2,8 @@
 
 use super::{bpf, program};
 use crate::encode::Image;
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
-};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
+use aya_obj::{EbpfSectionKind, Object};
 use chaos_common::{
     counter::{Counter, RuleCounters},
     rule::{Rule, table_index},
@@ -13,6 +11,7 @@ use chaos_common::{
     target::Target,
 };
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
 };
@@ -26,9 +25,14 @@ pub enum Error {
     /// The object or a program.
     #[error(transparent)]
     Program(#[from] program::Error),
-    /// aya could not make the maps.
-    #[error("the kernel refused the maps: {0}")]
-    Load(#[from] aya::EbpfError),
+    /// The kernel refused a map.
+    #[error("making map {name}: {source}")]
+    Make {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: MapError,
+    },
     /// A map could not be written or read.
     #[error("map {name}: {source}")]
     Map {
@@ -51,69 +55,93 @@ pub enum Error {
 }
 
 /// The maps of one engine.
-pub struct Maps(Ebpf);
+pub struct Maps(BTreeMap<String, Map>);
 
 fn of(name: &'static str) -> impl FnOnce(MapError) -> Error {
     move |source| Error::Map { name, source }
 }
 
+/// Reads the object file and makes its maps, sized for what `image` needs, with its read-only globals. `log_level` is
+/// aya-log's: 0 for none. Returns the object with its maps' definitions still in it, for [`program::Programs`].
+///
+/// aya's own loader would parse the kernel's type information first (50 ms), which most engines do not need.
+pub fn open(image: &Image, log_level: u8) -> Result<(Maps, Object), Error> {
+    if OBJECT.is_empty() {
+        return Err(program::Error::NoObject.into());
+    }
+    let unreadable = |error: aya_obj::ParseError| program::Error::Parse(error.to_string());
+    let mut object = Object::parse(OBJECT).map_err(unreadable)?;
+    let globals = globals(image, log_level);
+    let globals = globals.iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect();
+    object.patch_map_data(globals).map_err(unreadable)?;
+    let mut maps = BTreeMap::new();
+    for (name, definition) in &object.maps {
+        let mut definition = definition.clone();
+        if let Some(entries) = entries(name, image) {
+            definition.set_max_entries(entries);
+        }
+        let failed = |source| Error::Make { name: name.clone(), source };
+        let read_only = definition.section_kind() == EbpfSectionKind::Rodata;
+        let contents = definition.data().to_vec();
+        let map = MapData::create(definition, name, None).map_err(failed)?;
+        if read_only {
+            bpf::fill_and_freeze(map.fd().as_fd(), &contents)
+                .map_err(|source| Error::Io { name: ".rodata", source })?;
+        }
+        maps.insert(name.clone(), Map::from_map_data(map).map_err(failed)?);
+    }
+    Ok((Maps(maps), object))
+}
+
+/// The read-only globals as bytes, by symbol.
+fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
+    let word = |value: u32| value.to_ne_bytes().to_vec();
+    let flag = |set: bool| word(set.into());
+    vec![
+        ("KC_SELECT_SKB", word(image.select_skb)),
+        ("KC_SELECT_TASK", word(image.select_task)),
+        ("KC_FAST_LEVEL", word(image.fast_level)),
+        ("KC_FAST_IDS", image.fast_ids.iter().flat_map(|id| id.to_ne_bytes()).collect()),
+        ("KC_LEVELS", word(image.levels)),
+        ("KC_WALK_COUNT", word(image.targets.len() as u32)),
+        ("KC_RULE_COUNT", word(image.rules.len() as u32)),
+        ("KC_PARSE", flag(image.parse)),
+        ("KC_REMOTE", flag(image.remote)),
+        ("KC_REMOTE_PORT", flag(image.remote_port)),
+        ("KC_CLSACT", flag(image.clsact)),
+        ("KC_EXACT", flag(image.exact)),
+        (aya_log::LEVEL, vec![log_level]),
+    ]
+}
+
+/// Entries of the maps whose size depends on the plan.
+fn entries(map: &str, image: &Image) -> Option<u32> {
+    let count = match map {
+        "KC_TARGETS" => image.targets.len(),
+        "KC_REMOTE4" => image.remote4.len(),
+        "KC_REMOTE6" => image.remote6.len(),
+        "KC_PORTS" if !image.remote_port => 0,
+        _ => return None,
+    };
+    Some(count.max(1) as u32)
+}
+
 impl Maps {
-    /// Makes the maps, sized for what `image` needs, with its read-only globals. `log_level` is aya-log's: 0 for none.
-    pub fn create(image: &Image, log_level: u8) -> Result<Self, Error> {
-        if OBJECT.is_empty() {
-            return Err(program::Error::NoObject.into());
-        }
-        let at_least_one = |count: usize| count.max(1) as u32;
-        let rule_count = image.rules.len() as u32;
-        let walk_count = image.targets.len() as u32;
-        let flag = |set: bool| u32::from(set);
-        let exact = flag(image.exact);
-        let (parse, remote, port, clsact) =
-            (flag(image.parse), flag(image.remote), flag(image.remote_port), flag(image.clsact));
-        let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries("KC_TARGETS", at_least_one(image.targets.len()))
-            .map_max_entries("KC_REMOTE4", at_least_one(image.remote4.len()))
-            .map_max_entries("KC_REMOTE6", at_least_one(image.remote6.len()))
-            .override_global("KC_SELECT_SKB", &image.select_skb, true)
-            .override_global("KC_SELECT_TASK", &image.select_task, true)
-            .override_global("KC_FAST_LEVEL", &image.fast_level, true)
-            .override_global("KC_FAST_IDS", &image.fast_ids[..], true)
-            .override_global("KC_LEVELS", &image.levels, true)
-            .override_global("KC_WALK_COUNT", &walk_count, true)
-            .override_global("KC_RULE_COUNT", &rule_count, true)
-            .override_global("KC_PARSE", &parse, true)
-            .override_global("KC_REMOTE", &remote, true)
-            .override_global("KC_REMOTE_PORT", &port, true)
-            .override_global("KC_CLSACT", &clsact, true)
-            .override_global("KC_EXACT", &exact, true)
-            .override_global(aya_log::LEVEL, &log_level, true);
-        if !image.remote_port {
-            loader.map_max_entries("KC_PORTS", 1);
-        }
-        Ok(Self(loader.load(OBJECT)?))
-    }
-
-    /// The object as aya knows it, for its log reader.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.0
-    }
-
     /// Name and descriptor of every map.
     pub fn descriptors(&self) -> Vec<(String, RawFd)> {
         self.0
-            .maps()
+            .iter()
             .filter_map(|(name, map)| Some((name.to_owned(), data(map)?.fd().as_fd().as_raw_fd())))
             .collect()
     }
 
     /// Descriptor of one map.
     pub fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
-        self.0.map(name).and_then(data).map(|map| map.fd().as_fd()).ok_or(Error::NoMap(name))
+        self.0.get(name).and_then(data).map(|map| map.fd().as_fd()).ok_or(Error::NoMap(name))
     }
 
     fn map(&mut self, name: &'static str) -> Result<&mut Map, Error> {
-        self.0.map_mut(name).ok_or(Error::NoMap(name))
+        self.0.get_mut(name).ok_or(Error::NoMap(name))
     }
 
     /// Writes everything but the control page. Targets come last: with them the programs begin to match.
@@ -164,7 +192,7 @@ impl Maps {
 
     /// Counters of one rule, summed over the CPUs.
     pub fn counters(&self, rule: u32) -> Result<RuleCounters, Error> {
-        let map = self.0.map("KC_COUNTERS").ok_or(Error::NoMap("KC_COUNTERS"))?;
+        let map = self.0.get("KC_COUNTERS").ok_or(Error::NoMap("KC_COUNTERS"))?;
         let counters: PerCpuArray<_, RuleCounters> = map.try_into().map_err(of("KC_COUNTERS"))?;
         let per_cpu = counters.get(&rule, 0).map_err(of("KC_COUNTERS"))?;
         let mut sum = RuleCounters::default();

@@ -101,12 +101,11 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Reads the object and connects it with the maps in `maps` (name and descriptor). aya 0.14 loads neither one
-    /// program for several hooks nor all program types we need, so the loading is ours; the maps are shared. `exact`
-    /// says whether any rule counts across CPUs.
-    pub fn new(object: &[u8], maps: &[(String, RawFd)], exact: bool) -> Result<Self, Error> {
+    /// Connects the object with the maps in `maps` (name and descriptor). aya 0.14 loads neither one program for several
+    /// hooks nor all program types we need, so the loading is ours; the maps are shared. `exact` says whether any rule
+    /// counts across CPUs.
+    pub fn new(mut object: Object, maps: &[(String, RawFd)], exact: bool) -> Result<Self, Error> {
         let unreadable = |error: &dyn std::fmt::Display| Error::Parse(error.to_string());
-        let mut object = Object::parse(object).map_err(|e| unreadable(&e))?;
         let definitions = std::mem::take(&mut object.maps);
         let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
         let known = definitions.iter().filter_map(|(name, definition)| {
