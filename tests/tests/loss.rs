@@ -126,13 +126,13 @@ fn both_directions_judge_once_on_lo() -> Result<()> {
 }
 
 /// Both ends in the target, so the socket's cgroup matches at every device and at the receiver.
-fn both_directions_over(kind: Kind) -> Result<Result<(), String>> {
+fn both_directions_over(kind: Kind, addresses: &[&str]) -> Result<Result<(), String>> {
     let pair = match Pair::new(kind)? {
         Ok(pair) => pair,
         Err(reason) => return Ok(Err(reason)),
     };
     let scene = Scene::new(pair)?;
-    for address in [FAR4, FAR6] {
+    for address in addresses {
         let to = endpoint(address, 7001)?;
         let faults = format!("{FAULT} --direction both");
         let run = both_ends_in_target(&faults, &scene.target, &to, packets(), Some(&scene.pair.far))?;
@@ -144,7 +144,7 @@ fn both_directions_over(kind: Kind) -> Result<Result<(), String>> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn both_directions_judge_once_over_veth() -> Result<()> {
-    match both_directions_over(Kind::Veth)? {
+    match both_directions_over(Kind::Veth, &[FAR4, FAR6])? {
         Ok(()) => Ok(()),
         Err(reason) => skip!("{reason}"),
     }
@@ -153,7 +153,7 @@ fn both_directions_judge_once_over_veth() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn both_directions_judge_once_over_a_bridge() -> Result<()> {
-    match both_directions_over(Kind::Bridge)? {
+    match both_directions_over(Kind::Bridge, &[FAR4])? {
         Ok(()) => Ok(()),
         Err(reason) => skip!("{reason}"),
     }
@@ -162,7 +162,7 @@ fn both_directions_judge_once_over_a_bridge() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn both_directions_judge_once_over_vlan() -> Result<()> {
-    match both_directions_over(Kind::Vlan)? {
+    match both_directions_over(Kind::Vlan, &[FAR6])? {
         Ok(()) => Ok(()),
         Err(reason) => skip!("{reason}"),
     }
@@ -171,7 +171,7 @@ fn both_directions_judge_once_over_vlan() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn both_directions_judge_once_over_vxlan() -> Result<()> {
-    match both_directions_over(Kind::Vxlan)? {
+    match both_directions_over(Kind::Vxlan, &[FAR4])? {
         Ok(()) => Ok(()),
         Err(reason) => skip!("{reason}"),
     }
@@ -182,14 +182,10 @@ fn both_directions_judge_once_over_vxlan() -> Result<()> {
 fn matches_choose_packets() -> Result<()> {
     let scene = Scene::new(Pair::veth()?)?;
     let hit = [
-        ("--protocol udp", FAR4),
         ("--protocol udp", FAR6),
-        ("--remote 10.77.0.0/24", FAR4),
         ("--remote 10.77.0.2", FAR4),
         ("--remote fd77::/64", FAR6),
-        ("--remote 192.0.2.0/24 --remote 10.77.0.2/32", FAR4),
-        ("--remote-port 7001", FAR4),
-        ("--remote-port 7000-7010", FAR6),
+        ("--remote 192.0.2.0/24 --remote 10.77.0.0/24 --remote-port 22 --remote-port 7000-7010", FAR4),
         ("--protocol udp --remote 10.0.0.0/8 --remote-port 7001", FAR4),
     ];
     for (matches, address) in hit {
@@ -203,10 +199,7 @@ fn matches_choose_packets() -> Result<()> {
         ("--protocol tcp", FAR4),
         ("--protocol icmp", FAR6),
         ("--remote 10.77.0.1", FAR4),
-        ("--remote 10.78.0.0/16", FAR4),
         ("--remote 10.0.0.0/8", FAR6),
-        ("--remote fd78::/64", FAR6),
-        ("--remote-port 7002", FAR4),
         ("--remote-port 7002-7010", FAR6),
         ("--protocol udp --remote 10.0.0.0/8 --remote-port 7000", FAR4),
     ];

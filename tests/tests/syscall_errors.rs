@@ -1,5 +1,6 @@
 //! System call errors as the caller feels them: the right errno, on the right call, in every task, and in no other.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Result, ensure};
@@ -74,28 +75,43 @@ fn a_share_of_the_calls_fails() -> Result<()> {
     Ok(())
 }
 
-/// Calls with the errno each is made to fail with.
-const MANY: [(&str, &str); 8] = [
-    ("openat2", "EMFILE"),
-    ("open", "EACCES"),
-    ("read", "EIO"),
-    ("write", "ENOSPC"),
-    ("getdents64", "EIO"),
-    ("connect", "ENETUNREACH"),
-    ("mkdirat", "EROFS"),
-    ("renameat2", "EXDEV"),
+/// Calls with the errno each is made to fail with, in two groups: each group is the other's control.
+const GROUPS: [&[(&str, &str)]; 2] = [
+    &[("openat2", "EMFILE"), ("read", "EIO"), ("getdents64", "ENOENT"), ("mkdirat", "EROFS")],
+    &[("open", "EACCES"), ("write", "ENOSPC"), ("connect", "ENETUNREACH"), ("renameat2", "EXDEV")],
 ];
 
 fn each_call_fails_by(mechanism: &str) -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let place = place(&cgroup)?;
-    for (call, errno) in MANY {
-        let faults = format!("--mechanism {mechanism} --fail {call}={errno}@100%");
-        let run = suffer(&faults, &place, call, 20, "--threads 2 --children 1")?;
-        run.check(4, 20, errno)?;
-        ensure!(run.errno(errno) == run.calls(), "{call}: some calls got through: {:?}", run.tasks);
-        let mechanisms = &run.summary.rule()?.mechanisms;
-        ensure!(mechanisms == &[mechanism], "{call}: forced {mechanism}, carried by {mechanisms:?}");
+    for group in GROUPS {
+        let faults: Vec<String> =
+            group.iter().map(|(call, errno)| format!("--fail {call}={errno}@100%")).collect();
+        let faults = format!("--mechanism {mechanism} {}", faults.join(" "));
+        let (first, first_errno) = group[0];
+        let board = SharedBoard::create()?;
+        let words = format!("calls --call {first} -n 20 --threads 2 --children 1");
+        let finished = Kchaos::exec_victim(&faults, &words, &board)?.at(&place).run()?;
+        finished.expect_status(0)?;
+        let expected: BTreeSet<String> =
+            group[1..].iter().map(|(call, errno)| format!("{call}: {errno} (3 times)")).collect();
+        let tasks = read_tasks(&board);
+        ensure!(tasks.len() == 4, "{} tasks reported", tasks.len());
+        for task in &tasks {
+            ensure!(task.errno(first_errno) == 20 && task.calls == 20, "{first}: {task:?}");
+            let failed: BTreeSet<String> = task.controls_failed.iter().cloned().collect();
+            ensure!(
+                failed == expected,
+                "{mechanism}: these calls failed: {failed:?}, instead of {expected:?}"
+            );
+        }
+        for rule in &finished.summary()?.rules {
+            let events = if rule.call.as_deref() == Some(first) { 80 } else { 12 };
+            ensure!(
+                rule.mechanisms == [mechanism] && rule.injected.events == events,
+                "{events} hits by {mechanism} expected: {rule:?}"
+            );
+        }
     }
     Ok(())
 }
