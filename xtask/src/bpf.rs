@@ -59,6 +59,7 @@ fn command(tools: &BpfTools, subcommand: &str) -> Command {
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
+    tools.toolchain.show_libraries(&mut command);
     command
 }
 

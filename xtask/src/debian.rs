@@ -26,6 +26,11 @@ pub fn mirror() -> String {
         .unwrap_or_else(|| "http://deb.debian.org/debian".to_owned())
 }
 
+/// The keys that sign Debian's suites, which Ubuntu does not have by itself.
+pub fn ensure_keyring() -> Result<()> {
+    if Path::new(KEYRING).is_file() { Ok(()) } else { apt::install(&["debian-archive-keyring"]) }
+}
+
 /// One suite, with package lists of its own.
 pub struct Suite {
     name: String,
@@ -35,9 +40,7 @@ pub struct Suite {
 impl Suite {
     /// Fetches the suite's package lists.
     pub fn open(name: &str) -> Result<Self> {
-        if !Path::new(KEYRING).is_file() {
-            apt::install(&["debian-archive-keyring"])?;
-        }
+        ensure_keyring()?;
         let dir = paths::cache()?.join("apt").join(name);
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(dir.join(part)).with_context(|| format!("cannot create {}", dir.display()))?;

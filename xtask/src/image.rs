@@ -34,6 +34,7 @@ fn make(image: &Image, file: &Path) -> Result<()> {
         Tool { program: "debootstrap", package: "debootstrap" },
         Tool { program: "mke2fs", package: "e2fsprogs" },
     ])?;
+    debian::ensure_keyring()?;
     let (tree, log) = (file.with_extension("tree"), file.with_extension("log"));
     run(as_root("rm").arg("-rf").arg(&tree))?;
     say(format!(

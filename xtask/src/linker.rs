@@ -10,50 +10,66 @@ use serde_json::Value;
 use crate::apt;
 use crate::command::{cargo, read, run, say};
 use crate::paths::find_program;
+use crate::toolchain::Toolchain;
 
-/// The version we build with.
-pub const VERSION: &str = "0.13.0";
+/// One way to build the linker.
+struct Build {
+    version: &'static str,
+    feature: String,
+    /// Root of the LLVM it is linked against; without one it loads the LLVM of the compiler when it runs.
+    llvm: Option<PathBuf>,
+}
 
+/// The version for an LLVM development package.
+const LINKED: &str = "0.13.0";
 /// The LLVM versions it can be built against.
-const LLVMS: [u32; 3] = [21, 22, 23];
+const LINKED_LLVMS: [u32; 3] = [21, 22, 23];
+
+/// The last version that can load the LLVM inside a rustup toolchain, for systems without that package.
+const LOADING: &str = "0.10.3";
+const LOADING_LLVMS: [u32; 2] = [21, 22];
 
 /// Whether some build of the linker reads the bitcode of this LLVM: newer reads older.
 pub fn supports(llvm: u32) -> bool {
-    LLVMS.iter().any(|&known| known >= llvm)
+    LINKED_LLVMS.iter().any(|&known| known >= llvm)
 }
 
-/// Finds a linker for bitcode of this LLVM in `tools`, else builds one there.
-pub fn find_or_install(tools: &Path, llvm: u32) -> Result<PathBuf> {
+/// Finds a linker for the bitcode of this compiler in `tools`, else builds one there.
+pub fn find_or_install(tools: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     let linker = tools.join("bin/bpf-linker");
-    if linker.is_file() && built_against(tools).is_some_and(|built| built >= llvm) && runs(&linker) {
+    if linker.is_file() && fits(tools, toolchain) && runs(&linker, toolchain) {
         return Ok(linker);
     }
-    let Some(with) = find_llvm(llvm)? else {
-        // No LLVM to build against: a released binary has its own inside.
-        if let Some(found) = find_program("bpf-linker") {
-            say(format!("no LLVM {llvm} development package; using {}", found.display()));
-            return Ok(found);
-        }
-        bail!(
-            "bpf-linker needs LLVM {llvm} or newer: install llvm-{llvm}-dev, or a released binary of bpf-linker \
-             {VERSION} on PATH (cargo binstall bpf-linker@{VERSION})"
-        );
-    };
+    let build = choose(toolchain)?;
     apt::ensure_tools(&[apt::Tool { program: "cc", package: "gcc" }])?;
-    say(format!("building bpf-linker {VERSION} against LLVM {with} (one to two minutes, once)"));
-    let prefix = prefix(with);
-    run(cargo()
-        .args(["install", "--locked", "--force", "--quiet", "--version", VERSION, "--no-default-features"])
-        .arg(format!("--features=llvm-{with}"))
-        .arg("--root")
+    let Build { version, feature, llvm } = &build;
+    say(format!("building bpf-linker {version} with {feature} (one to two minutes, once)"));
+    let mut install = cargo();
+    install
+        .args(["install", "--locked", "--force", "--quiet", "--version", version, "--no-default-features"])
+        .args(["--features", feature, "bpf-linker", "--root"])
         .arg(tools)
-        .arg("bpf-linker")
-        .env("LLVM_PREFIX", &prefix)
-        .env("RUSTFLAGS", format!("-L {}/lib", prefix.display()))
+        .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("CARGO_TARGET_DIR"))
-    .context("bpf-linker could not be built; its BUILDING.md names the libraries LLVM may need")?;
+        .env_remove("CARGO_TARGET_DIR");
+    if let Some(llvm) = llvm {
+        install.env("LLVM_PREFIX", llvm).env("RUSTFLAGS", format!("-L {}/lib", llvm.display()));
+    }
+    run(&mut install)
+        .context("bpf-linker could not be built; its BUILDING.md names the libraries LLVM may need")?;
     Ok(linker)
+}
+
+fn choose(toolchain: &Toolchain) -> Result<Build> {
+    let llvm = toolchain.llvm;
+    if let Some(with) = find_llvm(llvm)? {
+        return Ok(Build { version: LINKED, feature: format!("llvm-{with}"), llvm: Some(prefix(with)) });
+    }
+    if toolchain.own_libraries().is_some() && LOADING_LLVMS.contains(&llvm) {
+        say(format!("no package llvm-{llvm}-dev: the linker will load the LLVM of {}", toolchain.origin));
+        return Ok(Build { version: LOADING, feature: format!("rust-llvm-{llvm}"), llvm: None });
+    }
+    bail!("bpf-linker needs LLVM {llvm} or newer, and the package sources have none: install llvm-{llvm}-dev")
 }
 
 fn prefix(llvm: u32) -> PathBuf {
@@ -62,7 +78,7 @@ fn prefix(llvm: u32) -> PathBuf {
 
 /// The nearest LLVM that reads this one's bitcode: installed, else from the package sources.
 fn find_llvm(llvm: u32) -> Result<Option<u32>> {
-    let fitting: Vec<u32> = LLVMS.into_iter().filter(|&known| known >= llvm).collect();
+    let fitting: Vec<u32> = LINKED_LLVMS.into_iter().filter(|&known| known >= llvm).collect();
     let installed = |&version: &u32| prefix(version).join("include/llvm-c/Core.h").is_file();
     if let Some(&version) = fitting.iter().find(|version| installed(version)) {
         return Ok(Some(version));
@@ -82,16 +98,35 @@ fn find_llvm(llvm: u32) -> Result<Option<u32>> {
 }
 
 /// A linker whose LLVM was uninstalled or upgraded away does not start.
-fn runs(linker: &Path) -> bool {
-    read(Command::new(linker).arg("--version")).is_ok_and(|version| version.trim().ends_with(VERSION))
+fn runs(linker: &Path, toolchain: &Toolchain) -> bool {
+    let mut command = Command::new(linker);
+    toolchain.show_libraries(command.arg("--version"));
+    read(&mut command).is_ok()
 }
 
-/// What cargo recorded about the installed linker.
-fn built_against(tools: &Path) -> Option<u32> {
+/// Whether cargo recorded a build that reads this compiler's bitcode.
+fn fits(tools: &Path, toolchain: &Toolchain) -> bool {
+    features(tools).is_some_and(|(version, features)| {
+        features.iter().any(|feature| match version.as_str() {
+            LINKED => llvm_of(feature, "llvm-").is_some_and(|llvm| llvm >= toolchain.llvm),
+            LOADING => {
+                llvm_of(feature, "rust-llvm-") == Some(toolchain.llvm) && toolchain.own_libraries().is_some()
+            }
+            _ => false,
+        })
+    })
+}
+
+fn llvm_of(feature: &str, prefix: &str) -> Option<u32> {
+    feature.strip_prefix(prefix)?.parse().ok()
+}
+
+/// Version and features of the installed linker.
+fn features(tools: &Path) -> Option<(String, Vec<String>)> {
     let record: Value = serde_json::from_slice(&fs::read(tools.join(".crates2.json")).ok()?).ok()?;
-    let installs = record.get("installs")?.as_object()?;
-    let (_, install) =
-        installs.iter().find(|(name, _)| name.starts_with(&format!("bpf-linker {VERSION} ")))?;
-    let features = install.get("features")?.as_array()?;
-    features.iter().filter_map(Value::as_str).find_map(|feature| feature.strip_prefix("llvm-")?.parse().ok())
+    let mut installs = record["installs"].as_object()?.iter();
+    let (name, install) = installs.find(|(name, _)| name.starts_with("bpf-linker "))?;
+    let version = name.split(' ').nth(1)?.to_owned();
+    let features = install["features"].as_array()?.iter().filter_map(Value::as_str).map(str::to_owned);
+    Some((version, features.collect()))
 }

@@ -24,7 +24,7 @@ pub fn run() -> Result<()> {
         "kernel programs: {} ({}, LLVM {})",
         tools.toolchain.version, tools.toolchain.origin, tools.toolchain.llvm
     ));
-    say(format!("bpf-linker {}: {}", linker::VERSION, tools.linker.display()));
+    say(format!("bpf-linker: {}", tools.linker.display()));
     say("ready");
     Ok(())
 }
@@ -41,7 +41,7 @@ pub fn ensure() -> Result<BpfTools> {
         return Ok(known);
     }
     let toolchain = toolchain::find_or_install()?;
-    let linker = linker::find_or_install(&cache.join("tools"), toolchain.llvm)?;
+    let linker = linker::find_or_install(&cache.join("tools"), &toolchain)?;
     let tools = BpfTools { toolchain, linker };
     fs::write(&record, serde_json::to_vec_pretty(&tools)?)
         .with_context(|| format!("cannot write {}", record.display()))?;

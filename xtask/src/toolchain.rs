@@ -63,6 +63,19 @@ impl Toolchain {
         Ok(driver)
     }
 
+    /// The directory of its own LLVM, for a toolchain from rustup.
+    pub fn own_libraries(&self) -> Option<PathBuf> {
+        self.cargo.as_ref()?;
+        Some(self.rustc.parent()?.parent()?.join("lib"))
+    }
+
+    /// Lets a program we start find that LLVM.
+    pub fn show_libraries(&self, command: &mut Command) {
+        if let Some(directory) = self.own_libraries() {
+            command.env("LD_LIBRARY_PATH", directory);
+        }
+    }
+
     /// Still there, and still what was recorded.
     pub fn is_current(&self) -> bool {
         requested().is_ok_and(|way| way.is_none_or(|way| self.origin.starts_with(&way.to_string())))
@@ -180,9 +193,6 @@ fn install_debian() -> Result<Toolchain> {
     }
     apt::install(&["rustc-web", "rust-web-src"])?;
     debian().with_context(|| {
-        format!(
-            "{DEBIAN_RUSTC} has no sources of core, or an LLVM that bpf-linker {} does not know",
-            linker::VERSION
-        )
+        format!("{DEBIAN_RUSTC} has no sources of core, or an LLVM newer than bpf-linker knows")
     })
 }
