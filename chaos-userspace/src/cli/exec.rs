@@ -68,7 +68,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
         // Before any thread is started, so that the signals wait for us on all of them.
         let mut signals = Signals::take().map_err(Failure::internal)?;
         let placement = Placement { plan: &plan, cgroup: &cgroup.0, await_exec: true };
-        let mut engine = Engine::open(&[placement], true, run::kernel_log_level(verbose))?;
+        let mut engine = Engine::open(&[placement], run::options(true, verbose))?;
         run::forward_kernel_log(&engine, verbose);
         let mut child = spawn(&arguments.command, &cgroup.0, signals.mask_before())?;
         engine.wait_armed(0).map_err(Failure::internal)?;

@@ -52,7 +52,7 @@ pub fn run(arguments: &Inject, verbose: u8, sink: &mut Sink) -> Result<u8, Failu
             // Before any thread is started, so that the signals wait for us on all of them.
             let mut signals = Signals::take().map_err(Failure::internal)?;
             let placement = Placement { plan: &plan, cgroup: &cgroup, await_exec: false };
-            let engine = Engine::open(&[placement], false, run::kernel_log_level(verbose))?;
+            let engine = Engine::open(&[placement], run::options(false, verbose))?;
             run::forward_kernel_log(&engine, verbose);
             engine.arm(0);
             for attachment in engine.attachments() {

@@ -3,7 +3,7 @@
 use super::{exit, failure::Failure};
 use crate::{
     host::privilege,
-    inject::engine::{Closed, Engine},
+    inject::engine::{Closed, Engine, Options},
     observe::{bystander::Bystander, kernel_log},
     plan::Plan,
     report::{
@@ -23,19 +23,16 @@ pub fn check_privileges() -> Result<(), Failure> {
     }
 }
 
-/// aya-log's level for `-v` flags: messages of the kernel programs cost the target time, so only `-vv` asks for them.
-pub fn kernel_log_level(verbose: u8) -> u8 {
-    if verbose >= 2 { aya_log_level_debug() } else { 0 }
-}
-
-fn aya_log_level_debug() -> u8 {
-    log::Level::Debug as u8
+/// How the engine is run. Messages of the kernel programs cost the target time, so only `-vv` asks for them.
+pub fn options(made_cgroup: bool, verbose: u8) -> Options<'static> {
+    let log_level = if verbose >= 2 { log::Level::Debug as u8 } else { 0 };
+    Options { made_cgroup, log_level, ..Options::default() }
 }
 
 /// Starts to forward what the kernel programs say, if they say anything.
 pub fn forward_kernel_log(engine: &Engine, verbose: u8) {
     let programs = engine.program_ids();
-    if kernel_log_level(verbose) == 0 {
+    if options(false, verbose).log_level == 0 {
         return;
     }
     // All programs share one buffer; some say nothing and do not refer to it.

@@ -23,6 +23,7 @@ use chaos_common::{
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -71,6 +72,23 @@ pub struct Placement<'a> {
     pub await_exec: bool,
 }
 
+/// How an engine is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The first placement's cgroup was made for a command and has to be removed in the end.
+    pub made_cgroup: bool,
+    /// aya-log's level for the kernel programs: 0 for none.
+    pub log_level: u8,
+    /// The `kchaos` program, which also serves as guardian.
+    pub program: &'a Path,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self { made_cgroup: false, log_level: 0, program: Path::new("/proc/self/exe") }
+    }
+}
+
 /// A running engine. Dropping it lets everything go; [`Engine::close`] also reads the last counters.
 pub struct Engine {
     // Dropped in this order: first what hits, last what watches.
@@ -103,9 +121,8 @@ pub struct Closed {
 }
 
 impl Engine {
-    /// Loads and attaches everything for these runs. Nothing acts before a run is armed. `fresh` says that the target
-    /// cgroup was made for a command and has to be removed in the end. `log_level` is aya-log's: 0 for none.
-    pub fn open(placements: &[Placement<'_>], fresh: bool, log_level: u8) -> Result<Self, Error> {
+    /// Loads and attaches everything for these runs. Nothing acts before a run is armed.
+    pub fn open(placements: &[Placement<'_>], options: Options<'_>) -> Result<Self, Error> {
         let jobs: Vec<_> = placements
             .iter()
             .map(|placement| Job {
@@ -122,20 +139,21 @@ impl Engine {
             owner: Process::current(),
             cgroup: placements
                 .first()
-                .filter(|_| fresh)
+                .filter(|_| options.made_cgroup)
                 .map(|placement| placement.cgroup.path().to_path_buf()),
             filters: vec![],
         };
         if !journal.is_empty() {
             journal.write().map_err(io_error("writing the journal"))?;
         }
-        let (mut maps, object) = object::open(&image, log_level)?;
+        let (mut maps, object) = object::open(&image, options.log_level)?;
         let cgroups = walk_order(&image, placements);
         maps.fill(&image, &cgroups.iter().map(|cgroup| cgroup.as_fd()).collect::<Vec<_>>())?;
         let control_map = maps.descriptor("KC_CONTROL")?;
         let page = Arc::new(ControlPage::map(control_map).map_err(io_error("mapping the control page"))?);
         page.write_header(&image);
-        let guardian = Guardian::start(control_map, &journal).map_err(io_error("starting the guardian"))?;
+        let guardian = Guardian::start(options.program, control_map, &journal)
+            .map_err(io_error("starting the guardian"))?;
         let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
         let mut engine = Self {
             links: vec![],

@@ -35,11 +35,11 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Starts one for the engine with this control map and journal, and waits until it watches.
-    pub fn start(control_map: BorrowedFd<'_>, journal: &Journal) -> io::Result<Self> {
+    /// Starts one for the engine with this control map and journal, and waits until it watches. `program` is `kchaos`.
+    pub fn start(program: &Path, control_map: BorrowedFd<'_>, journal: &Journal) -> io::Result<Self> {
         let (read_end, write_end) = unistd::pipe2(fcntl::OFlag::O_CLOEXEC)?;
         let control_fd = control_map.as_raw_fd();
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(program);
         command
             .arg0("kchaos-guardian")
             .arg("guardian")

@@ -6,7 +6,7 @@ use super::{
     kernel::Kernel,
 };
 use crate::{
-    inject::engine::{Engine, Placement},
+    inject::engine::{Engine, Options, Placement},
     plan::{Mechanism, Plan, PlannedRule, syscall},
     spec::{Fault, network, syscall as spec_syscall, when::When},
 };
@@ -50,7 +50,7 @@ fn plan(kernel: &Kernel, fault: Fault, mechanism: Mechanism) -> Plan {
 
 fn start(plan: &Plan, scratch: &Scratch) -> Result<Engine, Unable> {
     let placement = Placement { plan, cgroup: scratch.cgroup(), await_exec: false };
-    let engine = Engine::open(&[placement], false, 0)
+    let engine = Engine::open(&[placement], Options::default())
         .map_err(|error| Unable::new(error.to_string(), "run it again with -v"))?;
     engine.arm(0);
     Ok(engine)

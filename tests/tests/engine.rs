@@ -1,0 +1,192 @@
+//! One engine, one set of maps and programs, many runs: the library under the command line.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Acquire;
+
+use anyhow::{Context as _, Result, ensure};
+use chaos_common::counter::Outcome;
+use chaos_userspace::host::cgroup::{Cgroup as TargetCgroup, Hierarchy};
+use chaos_userspace::inject::engine::{Engine, Options, Placement};
+use chaos_userspace::plan::{self, Plan};
+use chaos_userspace::probe::kernel::Kernel;
+use chaos_userspace::spec::when::When;
+use chaos_userspace::spec::{Fault, Spec, Target, network};
+use integration_tests::board::Role;
+use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::kernel_objects::KernelObjects;
+use integration_tests::loss::Traffic;
+use integration_tests::netns::NetNs;
+use integration_tests::patience::wait_until;
+use integration_tests::spawn::{Place, Victim};
+
+struct Scene {
+    cgroup: TestCgroup,
+    netns: NetNs,
+    objects: KernelObjects,
+    program: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let program = std::env::var_os("KCHAOS_BIN").context("KCHAOS_BIN names the kchaos program")?.into();
+        Ok(Self { cgroup: TestCgroup::new()?, netns: NetNs::new()?, objects: KernelObjects::now()?, program })
+    }
+
+    fn options(&self) -> Options<'_> {
+        Options { program: &self.program, ..Options::default() }
+    }
+
+    /// A process that sends itself datagrams and notices what it lost.
+    fn victim(&self, cgroup: &Cgroup, port: u16) -> Result<Victim> {
+        let place = Place::default().in_cgroup(cgroup).in_netns(&self.netns);
+        let mut victim = Victim::start(&place, &format!("udp-pair --to 127.0.0.1:{port} --rate-per-ms 2"))?;
+        victim.ready()?;
+        wait_until("datagrams", || victim.board.datagrams.received.load(Acquire) > 10)?;
+        Ok(victim)
+    }
+}
+
+fn target(path: &Path) -> Result<TargetCgroup> {
+    Ok(Hierarchy::find()?.open(path)?)
+}
+
+/// A run that loses each of these shares of leaving packets, one rule each.
+fn losing(shares: &[&str]) -> Result<Plan> {
+    let fault = |share: &&str| -> Result<Fault> {
+        let loss = When::from_parts([*share].into_iter())?;
+        let (direction, matches) = (network::Direction::Egress, network::Match::default());
+        Ok(Fault::Network(network::Fault { direction, matches, loss }))
+    };
+    let spec = Spec {
+        target: Target::Fresh,
+        faults: shares.iter().map(fault).collect::<Result<_>>()?,
+        duration: None,
+        observe: false,
+        seed: None,
+        mechanism: None,
+    };
+    Ok(plan::make(&spec, &Kernel::default())?)
+}
+
+fn place<'a>(plan: &'a Plan, cgroup: &'a TargetCgroup) -> Placement<'a> {
+    Placement { plan, cgroup, await_exec: false }
+}
+
+fn lost(victim: &Victim) -> u64 {
+    victim.board.datagrams.lost.load(Acquire)
+}
+
+fn loses_more(victim: &Victim, who: &str) -> Result<()> {
+    let before = lost(victim);
+    wait_until(&format!("{who} to lose datagrams"), || lost(victim) > before + 20).map(|_| ())
+}
+
+fn loses_nothing(victim: &Victim, who: &str) -> Result<()> {
+    // What was on its way at the switch may still be counted; after that nothing is.
+    let received = || victim.board.datagrams.received.load(Acquire);
+    let from = received();
+    wait_until(&format!("{who} to receive"), || received() > from + 20)?;
+    let (before, from) = (lost(victim), received());
+    wait_until(&format!("{who} to receive more"), || received() > from + 100)?;
+    ensure!(lost(victim) == before, "{who} lost {} datagrams", lost(victim) - before);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn runs_of_one_engine_begin_and_end_on_their_own() -> Result<()> {
+    let scene = Scene::new()?;
+    let (first, second) = (scene.cgroup.child("first")?, scene.cgroup.child("second")?);
+    let beside = scene.cgroup.child("beside")?;
+    let mut victims =
+        [scene.victim(&first, 7001)?, scene.victim(&second, 7002)?, scene.victim(&beside, 7003)?];
+    let (plans, cgroups) =
+        ([losing(&["40%"])?, losing(&["60%"])?], [target(first.path())?, target(second.path())?]);
+    let placements = [place(&plans[0], &cgroups[0]), place(&plans[1], &cgroups[1])];
+    let engine = Engine::open(&placements, scene.options())?;
+    for victim in &victims {
+        loses_nothing(victim, "a victim before the arming")?;
+    }
+    engine.arm(0);
+    loses_more(&victims[0], "the first run's victim")?;
+    loses_nothing(&victims[1], "the second run's victim before its arming")?;
+    engine.arm(1);
+    loses_more(&victims[1], "the second run's victim")?;
+    engine.disarm(0);
+    loses_nothing(&victims[0], "the first run's victim after its end")?;
+    loses_more(&victims[1], "the second run's victim after the end of the first")?;
+    let closed = engine.close();
+    ensure!(closed.problems.is_empty() && closed.programs_left == 0, "{closed:?}");
+    for (slot, victim) in victims[..2].iter().enumerate() {
+        let injected = closed.counters[slot].outcomes[Outcome::Injected as usize].events;
+        loses_nothing(victim, "a victim after the engine's end")?;
+        ensure!(injected == lost(victim), "run {slot} injected {injected}, its victim lost {}", lost(victim));
+    }
+    ensure!(closed.finish(), "a cgroup was left that nobody made");
+    victims[2].stop(Role::Second)?;
+    Traffic::read(&victims[2].board)?.check_unharmed()?;
+    KernelObjects::now()?.since(&scene.objects).wait_gone().map(|_| ())
+}
+
+/// More targets than are compared with globals, at different levels, one below another.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn many_targets_at_different_levels() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut cgroups = vec![];
+    for number in 0..6 {
+        let upper = scene.cgroup.child(&format!("upper{number}"))?;
+        cgroups.push(upper.child("lower")?);
+        cgroups.push(upper);
+    }
+    let spared = scene.cgroup.child("spared")?;
+    let below_the_last = cgroups[10].child("deeper")?;
+    let targets = cgroups.iter().map(|cgroup| target(cgroup.path())).collect::<Result<Vec<_>>>()?;
+    let plans = (0..targets.len()).map(|_| losing(&["50%"])).collect::<Result<Vec<_>>>()?;
+    let mut hit = [scene.victim(&cgroups[0], 7001)?, scene.victim(&cgroups[1], 7002)?];
+    let mut deep = scene.victim(&below_the_last, 7003)?;
+    let mut beside = scene.victim(&spared, 7004)?;
+    let placements: Vec<_> = plans.iter().zip(&targets).map(|(plan, cgroup)| place(plan, cgroup)).collect();
+    let engine = Engine::open(&placements, scene.options())?;
+    for slot in 0..placements.len() {
+        engine.arm(slot);
+    }
+    for victim in hit.iter().chain([&deep]) {
+        loses_more(victim, "a victim of one of many targets")?;
+    }
+    loses_nothing(&beside, "the bystander")?;
+    let closed = engine.close();
+    // The lower target's packets are judged by its own rule first, by the upper one's only if they survived.
+    let seen = |rule: usize| closed.counters[rule].outcomes[Outcome::Seen as usize].events;
+    ensure!(seen(0) > 0 && seen(1) > seen(0), "{} and {} seen", seen(0), seen(1));
+    for victim in hit.iter_mut().chain([&mut deep, &mut beside]) {
+        victim.stop(Role::Second)?;
+    }
+    Traffic::read(&beside.board)?.check_unharmed()?;
+    KernelObjects::now()?.since(&scene.objects).wait_gone().map(|_| ())
+}
+
+/// The verifier of every kernel accepts the most rules, and the last one is reached.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn the_last_of_the_most_rules_is_reached() -> Result<()> {
+    let scene = Scene::new()?;
+    let cgroup = scene.cgroup.child("target")?;
+    let mut victim = scene.victim(&cgroup, 7001)?;
+    let mut shares = vec!["0%"; 64];
+    shares[63] = "50%";
+    let (plan, target) = (losing(&shares)?, target(cgroup.path())?);
+    let engine = Engine::open(&[place(&plan, &target)], scene.options())?;
+    engine.arm(0);
+    loses_more(&victim, "the victim of the last rule")?;
+    let closed = engine.close();
+    let count = |rule: usize, outcome: Outcome| closed.counters[rule].outcomes[outcome as usize].events;
+    let injected = count(63, Outcome::Injected);
+    let (spared, reached) = (count(63, Outcome::Chance), count(0, Outcome::Chance));
+    ensure!(
+        injected > 20 && injected + spared == reached,
+        "{injected} lost and {spared} spared of {reached}"
+    );
+    victim.stop(Role::Second)?;
+    KernelObjects::now()?.since(&scene.objects).wait_gone().map(|_| ())
+}
