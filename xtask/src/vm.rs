@@ -72,6 +72,8 @@ pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> 
     apt::ensure_tools(&[Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" }])?;
     let image = image::obtain(&matrix.image)?;
     let bench = Bench { matrix: &matrix, image: &image, options, artifacts };
+    // Two runs at once would write the same logs, and take the cores that limits count on.
+    let _lock = paths::lock("machines")?;
     let queue = Mutex::new(selected.iter());
     let lines = Mutex::new(Vec::new());
     let work = || {
