@@ -21,12 +21,20 @@ pub fn on_host() -> bool {
 
 /// Whether tcx hooks exist (6.6): where they do not, kchaos uses clsact filters.
 pub fn has_tcx() -> bool {
-    // struct bpf_attr.link_create {prog_fd, target_ifindex, attach_type, flags}; no program is behind descriptor -1.
+    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
     const BPF_LINK_CREATE: u32 = 28;
     const BPF_TCX_EGRESS: u32 = 47;
-    let attribute: [u32; 16] = [u32::MAX, 1, BPF_TCX_EGRESS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    // Attach types a kernel does not know are refused (EINVAL) before the program is looked up (EBADF).
-    matches!(bpf(BPF_LINK_CREATE, &attribute), Err(Errno::EBADF))
+    const NO_SUCH_DEVICE: u32 = i32::MAX as u32;
+    let Ok(program) = load(BPF_PROG_TYPE_SCHED_CLS, 0, 0, &RETURN_ZERO) else {
+        return false;
+    };
+    // struct bpf_attr.link_create {prog_fd, target_ifindex, attach_type, flags}
+    let mut attribute = [0u32; 16];
+    attribute[..3].copy_from_slice(&[program as u32, NO_SUCH_DEVICE, BPF_TCX_EGRESS]);
+    let created = bpf(BPF_LINK_CREATE, &attribute);
+    close(program);
+    // An attach type the kernel does not know is refused as such (EINVAL), one it knows goes on to the device.
+    matches!(created, Err(Errno::ENODEV))
 }
 
 /// Whether BPF programs are asked by the LSM framework: without `bpf` in this list they load, attach and never fire.

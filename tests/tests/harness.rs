@@ -1,17 +1,23 @@
 //! The harness measures right: without faults nothing is felt, and netem's loss is measured as asked.
 
+use std::sync::atomic::Ordering::Acquire;
+
 use anyhow::{Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::Role;
-use integration_tests::capability::netem_missing;
+use integration_tests::capability::{has_tcx, has_tool, netem_missing};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::loss::{Traffic, idle_ms};
+use integration_tests::measure::measure;
+use integration_tests::netns::NetNs;
+use integration_tests::patience::wait_until;
 use integration_tests::samples::{calls, packets};
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::syscall_errors::check_task;
 use integration_tests::tasks::read_tasks;
 use integration_tests::topology::{FAR4, FAR6, Kind, Pair, endpoint};
+use serde_json::json;
 
 /// Datagrams from near to far, both ends in one process.
 fn traffic(pair: &Pair, address: &str) -> Result<Traffic> {
@@ -71,5 +77,32 @@ fn netems_loss_is_measured_as_asked() -> Result<()> {
         traffic.check_silent()?;
         check_share("netem's loss", traffic.lost(), traffic.sent, 0.3)?;
     }
+    Ok(())
+}
+
+/// Below 6.6 a clsact qdisc takes its device down for a moment, whoever adds it: datagrams that vanish then are not the
+/// fault of a fault injector's programs, and the tests of such kernels must not count them.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_a_clsact_qdisc_costs_by_itself() -> Result<()> {
+    if !has_tool("tc") {
+        skip!("no tc (package iproute2)");
+    }
+    let netns = NetNs::new()?;
+    let place = Place::default().in_netns(&netns);
+    let mut victim = Victim::start(&place, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    victim.ready()?;
+    let received = &victim.board.datagrams.received;
+    for _ in 0..5 {
+        for act in ["add", "del"] {
+            let before = received.load(Acquire);
+            netns.run("tc", &format!("qdisc {act} dev lo clsact"))?;
+            wait_until("datagrams", || received.load(Acquire) > before + 50)?;
+        }
+    }
+    victim.stop(Role::Second)?;
+    let traffic = Traffic::read(&victim.board)?;
+    measure("clsact_by_itself", json!({"sent": traffic.sent, "lost": traffic.lost(), "times": 10}));
+    ensure!(!has_tcx() || traffic.lost() == 0, "{traffic}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
@@ -98,6 +99,17 @@ impl Load {
     }
 }
 
+/// Runs `kchaos clean`; its exit status and everything it said.
+fn clean(place: &Place) -> Result<(Option<i32>, String)> {
+    let mut command = Command::new(binary()?);
+    command.arg("clean");
+    place.apply(&mut command)?;
+    let output = command.output().context("running kchaos clean")?;
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Ok((output.status.code(), said))
+}
+
 /// Guardian processes of the kchaos under test.
 fn guardians() -> Result<BTreeSet<u32>> {
     let binary = std::fs::canonicalize(binary()?).context("finding kchaos")?;
@@ -135,7 +147,8 @@ fn kill_under_datagrams() -> Result<f64> {
     load.board.stop.store(1, Release);
     let cgroup_took = wait_until("the cgroup to go with its last process", || !load.fresh.exists());
     let guardian_took = wait_until("the guardian to end", || gone(&load.guardians))?;
-    Kchaos::new("clean").at(&load.place).run()?.expect_status(0)?;
+    let (status, said) = clean(&load.place)?;
+    ensure!(status == Some(0), "`clean` ended with {status:?} and said: {said}");
     measure(
         "kill_9_datagrams",
         json!({"felt_ms": felt_ms, "objects_gone_ms": took.as_secs_f64() * 1e3, "programs": load.objects.programs.len(),
@@ -222,14 +235,18 @@ fn sigkill_of_owner_and_guardian_leaves_nothing_that_acts() -> Result<()> {
         ensure!(left.contains("kc_"), "a filter was to stay on this kernel: {left}");
     }
     // What cannot go yet, a cgroup with processes in it, is named and has its own code.
-    Kchaos::new("clean --json").at(&load.place).run()?.expect_status(7)?;
-    load.objects.wait_gone()?;
+    let (status, said) = clean(&load.place)?;
+    let name =
+        load.fresh.path().file_name().context("the cgroup has no name")?.to_string_lossy().into_owned();
+    ensure!(status == Some(7) && said.contains(&name), "`clean` ended with {status:?} and said: {said}");
     let left = load.netns.furniture()?;
-    ensure!(left == load.furniture, "`clean` left {left} instead of {}", load.furniture);
+    ensure!(left == load.furniture, "`clean` left {left} instead of {}, and said: {said}", load.furniture);
+    load.objects.wait_gone().with_context(|| format!("`clean` said: {said}"))?;
     ensure!(load.fresh.exists(), "`clean` removed a cgroup with processes in it");
     load.board.stop.store(1, Release);
     wait_until("the command to end", || load.fresh.pids().is_ok_and(|pids| pids.is_empty()))?;
-    Kchaos::new("clean").at(&load.place).run()?.expect_status(0)?;
+    let (status, said) = clean(&load.place)?;
+    ensure!(status == Some(0), "`clean` ended with {status:?} and said: {said}");
     ensure!(!load.fresh.exists(), "`clean` left the empty cgroup");
     Ok(())
 }
@@ -309,7 +326,8 @@ fn sigkill_of_inject_leaves_the_target_alone() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn clean_with_nothing_to_do_succeeds_and_touches_no_live_run() -> Result<()> {
     let load = Load::datagrams("--loss 50%")?;
-    Kchaos::new("clean").at(&load.place).run()?.expect_status(0)?;
+    let (status, said) = clean(&load.place)?;
+    ensure!(status == Some(0), "`clean` ended with {status:?} and said: {said}");
     ensure!(load.fresh.exists(), "`clean` removed the cgroup of a live run");
     let lost = load.board.datagrams.lost.load(Acquire);
     wait_until("losses to go on", || load.board.datagrams.lost.load(Acquire) > lost + 50)?;
