@@ -51,7 +51,7 @@ pub fn decide(
         ordinal = next;
     }
     if rule.when & WHEN_COUNTED != 0
-        && (ordinal <= rule.after || (rule.every > 1 && (ordinal - rule.after) % rule.every != 0))
+        && (ordinal <= rule.after || (rule.every > 1 && !(ordinal - rule.after).is_multiple_of(rule.every)))
     {
         return Outcome::Turn;
     }

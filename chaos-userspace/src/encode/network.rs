@@ -6,13 +6,16 @@ use chaos_common::rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeMap;
 
+/// Prefixes with the rules they belong to.
+type Masks<Net> = Vec<(Net, u64)>;
+
 /// Prefixes of all rules, before shorter ones are added to longer ones.
 #[derive(Default)]
 pub struct Prefixes(BTreeMap<IpNet, u64>);
 
 impl Prefixes {
     /// The kernel finds only the longest prefix that contains an address, so each gets the rules of all that contain it.
-    pub fn cumulate(&self) -> (Vec<(Ipv4Net, u64)>, Vec<(Ipv6Net, u64)>) {
+    pub fn cumulate(&self) -> (Masks<Ipv4Net>, Masks<Ipv6Net>) {
         let (mut v4, mut v6) = (vec![], vec![]);
         for net in self.0.keys() {
             let mut mask = 0;

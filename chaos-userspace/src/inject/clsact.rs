@@ -75,29 +75,31 @@ fn ignore_gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+fn header(device: u32, parent: u32, handle: u32, info: u32) -> TcHeader {
+    TcHeader {
+        index: device as i32,
+        parent: TcHandle::from(parent),
+        handle: TcHandle::from(handle),
+        info,
+        ..TcHeader::default()
+    }
+}
+
 fn qdisc(device: u32) -> TcMessage {
-    let mut header = TcHeader::default();
-    header.index = device as i32;
-    header.parent = TcHandle::from(CLSACT_PARENT);
-    header.handle = TcHandle::from(CLSACT_HANDLE);
+    let header = header(device, CLSACT_PARENT, CLSACT_HANDLE, 0);
     TcMessage::from_parts(header, vec![TcAttribute::Kind("clsact".to_owned())])
 }
 
 fn filter(device: u32) -> TcMessage {
-    let mut header = TcHeader::default();
-    header.index = device as i32;
-    header.parent = TcHandle::from(CLSACT_EGRESS);
-    header.handle = TcHandle::from(FILTER_HANDLE);
-    header.info = FILTER_PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
+    let info = FILTER_PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
+    let header = header(device, CLSACT_EGRESS, FILTER_HANDLE, info);
     TcMessage::from_parts(header, vec![TcAttribute::Kind("bpf".to_owned())])
 }
 
 /// How many filters a device has at `parent`.
 fn filters(device: u32, parent: u32) -> io::Result<usize> {
-    let mut header = TcHeader::default();
-    header.index = device as i32;
-    header.parent = TcHandle::from(parent);
-    let message = RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, vec![]));
+    let message = TcMessage::from_parts(header(device, parent, 0, 0), vec![]);
+    let message = RouteNetlinkMessage::GetTrafficFilter(message);
     request(message, NLM_F_DUMP)
 }
 
