@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id},
 };
 use chaos_common::{
-    limits::{FAST_TARGETS_MAX, LEVELS_MAX, WALK_TARGETS_MAX},
+    limits::{LEVELS_MAX, WALK_TARGETS_MAX},
     target::{SELECT_FAST, SELECT_WALK, Target},
 };
 
@@ -39,8 +39,8 @@ pub fn of_task() -> Option<Target> {
 #[inline(always)]
 fn fast(ancestor: impl Fn(u32) -> u64) -> Option<Target> {
     let id = ancestor(KC_FAST_LEVEL.load());
-    for i in 0..FAST_TARGETS_MAX {
-        let target = KC_FAST_IDS[i].load();
+    for target in &KC_FAST_IDS {
+        let target = target.load();
         if target == 0 {
             break;
         }
