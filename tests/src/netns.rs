@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::capability::has_tool;
+use crate::capability::{has_tcx, has_tool};
 use crate::spawn::Place;
 
 /// A network namespace of its own, with lo up.
@@ -35,6 +35,15 @@ impl NetNs {
             Ok(())
         })?;
         Ok(netns)
+    }
+
+    /// Gives lo the clsact qdisc that kchaos needs below 6.6, for tests that count exactly across the ends of a run: there,
+    /// adding or removing one loses packets by itself, while one that exists is used and left.
+    pub fn with_clsact_where_needed(self) -> Result<Self> {
+        if !has_tcx() && has_tool("tc") {
+            self.run("tc", "qdisc add dev lo clsact")?;
+        }
+        Ok(self)
     }
 
     /// A path by which others can enter the namespace.

@@ -29,7 +29,12 @@ struct Scene {
 impl Scene {
     fn new() -> Result<Self> {
         let program = std::env::var_os("KCHAOS_BIN").context("KCHAOS_BIN names the kchaos program")?.into();
-        Ok(Self { cgroup: TestCgroup::new()?, netns: NetNs::new()?, objects: KernelObjects::now()?, program })
+        Ok(Self {
+            cgroup: TestCgroup::new()?,
+            netns: NetNs::new()?.with_clsact_where_needed()?,
+            objects: KernelObjects::now()?,
+            program,
+        })
     }
 
     fn options(&self) -> Options<'_> {
