@@ -26,6 +26,26 @@ pub enum Match {
     Unparsable,
 }
 
+/// What the rules want done with an event. A plain record in which every field always has a value.
+#[derive(Clone, Copy)]
+pub struct Verdict {
+    /// 1 once a rule has ended the event: the packet is lost, the call fails.
+    ended: u32,
+    /// The errno of the rule that ended the event.
+    pub errno: u32,
+}
+
+impl Verdict {
+    /// The event goes through.
+    pub const NONE: Self = Self { ended: 0, errno: 0 };
+
+    /// Whether a rule has ended the event.
+    #[inline(always)]
+    pub fn is_ended(&self) -> bool {
+        self.ended == 1
+    }
+}
+
 /// The control page, if the engine is armed.
 #[inline(always)]
 pub fn armed() -> Option<&'static Control> {
@@ -33,18 +53,17 @@ pub fn armed() -> Option<&'static Control> {
     if control.header.armed == 1 { Some(control) } else { None }
 }
 
-/// Judges one event by the rules in `candidates` (one bit each) in their order. Returns what the first rule that ends
-/// the event wants done: the errno of a system call rule, 0 for a packet rule. `None` lets the event through.
+/// Judges one event by the rules in `candidates` (one bit each) in their order.
 #[inline(always)]
 pub fn judge(
     control: &Control,
     candidates: u64,
     weight: &Weight,
     matches: impl Fn(u32, &Rule) -> Match,
-) -> Option<u32> {
+) -> Verdict {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let mut verdict = None;
+    let mut verdict = Verdict::NONE;
     for index in 0..RULES_MAX as u32 {
         if index >= KC_RULE_COUNT.load() {
             break;
@@ -66,12 +85,12 @@ pub fn judge(
             Match::No => continue,
             Match::Unparsable => Outcome::Unparsable,
             Match::Yes => {
-                decide(rule, &control.header, run, now_ns, verdict.is_some(), &mut Kernel { rule: index })
+                decide(rule, &control.header, run, now_ns, verdict.is_ended(), &mut Kernel { rule: index })
             }
         };
         count(index, outcome, weight);
         if outcome == Outcome::Injected {
-            verdict = Some(rule.errno);
+            verdict = Verdict { ended: 1, errno: rule.errno };
         }
     }
     verdict

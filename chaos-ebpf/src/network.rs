@@ -107,7 +107,7 @@ fn is_hit(skb: *mut __sk_buff, rules: u64, direction: Direction) -> bool {
     let remote_rules = if KC_REMOTE.load() == 1 { remote_rules(&packet) } else { 0 };
     let port_rules = if KC_REMOTE_PORT.load() == 1 { port_rules(&packet) } else { 0 };
     judge(control, rules, &weight, |index, rule| matches(rule, 1 << index, &packet, remote_rules, port_rules))
-        .is_some()
+        .is_ended()
 }
 
 #[inline(always)]
