@@ -72,12 +72,13 @@ pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> 
     apt::ensure_tools(&[Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" }])?;
     let image = image::obtain(&matrix.image)?;
     let bench = Bench { matrix: &matrix, image: &image, options, artifacts };
-    // Two runs at once would write the same logs, and take the cores that limits count on.
-    let _lock = paths::lock("machines")?;
     let queue = Mutex::new(selected.iter());
     let lines = Mutex::new(Vec::new());
-    let work = || {
+    let work = |place: usize| {
         loop {
+            // Two runs of this program at once would take the cores that time limits count on: their machines take
+            // turns.
+            let _turn = paths::lock(&format!("machine-{place}"));
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(kernel) = next else { return };
             let line = bench.run(kernel);
@@ -85,8 +86,9 @@ pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> 
         }
     };
     thread::scope(|scope| {
-        for _ in 0..options.jobs {
-            scope.spawn(work);
+        for place in 0..options.jobs {
+            let work = &work;
+            scope.spawn(move || work(place));
         }
     });
     let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
