@@ -74,7 +74,7 @@ pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> 
     let bench = Bench { matrix: &matrix, image: &image, options, artifacts };
     let queue = Mutex::new(selected.iter());
     let lines = Mutex::new(Vec::new());
-    let work = |place: usize| {
+    let work = |place: u16| {
         loop {
             // Two runs of this program at once would take the cores that time limits count on: their machines take
             // turns.
