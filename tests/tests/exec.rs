@@ -297,3 +297,55 @@ fn a_duration_ends_the_fault_but_not_the_command() -> Result<()> {
     finished.summary()?;
     scene.check_clean()
 }
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_bystander_is_reported_beside_the_target() -> Result<()> {
+    let scene = Scene::new()?;
+    let board = SharedBoard::create()?;
+    let arguments = "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2";
+    let faults = "--loss 50% --direction both --bystander";
+    let mut running = Kchaos::exec_victim(faults, arguments, &board)?.at(&scene.place).start()?;
+    running.armed()?;
+    wait_until("losses", || board.datagrams.lost.load(Acquire) > 500)?;
+    board.stop.store(1, Release);
+    let finished = running.finish()?;
+    finished.expect_status(0)?;
+    let bystander = finished.summary()?.bystander.context("no bystander is reported")?;
+    for (made, harmed) in [("packets", "lost"), ("calls", "failed")] {
+        ensure!(bystander[made].as_u64().unwrap_or(0) > 0, "the bystander made no {made}: {bystander}");
+        ensure!(bystander[harmed] == 0, "the bystander was hit: {bystander}");
+    }
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn events_go_into_a_file_if_asked() -> Result<()> {
+    let scene = Scene::new()?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("events");
+    let line = format!("exec --json={} --loss 100% -- {} exit 3", file.display(), victim_binary()?);
+    let finished = Kchaos::new(&line).at(&scene.place).run()?;
+    finished.expect_status(3)?;
+    let written = std::fs::read_to_string(&file).context("reading the events")?;
+    let events: Vec<Value> = written.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+    ensure!(names == ["armed", "summary"], "{written}");
+    // People read standard error meanwhile.
+    ensure!(finished.text().contains("loss"), "no summary for people: {}", finished.text());
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn kernel_programs_speak_when_asked() -> Result<()> {
+    let scene = Scene::new()?;
+    let words = "udp-send --alone --to 127.0.0.1:9 -n 20";
+    let silent = scene.victim("--loss 100%", words)?;
+    ensure!(!silent.text().contains("egress packet"), "{}", silent.text());
+    let spoken = scene.victim("-vv --loss 100%", words)?;
+    spoken.expect_status(0)?;
+    ensure!(spoken.text().contains("egress packet"), "the kernel programs said nothing: {}", spoken.text());
+    scene.check_clean()
+}
