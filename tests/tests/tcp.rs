@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use integration_tests::binomial::check_share;
 use integration_tests::board::{Role, SharedBoard};
 use integration_tests::capability::netem_missing;
 use integration_tests::cgroup::TestCgroup;
@@ -11,6 +12,7 @@ use integration_tests::measure::measure;
 use integration_tests::samples::tcp_bytes;
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
+use integration_tests::summary::Rule;
 use integration_tests::topology::{FAR4, Pair, endpoint};
 use serde_json::{Value, json};
 
@@ -20,10 +22,12 @@ struct Transfer {
     total_retrans: u64,
     host: Value,
     took_ms: u64,
+    /// What kchaos counted, if it took part.
+    rule: Option<Rule>,
 }
 
 impl Transfer {
-    fn read(board: &SharedBoard) -> Result<Self> {
+    fn read(board: &SharedBoard, rule: Option<Rule>) -> Result<Self> {
         let result = board.result(Role::First)?.context("the sender left no result")?;
         ensure!(result["delivered"] == result["bytes"], "the stream is incomplete: {result}");
         let number = |name: &str| result[name].as_u64().with_context(|| format!("no {name} in {result}"));
@@ -31,6 +35,7 @@ impl Transfer {
             total_retrans: number("total_retrans")?,
             host: result["host"].clone(),
             took_ms: number("took_ms")?,
+            rule,
         })
     }
 
@@ -41,7 +46,9 @@ impl Transfer {
     fn summary(&self) -> Value {
         json!({"total_retrans": self.total_retrans, "took_ms": self.took_ms, "RetransSegs": self.counter("RetransSegs"),
             "TCPFastRetrans": self.counter("TCPFastRetrans"), "TCPTimeouts": self.counter("TCPTimeouts"),
-            "TCPLostRetransmit": self.counter("TCPLostRetransmit"), "OutSegs": self.counter("OutSegs")})
+            "TCPLostRetransmit": self.counter("TCPLostRetransmit"), "OutSegs": self.counter("OutSegs"),
+            "matched": self.rule.as_ref().map(|rule| rule.matched.events),
+            "injected": self.rule.as_ref().map(|rule| rule.injected.events)})
     }
 }
 
@@ -60,19 +67,23 @@ fn transfer(pair: &Pair, cgroup: &TestCgroup, faults: Option<&str>, number: u16)
     receiver.ready()?;
     let words = format!("tcp-send --to {to} --bytes {}", tcp_bytes());
     let inside = Place::default().in_cgroup(cgroup.root()).in_netns(&pair.near);
-    match faults {
+    let rule = match faults {
         Some(faults) => {
             let finished = Kchaos::exec_victim(faults, &words, &board)?.at(&inside).run()?;
             finished.expect_status(0)?;
             let summary = finished.summary()?;
             ensure!(summary.rule()?.injected.events > 0, "nothing was lost: {summary:?}");
+            let rule = summary.rule()?.clone();
+            check_share("TCP packets", rule.injected.events, rule.matched.events, 0.05)?;
+            Some(rule)
         }
         None => {
             Victim::start_on(&inside, &words, Arc::clone(&board))?.finish(Role::First)?;
+            None
         }
-    }
+    };
     receiver.finish(Role::Second)?;
-    Transfer::read(&board)
+    Transfer::read(&board, rule)
 }
 
 #[test]
