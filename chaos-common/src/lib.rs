@@ -11,6 +11,7 @@ pub mod control;
 pub mod counter;
 pub mod decide;
 pub mod limits;
+pub mod line;
 pub mod packet;
 pub mod probability;
 pub mod rule;

@@ -24,6 +24,10 @@ pub const PORT_NONE: u32 = 65_536;
 pub const CALLS_MAX: u32 = 512;
 /// IPv6 extension headers that are stepped over before a packet counts as unparsable.
 pub const IPV6_EXTENSIONS_MAX: usize = 4;
+/// Devices that packets may be diverted from, in all network namespaces of one engine.
+pub const LINE_SLOTS_MAX: usize = 4095;
+/// Entrances of lines: one per device and delaying rule.
+pub const LINE_ENTRANCES_MAX: u32 = 16_384;
 /// Highest errno: `MAX_ERRNO` of include/linux/err.h.
 pub const ERRNO_MAX: u32 = 4095;
 /// How far ahead the owner keeps the lease, in nanoseconds.

@@ -38,6 +38,9 @@ pub const KIND_LOSS: u32 = 1;
 /// The system call fails with [`Rule::errno`].
 pub const KIND_ERROR: u32 = 2;
 
+/// The packet takes a detour through the rule's line, where it is held back.
+pub const KIND_DELAY: u32 = 16;
+
 /// Only packets of [`Rule::protocol`].
 pub const MATCH_PROTOCOL: u32 = 1 << 0;
 /// Only packets whose remote address has the rule's bit in the prefix tables.

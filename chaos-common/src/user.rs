@@ -2,6 +2,7 @@
 
 use crate::{
     counter::RuleCounters,
+    line::{Entrance, Exit, LineKey},
     rule::{Ordinal, Rule},
     syscall::Call,
     target::Target,
@@ -15,4 +16,4 @@ macro_rules! pod {
     )*};
 }
 
-pod!(RuleCounters, Ordinal, Rule, Call, Target);
+pod!(RuleCounters, Entrance, Exit, LineKey, Ordinal, Rule, Call, Target);

@@ -52,6 +52,10 @@ pub static KC_REMOTE_PORT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_CLSACT: Global<u32> = Global::new(0);
 
+/// Whether any rule diverts packets into a line.
+#[unsafe(no_mangle)]
+pub static KC_LINE: Global<u32> = Global::new(0);
+
 /// Whether any rule counts across CPUs. 0 on kernels without fetching atomics (below 5.12), where the loader replaces
 /// the then unreachable instructions.
 #[unsafe(no_mangle)]

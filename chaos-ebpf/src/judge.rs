@@ -12,7 +12,7 @@ use chaos_common::{
     counter::Outcome,
     decide::{decide, is_live},
     limits::{RULES_MAX, RUNS_MAX},
-    rule::{Rule, table_index},
+    rule::{KIND_DELAY, Rule, table_index},
 };
 
 /// Whether a rule's match applies to an event.
@@ -24,6 +24,8 @@ pub enum Match {
     No,
     /// The event does not show what the match asks for.
     Unparsable,
+    /// What the fault needs is not there for this event.
+    Impossible,
 }
 
 /// What the rules want done with an event. A plain record in which every field always has a value.
@@ -33,16 +35,43 @@ pub struct Verdict {
     ended: u32,
     /// The errno of the rule that ended the event.
     pub errno: u32,
+    /// The rule whose line the packet takes, or [`NO_RULE`].
+    pub line_rule: u32,
 }
+
+const NO_RULE: u32 = u32::MAX;
 
 impl Verdict {
     /// The event goes through.
-    pub const NONE: Self = Self { ended: 0, errno: 0 };
+    pub const NONE: Self = Self { ended: 0, errno: 0, line_rule: NO_RULE };
 
     /// Whether a rule has ended the event.
     #[inline(always)]
     pub fn is_ended(&self) -> bool {
         self.ended == 1
+    }
+
+    /// Whether the packet takes a line.
+    #[inline(always)]
+    pub fn is_diverted(&self) -> bool {
+        self.line_rule != NO_RULE
+    }
+
+    /// Whether a rule of this kind has nothing left to do.
+    #[inline(always)]
+    fn leaves_nothing_to(&self, kind: u32) -> bool {
+        self.is_ended() || (kind == KIND_DELAY && self.is_diverted())
+    }
+
+    #[inline(always)]
+    fn add(&mut self, index: u32, rule: &Rule) {
+        match rule.kind {
+            KIND_DELAY => self.line_rule = index,
+            _ => {
+                self.ended = 1;
+                self.errno = rule.errno;
+            }
+        }
     }
 }
 
@@ -84,13 +113,15 @@ pub fn judge(
         let outcome = match matches(index, rule) {
             Match::No => continue,
             Match::Unparsable => Outcome::Unparsable,
+            Match::Impossible => Outcome::Error,
             Match::Yes => {
-                decide(rule, &control.header, run, now_ns, verdict.is_ended(), &mut Kernel { rule: index })
+                let ended = verdict.leaves_nothing_to(rule.kind);
+                decide(rule, &control.header, run, now_ns, ended, &mut Kernel { rule: index })
             }
         };
         count(index, outcome, weight);
         if outcome == Outcome::Injected {
-            verdict = Verdict { ended: 1, errno: rule.errno };
+            verdict.add(index, rule);
         }
     }
     verdict

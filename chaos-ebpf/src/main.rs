@@ -11,6 +11,7 @@ mod count;
 mod exec;
 mod globals;
 mod judge;
+mod line;
 mod maps;
 mod network;
 mod ordinal;

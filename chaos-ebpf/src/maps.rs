@@ -7,7 +7,11 @@ use aya_ebpf::{
 use chaos_common::{
     control::Control,
     counter::RuleCounters,
-    limits::{CALLS_MAX, CIDRS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX, WALK_TARGETS_MAX},
+    limits::{
+        CALLS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX,
+        WALK_TARGETS_MAX,
+    },
+    line::{Entrance, Exit, LineKey},
     rule::{Ordinal, Rule, TABLE_LEN},
     syscall::Call,
     target::Target,
@@ -49,6 +53,14 @@ pub static KC_REMOTE6: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(CIDRS_
 /// Port -> rules it belongs to.
 #[map]
 pub static KC_PORTS: Array<u64> = Array::with_max_entries(PORTS_MAX, MMAPABLE);
+
+/// Namespace, device and rule -> the line's entrance.
+#[map]
+pub static KC_LINES: HashMap<LineKey, Entrance> = HashMap::with_max_entries(LINE_ENTRANCES_MAX, 0);
+
+/// Slot of a device -> the way back to it.
+#[map]
+pub static KC_EXITS: Array<Exit> = Array::with_max_entries(LINE_SLOTS_MAX as u32, 0);
 
 /// System call number -> rules, and the hook that judges it.
 #[map]

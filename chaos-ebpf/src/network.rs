@@ -2,8 +2,9 @@
 
 use crate::{
     count::Weight,
-    globals::{KC_CLSACT, KC_PARSE, KC_REMOTE, KC_REMOTE_PORT},
-    judge::{Match, armed, judge},
+    globals::{KC_CLSACT, KC_LINE, KC_PARSE, KC_REMOTE, KC_REMOTE_PORT},
+    judge::{Match, Verdict, armed, judge},
+    line,
     maps::{KC_PORTS, KC_REMOTE4, KC_REMOTE6},
     target,
 };
@@ -16,24 +17,18 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use chaos_common::{
+    line::{JUDGED, is_judged},
     packet::{
         self, Direction, FAMILY_UNKNOWN, FAMILY_V4, FAMILY_V6, Load, PORT_UNREADABLE, PROTOCOL_UNKNOWN,
         Packet,
     },
-    rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule},
+    rule::{KIND_DELAY, MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule},
 };
 
 /// `TCX_NEXT` (include/uapi/linux/bpf.h) and `TC_ACT_UNSPEC`: on with the next program or filter.
-const NEXT: i32 = -1;
+pub const NEXT: i32 = -1;
 /// `BPF_HDR_START_NET`: offsets count from the network header, whatever the device puts before it.
 const HDR_START_NET: u32 = 1;
-
-/// Mark of a packet that has been judged, in `skb->tc_index`.
-///
-/// On stacked devices and on loopback the same packet passes several hooks. The field is writable in tc programs,
-/// readable in cgroup_skb, and survives both redirection and a crossing to another network namespace (it is not in
-/// `skb_scrub_packet`, net/core/skbuff.c). A retransmission is a fresh clone without it.
-const JUDGED: u32 = 0x6b63;
 
 /// Leaving a device, on tcx (6.6) or as a clsact filter.
 #[classifier]
@@ -45,15 +40,18 @@ pub fn kc_net_egress(ctx: TcContext) -> i32 {
     if rules == 0 || !judge_once(skb) {
         return NEXT;
     }
-    if is_hit(skb, rules, Direction::Egress) {
+    let verdict = verdict_on(skb, rules, Direction::Egress);
+    if verdict.is_ended() {
         debug!(&ctx, "egress packet of {} bytes lost", ctx.len());
         // A redirect to a device that does not exist frees the packet and still reports success to the sender
         // (`skb_do_redirect`, net/core/filter.c). TC_ACT_SHOT would show up as a local congestion signal.
         // SAFETY: the helper takes plain numbers and does not look the device up.
-        unsafe { bpf_redirect(0, 0) as i32 }
-    } else {
-        NEXT
+        return unsafe { bpf_redirect(0, 0) as i32 };
     }
+    if KC_LINE.load() == 1 && verdict.is_diverted() {
+        return line::divert(skb, verdict.line_rule);
+    }
+    NEXT
 }
 
 /// Arriving at a socket of the target: the hook is attached to the target's cgroup, nobody else runs it.
@@ -66,10 +64,10 @@ pub fn kc_net_ingress(ctx: SkBuffContext) -> i32 {
     let Some(control) = armed() else { return PASS };
     let rules = target.rules & control.header.ingress_rules;
     // SAFETY: `skb` is the program's context.
-    if rules == 0 || unsafe { (*skb).tc_index } == JUDGED {
+    if rules == 0 || unsafe { is_judged((*skb).tc_index) } {
         return PASS;
     }
-    if is_hit(skb, rules, Direction::Ingress) {
+    if verdict_on(skb, rules, Direction::Ingress).is_ended() {
         debug!(&ctx, "ingress packet of {} bytes lost", ctx.len());
         DROP
     } else {
@@ -82,7 +80,7 @@ pub fn kc_net_ingress(ctx: SkBuffContext) -> i32 {
 fn judge_once(skb: *mut __sk_buff) -> bool {
     // SAFETY: `skb` is the program's context and both fields are writable for tc programs.
     unsafe {
-        if (*skb).tc_index == JUDGED {
+        if is_judged((*skb).tc_index) {
             return false;
         }
         (*skb).tc_index = JUDGED;
@@ -96,8 +94,8 @@ fn judge_once(skb: *mut __sk_buff) -> bool {
 }
 
 #[inline(always)]
-fn is_hit(skb: *mut __sk_buff, rules: u64, direction: Direction) -> bool {
-    let Some(control) = armed() else { return false };
+fn verdict_on(skb: *mut __sk_buff, rules: u64, direction: Direction) -> Verdict {
+    let Some(control) = armed() else { return Verdict::NONE };
     // SAFETY: `skb` is the program's context.
     let (segments, bytes, ethertype) =
         unsafe { ((*skb).gso_segs, (*skb).len, u16::from_be((*skb).protocol as u16)) };
@@ -106,8 +104,16 @@ fn is_hit(skb: *mut __sk_buff, rules: u64, direction: Direction) -> bool {
         if KC_PARSE.load() == 1 { packet::parse(&Skb(skb), ethertype, direction) } else { Packet::UNKNOWN };
     let remote_rules = if KC_REMOTE.load() == 1 { remote_rules(&packet) } else { 0 };
     let port_rules = if KC_REMOTE_PORT.load() == 1 { port_rules(&packet) } else { 0 };
-    judge(control, rules, &weight, |index, rule| matches(rule, 1 << index, &packet, remote_rules, port_rules))
-        .is_ended()
+    judge(control, rules, &weight, |index, rule| {
+        if KC_LINE.load() == 1
+            && direction == Direction::Egress
+            && rule.kind == KIND_DELAY
+            && line::entrance(skb, index).is_none()
+        {
+            return Match::Impossible;
+        }
+        matches(rule, 1 << index, &packet, remote_rules, port_rules)
+    })
 }
 
 #[inline(always)]

@@ -80,6 +80,14 @@ pub fn netem_missing() -> Result<Option<String>> {
         .map(|said| format!("no netem: {said}")))
 }
 
+/// Why packets cannot be delayed here, if they cannot.
+pub fn delay_missing() -> Result<Option<String>> {
+    if !has_tcx() {
+        return Ok(Some("no tcx links (6.6)".into()));
+    }
+    netem_missing()
+}
+
 /// Instructions `r0 = 0; exit`.
 const RETURN_ZERO: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
 /// Instructions `r2 = 0; call bpf_override_return; r0 = 0; exit`.

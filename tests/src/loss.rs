@@ -23,6 +23,10 @@ pub struct Traffic {
     pub received: u64,
     /// Received more than once.
     pub duplicates: u64,
+    /// Received after a later one.
+    pub out_of_order: u64,
+    /// The 0th to the 100th percentile of the time from send to receipt, in milliseconds; empty if nothing arrived.
+    pub delays_ms: Vec<f64>,
     /// Errors the sender was told, from calls and from its error queue.
     pub sender_errors: Vec<Value>,
 }
@@ -43,12 +47,24 @@ impl Traffic {
             sent: number(&sender["sent"])?,
             received: number(&receiver["received"])?,
             duplicates: number(&receiver["duplicates"])?,
+            out_of_order: number(&receiver["out_of_order"])?,
+            delays_ms: receiver["delays_us"]
+                .as_array()
+                .context("the receiver measured no delays")?
+                .iter()
+                .map(|delay| Ok(number(delay)? as f64 / 1e3))
+                .collect::<Result<_>>()?,
             sender_errors: errors
                 .into_iter()
                 .filter(|errors| errors.as_object().is_none_or(|errors| !errors.is_empty()))
                 .cloned()
                 .collect(),
         })
+    }
+
+    /// Half of what arrived took no longer.
+    pub fn median_ms(&self) -> Result<f64> {
+        self.delays_ms.get(50).copied().with_context(|| format!("nothing arrived: {self}"))
     }
 
     /// Datagrams that did not arrive.

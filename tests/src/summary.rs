@@ -79,6 +79,15 @@ pub struct Undone {
     pub took_ms: f64,
 }
 
+/// Packets that did not come out of their delay line.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Queue {
+    /// Lost because it was full.
+    pub overflowed: u64,
+    /// Left in it.
+    pub undelivered: u64,
+}
+
 /// The account of a run.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Summary {
@@ -95,6 +104,9 @@ pub struct Summary {
     pub cgroup: Option<String>,
     /// Counts.
     pub rules: Vec<Rule>,
+    /// What became of packets in delay lines.
+    #[serde(default)]
+    pub queue: Option<Queue>,
     /// What a bystander felt, if asked for.
     #[serde(default)]
     pub bystander: Option<serde_json::Value>,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::capability::{
-    fails_syscalls, has_tcx, kprobe_override_works, lsm_lists_bpf, lsm_works,
+    delay_missing, fails_syscalls, has_tcx, kprobe_override_works, lsm_lists_bpf, lsm_works,
 };
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::binary;
@@ -67,6 +67,7 @@ fn doctor_agrees_with_what_was_tried_here() -> Result<()> {
     let verdicts = verdicts(&output)?;
     let expected = [
         ("tcx", has_tcx()),
+        ("line", delay_missing()?.is_none()),
         ("cgroup_skb", true),
         ("kprobe", kprobe_override_works()),
         ("lsm", lsm_works()?),

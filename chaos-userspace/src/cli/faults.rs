@@ -1,5 +1,6 @@
 //! Flags that say what is inflicted. They are kept as text here, so that all problems can be told at once.
 
+use super::delay::DelayFlags;
 use crate::spec::{Fault, Problems, Spec, Target, network, syscall, units, when::When};
 use clap::Args;
 
@@ -14,6 +15,9 @@ pub struct Faults {
         allow_hyphen_values = true
     )]
     loss: Option<String>,
+
+    #[command(flatten)]
+    delay: DelayFlags,
 
     /// Which way the packets go, seen from the target
     #[arg(long, value_enum, default_value_t, help_heading = "Packet match")]
@@ -66,21 +70,33 @@ impl Faults {
                 .filter_map(|text| problems.take(network::ports(text)))
                 .collect(),
         };
+        // In the order in which they are judged: what is lost is not delayed.
+        let mut effects = vec![];
         if let Some(text) = &self.loss {
             match When::from_parts(text.split(',')) {
-                Ok(loss) => faults.push(Fault::Network(network::Fault {
-                    direction: self.direction,
-                    matches: matches.clone(),
-                    loss,
-                })),
+                Ok(when) => effects.push((network::Effect::Loss, when)),
                 Err(more) => {
                     problems.0.extend(more.0.into_iter().map(|problem| format!("--loss: {problem}")))
                 }
             }
-        } else if !self.remote.is_empty()
-            || !self.remote_port.is_empty()
-            || self.protocol.is_some()
-            || self.direction != network::Direction::default()
+        }
+        if let Some((delay, when)) = self.delay.read(&mut problems) {
+            effects.push((network::Effect::Delay(delay), when));
+        }
+        let no_packet_fault = self.loss.is_none() && !self.delay.is_given();
+        faults.extend(effects.into_iter().map(|(effect, when)| {
+            Fault::Network(network::Fault {
+                direction: self.direction,
+                matches: matches.clone(),
+                effect,
+                when,
+            })
+        }));
+        if no_packet_fault
+            && (!self.remote.is_empty()
+                || !self.remote_port.is_empty()
+                || self.protocol.is_some()
+                || self.direction != network::Direction::default())
         {
             problems.0.push(
                 "--direction, --protocol, --remote and --remote-port choose packets: add a packet fault such as --loss 5%"

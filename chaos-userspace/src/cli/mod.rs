@@ -1,6 +1,7 @@
 //! The command line.
 
 mod clean;
+mod delay;
 mod doctor;
 mod exec;
 pub mod exit;

@@ -63,7 +63,7 @@ pub fn summarize(
 ) -> Summary {
     let mut problems = closed.problems.clone();
     let rules = RuleSummary::all(plan, &closed.counters);
-    let (programs, took) = (closed.programs_left, closed.took);
+    let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
     let cgroup_removed = closed.finish();
     let bystander = bystander.and_then(|bystander| {
         bystander
@@ -79,6 +79,7 @@ pub fn summarize(
         signal: ending.signal,
         cgroup: cgroup.to_path_buf(),
         rules,
+        queue,
         bystander,
         undone: Undone { links: 0, programs, cgroup_removed, took_ms: took.as_secs_f64() * 1e3, problems },
     };

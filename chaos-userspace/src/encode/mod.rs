@@ -1,20 +1,23 @@
 //! Plans as the kernel reads them: read-only globals and map contents.
 
+mod distribution;
+pub mod netem;
 mod network;
 
 use crate::{
     plan::{Mechanism, Plan},
-    spec::Fault,
+    spec::{Fault, network::Effect},
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
     limits::{CALLS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
     probability::seeded_draw,
-    rule::{KIND_ERROR, KIND_LOSS, Rule, WHEN_SEEDED},
+    rule::{KIND_DELAY, KIND_ERROR, KIND_LOSS, Rule, WHEN_SEEDED},
     syscall::{Call, HOOK_ENTRY},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
+use netem::Netem;
 use std::collections::BTreeMap;
 
 /// One run and who it hits.
@@ -54,6 +57,8 @@ pub struct Image {
     pub exact: bool,
     /// Rules of bank 0.
     pub rules: Vec<Rule>,
+    /// Rules with a line, and what holds packets back in it.
+    pub lines: Vec<(u32, Netem)>,
     /// Rules that judge leaving packets.
     pub egress_rules: u64,
     /// Rules that judge arriving packets.
@@ -122,6 +127,8 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                 match mechanism {
                     Mechanism::Tcx | Mechanism::Clsact => image.egress_rules |= bit,
                     Mechanism::CgroupSkb => image.ingress_rules |= bit,
+                    // Its packets come from the egress hook.
+                    Mechanism::Line => {}
                     Mechanism::Kprobe { .. } => image.add_call(&planned.fault, bit, HOOK_ENTRY),
                     Mechanism::Lsm { id, .. } => image.add_call(&planned.fault, bit, *id),
                 }
@@ -136,7 +143,13 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
             image.exact |= rule.when != 0;
             match &planned.fault {
                 Fault::Network(fault) => {
-                    rule.kind = KIND_LOSS;
+                    rule.kind = match &fault.effect {
+                        Effect::Loss => KIND_LOSS,
+                        Effect::Delay(delay) => {
+                            image.lines.push((image.rules.len() as u32, Netem::from(delay)));
+                            KIND_DELAY
+                        }
+                    };
                     network::encode_match(&fault.matches, &mut rule, bit, &mut image, &mut prefixes);
                 }
                 Fault::Syscall(fault) => {
@@ -212,7 +225,8 @@ mod tests {
         Fault::Network(spec_network::Fault {
             direction,
             matches,
-            loss: When::from_parts([percent].into_iter()).unwrap(),
+            effect: Effect::Loss,
+            when: When::from_parts([percent].into_iter()).unwrap(),
         })
     }
 

@@ -4,4 +4,5 @@ pub mod cgroup;
 pub mod device;
 pub mod kernel;
 pub mod namespace;
+pub mod netlink;
 pub mod privilege;

@@ -1,6 +1,15 @@
 //! Network namespaces: where the target's packets leave.
 
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::MetadataExt, thread};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
+    thread,
+};
 
 /// A network namespace held by an open descriptor.
 #[derive(Debug)]
@@ -9,11 +18,30 @@ pub struct NetworkNamespace {
     inode: u64,
 }
 
+impl AsFd for NetworkNamespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl NetworkNamespace {
     fn open(path: &str) -> io::Result<Self> {
         let file = File::open(path)?;
         let inode = file.metadata()?.ino();
         Ok(Self { file, inode })
+    }
+
+    /// A new one without a name: it lives as long as this value, and what is in it goes with it.
+    pub fn anonymous() -> io::Result<Self> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+                Self::current()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the thread in the new network namespace died")))
+        })
     }
 
     /// That of the calling thread.

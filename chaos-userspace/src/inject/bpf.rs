@@ -37,6 +37,8 @@ pub enum AttachType {
     LsmMac = 27,
     /// kprobe through a perf event.
     PerfEvent = 41,
+    /// tcx, arriving at a device.
+    TcxIngress = 46,
     /// tcx, leaving a device.
     TcxEgress = 47,
 }
@@ -160,6 +162,11 @@ fn link_create(
 /// Attaches to a device of the calling thread's network namespace, first in its tcx egress chain (6.6).
 pub fn link_tcx_egress(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
     link_create(program, device, AttachType::TcxEgress, F_FIRST)
+}
+
+/// Attaches to a device of the calling thread's network namespace, first in its tcx ingress chain (6.6).
+pub fn link_tcx_ingress(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    link_create(program, device, AttachType::TcxIngress, F_FIRST)
 }
 
 /// Attaches to a cgroup (5.7).

@@ -1,15 +1,12 @@
 //! clsact filters: the egress hook of kernels before 6.6, which have no tcx links. A filter persists by nature, so it
 //! is journalled before it is made.
 
-use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
-};
+use crate::host::netlink::request;
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
@@ -100,43 +97,5 @@ fn filter(device: u32) -> TcMessage {
 fn filters(device: u32, parent: u32) -> io::Result<usize> {
     let message = TcMessage::from_parts(header(device, parent, 0, 0), vec![]);
     let message = RouteNetlinkMessage::GetTrafficFilter(message);
-    request(message, NLM_F_DUMP)
-}
-
-/// Sends a request and waits for its end. Returns how many messages came back.
-fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<usize> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    request.header.sequence_number = 1;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let mut objects = 0;
-    loop {
-        let (reply, _) = socket.recv_from_full()?;
-        let mut rest = &reply[..];
-        while rest.len() >= 16 {
-            let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-            if length < 16 || length > rest.len() {
-                return Err(io::Error::other("a netlink answer is cut short"));
-            }
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]);
-            match answer.map(|answer| answer.payload) {
-                Ok(NetlinkPayload::Done(_)) => return Ok(objects),
-                Ok(NetlinkPayload::Error(error)) => {
-                    return match error.code {
-                        None => Ok(objects),
-                        Some(_) => Err(error.to_io()),
-                    };
-                }
-                // A filter whose details the library does not know still counts.
-                Ok(_) | Err(_) => objects += 1,
-            }
-            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-        }
-    }
+    Ok(request(message, NLM_F_DUMP)?.len())
 }

@@ -6,19 +6,27 @@ use super::{
     guardian::Guardian,
     journal::{Filter, Journal, Process},
     lease::Lease,
+    line::{self, Lines, Queue},
     link::Link,
     object::{self, Maps},
     program::{self, Kind, Programs},
 };
 use crate::{
     encode::{self, Image, Job},
-    host::{cgroup::Cgroup, device, kernel, namespace::NetworkNamespace},
+    host::{
+        cgroup::Cgroup,
+        device::{self, Device},
+        kernel,
+        namespace::NetworkNamespace,
+    },
     plan::{Mechanism, Plan},
 };
 use aya_obj::Object;
 use chaos_common::{
     control::{STATE_ARMED, STATE_IDLE},
     counter::RuleCounters,
+    limits::LINE_SLOTS_MAX,
+    line::{Entrance, Exit, LAYER_ETHERNET, LAYER_LOOPBACK, LineKey},
 };
 use std::{
     io,
@@ -93,7 +101,9 @@ impl Default for Options<'_> {
 pub struct Engine {
     // Dropped in this order: first what hits, last what watches.
     links: Vec<Link>,
+    lines: Option<Lines>,
     programs: Vec<OwnedFd>,
+    exits: u32,
     lease: Option<Lease>,
     page: Arc<ControlPage>,
     maps: Maps,
@@ -113,6 +123,8 @@ pub struct Closed {
     pub links_closed: usize,
     /// From the start of the closing to the end of the last program.
     pub took: Duration,
+    /// What became of packets in lines, if there were any.
+    pub queue: Option<Queue>,
     /// What could not be undone, in words.
     pub problems: Vec<String>,
     /// The guardian, if it has to wait for the cgroup made for a command.
@@ -157,7 +169,9 @@ impl Engine {
         let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
         let mut engine = Self {
             links: vec![],
+            lines: None,
             programs: vec![],
+            exits: 0,
             lease: Some(lease),
             page,
             maps,
@@ -179,6 +193,11 @@ impl Engine {
             .collect();
         mechanisms.sort_unstable();
         mechanisms.dedup();
+        if !self.image.lines.is_empty() {
+            // Their egress programs are copies of their own; the rest follows as usual.
+            self.attach_with_lines(&mut programs, placements)?;
+            mechanisms.retain(|mechanism| !matches!(mechanism, Mechanism::Tcx | Mechanism::Line));
+        }
         let mut loaded: Vec<(Kind, usize)> = vec![];
         for mechanism in mechanisms {
             let kind = mechanism.program();
@@ -205,6 +224,64 @@ impl Engine {
         Ok(())
     }
 
+    /// Makes the lines of every device first and attaches the program that leads into them last.
+    fn attach_with_lines(
+        &mut self,
+        programs: &mut Programs,
+        placements: &[Placement<'_>],
+    ) -> Result<(), Error> {
+        let run = placements.first().map(|placement| placement.plan.run.as_str()).unwrap_or_default();
+        let (a, b) = (programs.load(&Kind::LineA)?, programs.load(&Kind::LineB)?);
+        self.lines = Some(Lines::new(run, a, b).map_err(io_error("making a network namespace for lines"))?);
+        let users = placements.iter().filter(|placement| {
+            placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(&Mechanism::Tcx))
+        });
+        for (number, namespace) in namespaces_of(users)?.into_iter().enumerate() {
+            let namespace = Arc::new(namespace);
+            let number = number as u32;
+            for device in devices_in(&namespace)? {
+                self.lay_lines(&namespace, number, &device)?;
+            }
+            self.programs.push(programs.load(&Kind::NetEgressWithLines { namespace: number })?);
+            self.attach_to_devices(&namespace, &Mechanism::Tcx, self.programs.len() - 1)?;
+        }
+        Ok(())
+    }
+
+    /// Leads packets that leave `device` into the lines of all rules that have one.
+    fn lay_lines(
+        &mut self,
+        namespace: &Arc<NetworkNamespace>,
+        number: u32,
+        device: &Device,
+    ) -> Result<(), Error> {
+        if !device.is_loopback() && !device.is_ethernet() {
+            log::warn!(
+                "{} has no Ethernet header: packets that leave there are not held back and count as errors",
+                device.name
+            );
+            return Ok(());
+        }
+        let slot = self.exits;
+        let what = || format!("a delay line for {}", device.name);
+        if slot as usize >= LINE_SLOTS_MAX {
+            let source = io::Error::other(format!("more than {LINE_SLOTS_MAX} devices"));
+            return Err(Error::Attach { what: what(), source });
+        }
+        self.exits += 1;
+        let layer = if device.is_loopback() { LAYER_LOOPBACK } else { LAYER_ETHERNET };
+        self.maps.set_exit(slot, Exit { device: device.index, layer })?;
+        let Some(lines) = &mut self.lines else { return Ok(()) };
+        for (rule, netem) in &self.image.lines {
+            let entrance = lines
+                .device(namespace, *rule, netem, device.is_loopback())
+                .map_err(|source| Error::Attach { what: what(), source })?;
+            let key = LineKey { namespace: number, device: device.index, rule: *rule, reserved: 0 };
+            self.maps.add_entrance(key, Entrance { device: entrance, slot })?;
+        }
+        Ok(())
+    }
+
     fn link(&mut self, what: &str, attach: impl FnOnce(&Self) -> io::Result<Link>) -> Result<(), Error> {
         let link = attach(self).map_err(|source| Error::Attach { what: what.to_owned(), source })?;
         log::debug!("attached {}", link.what());
@@ -223,17 +300,13 @@ impl Engine {
             .filter(|placement| placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(mechanism)));
         match mechanism {
             Mechanism::Tcx | Mechanism::Clsact => {
-                let processes: Vec<_> = users.flat_map(|placement| placement.cgroup.processes()).collect();
-                let mut namespaces = NetworkNamespace::of_processes(&processes);
-                if namespaces.is_empty() {
-                    let own = NetworkNamespace::current();
-                    namespaces.push(own.map_err(io_error("opening the own network namespace"))?);
-                }
-                for namespace in namespaces {
+                for namespace in namespaces_of(users)? {
                     self.attach_to_devices(&namespace, mechanism, program)?;
                 }
                 Ok(())
             }
+            // Part of the egress attachments.
+            Mechanism::Line => Ok(()),
             Mechanism::CgroupSkb => {
                 for placement in users {
                     // A target below another one is served by the upper one's link.
@@ -269,9 +342,7 @@ impl Engine {
         mechanism: &Mechanism,
         program: usize,
     ) -> Result<(), Error> {
-        let inside = io_error("entering the target's network namespace");
-        let devices = namespace.within(device::list).and_then(|list| list).map_err(inside)?;
-        for device in devices {
+        for device in devices_in(namespace)? {
             let what = format!("{} egress of {}", mechanism.name(), device.name);
             if *mechanism == Mechanism::Tcx {
                 self.link(&what, |this| {
@@ -327,7 +398,9 @@ impl Engine {
 
     /// Ids of the loaded programs.
     pub fn program_ids(&self) -> Vec<u32> {
-        self.programs.iter().filter_map(|program| bpf::program_id(program.as_fd()).ok()).collect()
+        let inside = self.lines.iter().flat_map(Lines::programs);
+        let all = self.programs.iter().chain(inside);
+        all.filter_map(|program| bpf::program_id(program.as_fd()).ok()).collect()
     }
 
     /// What is attached, in words.
@@ -342,8 +415,10 @@ impl Engine {
         let start = Instant::now();
         self.page.set_armed(false);
         let ids = self.program_ids();
-        let links_closed = self.links.len();
+        let links_closed = self.links.len() + self.lines.as_ref().map_or(0, Lines::links);
         self.links.clear();
+        // Nothing leads into the lines any more: what is in them may still arrive.
+        let queue = self.lines.take().map(|lines| lines.drain());
         let mut problems = self.journal.undo_filters();
         if problems.is_empty() {
             self.journal.filters.clear();
@@ -368,6 +443,7 @@ impl Engine {
             programs_left,
             links_closed,
             took: start.elapsed(),
+            queue,
             problems,
             guardian: self.guardian.take(),
             journal: std::mem::take(&mut self.journal),
@@ -405,6 +481,29 @@ impl Closed {
         }
         gone
     }
+}
+
+/// The network namespaces of the processes in the targets of `placements`, or our own.
+fn namespaces_of<'a>(
+    placements: impl Iterator<Item = &'a Placement<'a>>,
+) -> Result<Vec<NetworkNamespace>, Error> {
+    let processes: Vec<_> = placements.flat_map(|placement| placement.cgroup.processes()).collect();
+    let mut namespaces = NetworkNamespace::of_processes(&processes);
+    if namespaces.is_empty() {
+        let own = NetworkNamespace::current();
+        namespaces.push(own.map_err(io_error("opening the own network namespace"))?);
+    }
+    Ok(namespaces)
+}
+
+/// The devices whose egress is judged: all but the ends of lines.
+fn devices_in(namespace: &NetworkNamespace) -> Result<Vec<Device>, Error> {
+    let mut devices = namespace
+        .within(device::list)
+        .and_then(|list| list)
+        .map_err(io_error("listing the devices of the target's network namespace"))?;
+    devices.retain(|device| !device.name.starts_with(line::NAME_PREFIX));
+    Ok(devices)
 }
 
 /// The target cgroups in the order of the image's targets.

@@ -39,6 +39,11 @@ impl Link {
         Ok(Self::new(bpf::link_tcx_egress(program, device)?, format!("tcx egress on {name}")))
     }
 
+    /// Attaches to packets arriving at a device of the calling thread's network namespace.
+    pub fn tcx_ingress(program: BorrowedFd<'_>, device: u32, name: &str) -> io::Result<Self> {
+        Ok(Self::new(bpf::link_tcx_ingress(program, device)?, format!("tcx ingress on {name}")))
+    }
+
     /// Attaches to packets arriving at a cgroup.
     pub fn cgroup_ingress(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
         let fd = bpf::link_cgroup(program, cgroup, AttachType::CgroupInetIngress)?;

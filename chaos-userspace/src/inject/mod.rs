@@ -9,6 +9,7 @@ pub mod engine;
 pub mod guardian;
 pub mod journal;
 pub mod lease;
+pub mod line;
 pub mod link;
 pub mod object;
 pub mod program;

@@ -6,6 +6,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lp
 use aya_obj::{EbpfSectionKind, Object};
 use chaos_common::{
     counter::{Counter, RuleCounters},
+    line::{Entrance, Exit, LineKey},
     rule::{Rule, table_index},
     syscall::Call,
     target::Target,
@@ -109,6 +110,7 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_REMOTE", flag(image.remote)),
         ("KC_REMOTE_PORT", flag(image.remote_port)),
         ("KC_CLSACT", flag(image.clsact)),
+        ("KC_LINE", flag(!image.lines.is_empty())),
         ("KC_EXACT", flag(image.exact)),
         (aya_log::LEVEL, vec![log_level]),
     ]
@@ -121,6 +123,7 @@ fn entries(map: &str, image: &Image) -> Option<u32> {
         "KC_REMOTE4" => image.remote4.len(),
         "KC_REMOTE6" => image.remote6.len(),
         "KC_PORTS" if !image.remote_port => 0,
+        "KC_LINES" | "KC_EXITS" if image.lines.is_empty() => 0,
         _ => return None,
     };
     Some(count.max(1) as u32)
@@ -188,6 +191,19 @@ impl Maps {
             targets.insert(id, target, 0).map_err(of("KC_TARGETS"))?;
         }
         Ok(())
+    }
+
+    /// Opens a line for packets that leave a device by a rule.
+    pub fn add_entrance(&mut self, key: LineKey, entrance: Entrance) -> Result<(), Error> {
+        let mut lines: HashMap<_, LineKey, Entrance> =
+            self.map("KC_LINES")?.try_into().map_err(of("KC_LINES"))?;
+        lines.insert(key, entrance, 0).map_err(of("KC_LINES"))
+    }
+
+    /// Says where the packets of a slot go on behind their line.
+    pub fn set_exit(&mut self, slot: u32, exit: Exit) -> Result<(), Error> {
+        let mut exits: Array<_, Exit> = self.map("KC_EXITS")?.try_into().map_err(of("KC_EXITS"))?;
+        exits.set(slot, exit, 0).map_err(of("KC_EXITS"))
     }
 
     /// Counters of one rule, summed over the CPUs.

@@ -3,7 +3,7 @@
 use super::bpf::{self, AttachType, ProgramType};
 use aya::Btf;
 use aya_obj::{Object, btf::BtfKind, generated::bpf_insn};
-use chaos_common::syscall::HOOK_MAGIC;
+use chaos_common::{line::NAMESPACE_MAGIC, syscall::HOOK_MAGIC};
 use std::{
     collections::HashSet,
     io,
@@ -54,6 +54,15 @@ fn first_reason(log: &str) -> String {
 pub enum Kind {
     /// Packets leaving a device.
     NetEgress,
+    /// Packets leaving a device of one namespace, with lines to divert them into.
+    NetEgressWithLines {
+        /// The namespace by the engine's count.
+        namespace: u32,
+    },
+    /// End of a line in the target's namespace.
+    LineA,
+    /// End of a line in the namespace behind it.
+    LineB,
     /// Packets arriving at a cgroup's sockets.
     NetIngress,
     /// Entry of system call functions.
@@ -73,7 +82,9 @@ impl Kind {
     /// Name of the program in the object and in the kernel.
     pub fn program(&self) -> &'static str {
         match self {
-            Self::NetEgress => "kc_net_egress",
+            Self::NetEgress | Self::NetEgressWithLines { .. } => "kc_net_egress",
+            Self::LineA => "kc_line_a",
+            Self::LineB => "kc_line_b",
             Self::NetIngress => "kc_net_ingress",
             Self::Kprobe => "kc_kprobe",
             Self::Lsm { .. } => "kc_hook",
@@ -84,7 +95,9 @@ impl Kind {
     fn types(&self) -> (ProgramType, AttachType) {
         match self {
             // Type 0 for what has no attach type at load.
-            Self::NetEgress => (ProgramType::SchedCls, AttachType::CgroupInetIngress),
+            Self::NetEgress | Self::NetEgressWithLines { .. } | Self::LineA | Self::LineB => {
+                (ProgramType::SchedCls, AttachType::CgroupInetIngress)
+            }
             Self::NetIngress => (ProgramType::CgroupSkb, AttachType::CgroupInetIngress),
             Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
             Self::Lsm { .. } => (ProgramType::Lsm, AttachType::LsmMac),
@@ -128,10 +141,13 @@ impl Programs {
             .get(&program.function_key())
             .ok_or_else(|| Error::Parse(format!("no code for program {name}")))?;
         let hook = if let Kind::Lsm { id, .. } = kind { *id } else { 0 };
+        let namespace = if let Kind::NetEgressWithLines { namespace } = kind { *namespace } else { 0 };
         let instructions: Vec<u64> = function
             .instructions
             .iter()
-            .map(|instruction| encode(without_fetch(with_hook(*instruction, hook), self.exact)))
+            .map(|instruction| with_constant(*instruction, HOOK_MAGIC, hook))
+            .map(|instruction| with_constant(instruction, NAMESPACE_MAGIC, namespace))
+            .map(|instruction| encode(without_fetch(instruction, self.exact)))
             .collect();
         let attach_btf_id = match kind {
             Kind::Lsm { hook, .. } => self.function_id(&format!("bpf_lsm_{hook}"))?,
@@ -152,16 +168,16 @@ impl Programs {
     }
 }
 
-/// Writes the hook id over the placeholder.
-fn with_hook(mut instruction: bpf_insn, hook: u32) -> bpf_insn {
+/// Writes a value over its placeholder.
+fn with_constant(mut instruction: bpf_insn, placeholder: u32, value: u32) -> bpf_insn {
     const MOV32_IMM: u8 = 0xb4;
     const MOV64_IMM: u8 = 0xb7;
     const STORE_IMM32: u8 = 0x62;
     const STORE_IMM64: u8 = 0x7a;
-    if instruction.imm == HOOK_MAGIC as i32
+    if instruction.imm == placeholder as i32
         && matches!(instruction.code, MOV32_IMM | MOV64_IMM | STORE_IMM32 | STORE_IMM64)
     {
-        instruction.imm = hook as i32;
+        instruction.imm = value as i32;
     }
     instruction
 }
@@ -199,9 +215,15 @@ mod tests {
 
     #[test]
     fn names_fit_the_kernels_limit() {
-        for kind in
-            [Kind::NetEgress, Kind::NetIngress, Kind::Kprobe, Kind::Lsm { hook: "x", id: 1 }, Kind::Exec]
-        {
+        for kind in [
+            Kind::NetEgress,
+            Kind::LineA,
+            Kind::LineB,
+            Kind::NetIngress,
+            Kind::Kprobe,
+            Kind::Lsm { hook: "x", id: 1 },
+            Kind::Exec,
+        ] {
             assert!(kind.program().len() <= 15 && kind.program().starts_with("kc_"));
         }
     }

@@ -35,6 +35,10 @@ fn sentence(mechanism: &Mechanism) -> String {
              no tcx links. After a kill -9 the filter stays behind without effect until the guardian or `kchaos clean` \
              removes it."
             .to_owned(),
+        Mechanism::Line => "Held-back packets go through a veth pair (kc-...) with netem on it, one for loopback and one for all other \
+             devices of a network namespace, and then leave by their own device. Its other end is in a namespace that \
+             only kchaos holds, so that it goes with its owner. They lose skb->mark and skb->priority on the way."
+            .to_owned(),
         Mechanism::CgroupSkb => "A cgroup_skb program on the target judges arriving packets; no other process runs it.".to_owned(),
         Mechanism::Kprobe { function } => format!(
             "A kprobe on {function} overrides its return value for tasks of the target. Every caller of this system \

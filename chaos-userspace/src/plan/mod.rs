@@ -48,6 +48,8 @@ pub enum Mechanism {
     Tcx,
     /// clsact filter on every such device: below 6.6.
     Clsact,
+    /// Delay line between every such device and itself.
+    Line,
     /// cgroup_skb link on the target.
     CgroupSkb,
     /// kprobe on a function, overriding its return value.
@@ -70,6 +72,7 @@ impl Mechanism {
         match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Line => "line",
             Self::CgroupSkb => "cgroup_skb",
             Self::Kprobe { .. } => "kprobe",
             Self::Lsm { .. } => "lsm",
@@ -79,7 +82,7 @@ impl Mechanism {
     /// The program that serves it.
     pub fn program(&self) -> Kind {
         match self {
-            Self::Tcx | Self::Clsact => Kind::NetEgress,
+            Self::Tcx | Self::Clsact | Self::Line => Kind::NetEgress,
             Self::CgroupSkb => Kind::NetIngress,
             Self::Kprobe { .. } => Kind::Kprobe,
             Self::Lsm { hook, id } => Kind::Lsm { hook, id: *id },
@@ -128,7 +131,7 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
             }
         };
         let base = match fault {
-            Fault::Network(_) => "loss".to_owned(),
+            Fault::Network(fault) => fault.effect.name().to_owned(),
             Fault::Syscall(fault) => format!("{}={}", fault.call.name(), fault.error.name()),
         };
         match mechanisms {

@@ -3,11 +3,14 @@
 use super::Mechanism;
 use crate::{
     probe::{Abilities, Unable},
-    spec::network::Fault,
+    spec::network::{Direction, Effect, Fault},
 };
 
 /// Chooses the hooks for each direction.
 pub fn mechanisms(fault: &Fault, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
+    if let Effect::Delay(_) = fault.effect {
+        return line(fault, abilities);
+    }
     let mut chosen = vec![];
     if fault.direction.has_egress() {
         // A cgroup_skb program could drop on egress too, but the sender would see EPERM.
@@ -24,4 +27,18 @@ pub fn mechanisms(fault: &Fault, abilities: &impl Abilities) -> Result<Vec<Mecha
         chosen.push(Mechanism::CgroupSkb);
     }
     Ok(chosen)
+}
+
+/// A line takes packets from the egress hook. Below 6.6 that hook is a filter, which would lead packets into a line
+/// that has gone with its owner.
+fn line(fault: &Fault, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
+    if fault.direction != Direction::Egress {
+        return Err(Unable::new(
+            "line: only leaving packets can be held back",
+            "leave --direction out: for requests and their answers, a delay on one way has the same effect",
+        ));
+    }
+    abilities.tcx()?;
+    abilities.line()?;
+    Ok(vec![Mechanism::Tcx, Mechanism::Line])
 }

@@ -9,8 +9,13 @@ use super::{
     felt::{self, Scratch, TELLTALE},
 };
 use crate::{
+    encode::netem::Netem,
     host::kernel,
-    inject::bpf::{self, AttachType, Load, ProgramType},
+    inject::{
+        bpf::{self, AttachType, Load, ProgramType},
+        line::{self, Part},
+    },
+    spec::delay::Delay,
 };
 use aya::Btf;
 use aya_obj::btf::BtfKind;
@@ -25,6 +30,7 @@ use std::{
 pub struct Kernel {
     tcx: OnceCell<Result<(), Unable>>,
     clsact: OnceCell<Result<(), Unable>>,
+    line: OnceCell<Result<(), Unable>>,
     cgroup_skb: OnceCell<Result<(), Unable>>,
     kprobe: OnceCell<Result<(), Unable>>,
     lsm: OnceCell<Result<(), Unable>>,
@@ -109,6 +115,22 @@ impl Kernel {
                 "load the modules sch_ingress and cls_bpf (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF)",
             )
         })
+    }
+
+    fn try_line() -> Result<(), Unable> {
+        let delay = Delay { latency: std::time::Duration::from_millis(1), ..Delay::default() };
+        felt::in_empty_network(|| Ok(line::try_parts(&Netem::from(&delay))))
+            .map_err(|error| Unable::new(format!("line: no network namespace: {error}"), "run as root"))?
+            .map_err(|(part, error)| match part {
+                Part::Veth => Unable::new(
+                    format!("line: a veth pair cannot be made: {error}"),
+                    "load the module veth (CONFIG_VETH)",
+                ),
+                Part::Netem => Unable::new(
+                    format!("line: netem cannot be used: {error}"),
+                    "load the module sch_netem (CONFIG_NET_SCH_NETEM; package kernel-modules-extra on RHEL and Fedora)",
+                ),
+            })
     }
 
     fn try_cgroup_skb() -> Result<(), Unable> {
@@ -199,6 +221,10 @@ impl Abilities for Kernel {
 
     fn clsact(&self) -> Result<(), Unable> {
         self.clsact.get_or_init(Self::try_clsact).clone()
+    }
+
+    fn line(&self) -> Result<(), Unable> {
+        self.line.get_or_init(Self::try_line).clone()
     }
 
     fn cgroup_skb(&self) -> Result<(), Unable> {

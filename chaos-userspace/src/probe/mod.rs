@@ -43,6 +43,8 @@ pub trait Abilities {
     fn tcx(&self) -> Result<(), Unable>;
     /// clsact filters.
     fn clsact(&self) -> Result<(), Unable>;
+    /// Delay lines: veth pairs and netem.
+    fn line(&self) -> Result<(), Unable>;
     /// cgroup_skb links.
     fn cgroup_skb(&self) -> Result<(), Unable>;
     /// Overriding the return value of this function.

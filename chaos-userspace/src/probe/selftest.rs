@@ -8,15 +8,19 @@ use super::{
 use crate::{
     inject::engine::{Engine, Options, Placement},
     plan::{Mechanism, Plan, PlannedRule, syscall},
-    spec::{Fault, network, syscall as spec_syscall, when::When},
+    spec::{Fault, delay::Delay, network, syscall as spec_syscall, when::When},
 };
-use std::{io, net::UdpSocket};
+use std::{
+    io,
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
 
 /// A self-test: says how it went, or why it did not work.
 type Test = fn(&Kernel) -> Result<String, Unable>;
 
 /// What is tested, by which mechanism.
-pub const ALL: [(&str, &str, Test); 5] = [
+pub const ALL: [(&str, &str, Test); 6] = [
     ("packet loss, egress", "tcx", |kernel| {
         kernel.tcx()?;
         loss(kernel, network::Direction::Egress, Mechanism::Tcx)
@@ -24,6 +28,11 @@ pub const ALL: [(&str, &str, Test); 5] = [
     ("packet loss, egress", "clsact", |kernel| {
         kernel.clsact()?;
         loss(kernel, network::Direction::Egress, Mechanism::Clsact)
+    }),
+    ("packet delay, egress", "line", |kernel| {
+        kernel.tcx()?;
+        kernel.line()?;
+        delay(kernel)
     }),
     ("packet loss, ingress", "cgroup_skb", |kernel| {
         kernel.cgroup_skb()?;
@@ -61,7 +70,12 @@ const DATAGRAMS: u8 = 20;
 
 fn loss(kernel: &Kernel, direction: network::Direction, mechanism: Mechanism) -> Result<String, Unable> {
     let matches = network::Match::default();
-    let fault = Fault::Network(network::Fault { direction, matches, loss: When::default() });
+    let fault = Fault::Network(network::Fault {
+        direction,
+        matches,
+        effect: network::Effect::Loss,
+        when: When::default(),
+    });
     let plan = plan(kernel, fault, mechanism);
     let (victim, bystander) = felt::in_empty_network(|| {
         felt::bring_loopback_up()?;
@@ -103,6 +117,54 @@ fn datagrams_received() -> io::Result<u8> {
         received += 1;
     }
     Ok(received)
+}
+
+/// Delay of the self-test.
+const HELD_BACK: Duration = Duration::from_millis(40);
+
+fn delay(kernel: &Kernel) -> Result<String, Unable> {
+    let fault = Fault::Network(network::Fault {
+        direction: network::Direction::Egress,
+        matches: network::Match::default(),
+        effect: network::Effect::Delay(Delay { latency: HELD_BACK, ..Delay::default() }),
+        when: When::default(),
+    });
+    let mut plan = plan(kernel, fault, Mechanism::Tcx);
+    plan.rules.iter_mut().for_each(|rule| rule.mechanisms.push(Mechanism::Line));
+    let (victim, bystander) = felt::in_empty_network(|| {
+        felt::bring_loopback_up()?;
+        let scratch = Scratch::make().map_err(io::Error::other)?;
+        let engine = start(&plan, &scratch).map_err(|unable| io::Error::other(unable.to_string()))?;
+        let victim = felt::by_child(scratch.cgroup(), || milliseconds_of_a_datagram().unwrap_or(u8::MAX))?;
+        let bystander = milliseconds_of_a_datagram()?;
+        drop(engine);
+        Ok((u128::from(victim), u128::from(bystander)))
+    })
+    .map_err(failed("the self-test failed"))?;
+    let held_back = HELD_BACK.as_millis();
+    if victim >= held_back && victim < u128::from(u8::MAX) && bystander < held_back {
+        Ok(format!(
+            "self-test: a datagram of the victim took {victim} ms, one of the bystander {bystander} ms"
+        ))
+    } else {
+        Err(Unable::new(
+            format!(
+                "the self-test's victim waited {victim} ms for a datagram held back by {held_back} ms, its bystander {bystander} ms"
+            ),
+            "report this as a bug",
+        ))
+    }
+}
+
+/// Sends a datagram to itself over loopback and waits for it.
+fn milliseconds_of_a_datagram() -> io::Result<u8> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(socket.local_addr()?)?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let start = Instant::now();
+    socket.send(b"kchaos")?;
+    socket.recv(&mut [0; 8])?;
+    Ok(start.elapsed().as_millis().min(254) as u8)
 }
 
 fn error(kernel: &Kernel, wanted: spec_syscall::Mechanism) -> Result<String, Unable> {

@@ -1,6 +1,6 @@
 //! What a run did, in numbers.
 
-use crate::{observe::bystander::Felt, plan::Plan, spec::Fault};
+use crate::{inject::line::Queue, observe::bystander::Felt, plan::Plan, spec::Fault};
 use chaos_common::counter::{Counter, Outcome, RuleCounters};
 use serde::Serialize;
 use std::{fmt::Write as _, path::PathBuf};
@@ -22,6 +22,8 @@ pub struct Summary {
     pub cgroup: PathBuf,
     /// In the order of the plan.
     pub rules: Vec<RuleSummary>,
+    /// What became of packets in delay lines, if there were any.
+    pub queue: Option<Queue>,
     /// What the bystander felt, if there was one.
     pub bystander: Option<Felt>,
     /// The rollback.
@@ -33,7 +35,7 @@ pub struct Summary {
 pub struct RuleSummary {
     /// Its name.
     pub name: String,
-    /// `loss` or `fail`.
+    /// `loss`, `delay` or `fail`.
     pub fault: &'static str,
     /// The system call, for `fail`.
     pub call: Option<&'static str>,
@@ -105,7 +107,7 @@ impl RuleSummary {
                     spared.insert(reason.name(), of(reason));
                 }
                 let (fault, call) = match &rule.fault {
-                    Fault::Network(_) => ("loss", None),
+                    Fault::Network(fault) => (fault.effect.name(), None),
                     Fault::Syscall(fault) => ("fail", Some(fault.call.name())),
                 };
                 Self {
@@ -158,13 +160,20 @@ impl Summary {
                 .map(|(reason, count)| format!("{} spared by {reason}", count.events))
                 .collect();
             let segments = if rule.seen.segments > rule.seen.events {
-                format!(" ({} wire segments seen, {} lost)", rule.seen.segments, rule.injected.segments)
+                format!(" ({} wire segments seen, {} hit)", rule.seen.segments, rule.injected.segments)
             } else {
                 String::new()
             };
             let reasons =
                 if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
             let _ = writeln!(text, "{segments}{reasons}");
+        }
+        if let Some(queue) = self.queue.filter(|queue| *queue != Queue::default()) {
+            let _ = writeln!(
+                text,
+                "  delay line: {} packets lost because it was full, {} still in it at the end",
+                queue.overflowed, queue.undelivered
+            );
         }
         if let Some(felt) = &self.bystander {
             let _ = writeln!(

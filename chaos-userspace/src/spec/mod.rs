@@ -1,5 +1,6 @@
 //! What the user wrote. Syntax only: nothing here looks at the host.
 
+pub mod delay;
 pub mod network;
 pub mod syscall;
 pub mod units;
@@ -46,7 +47,7 @@ impl Fault {
     /// Which of the matched events are hit.
     pub fn when(&self) -> &when::When {
         match self {
-            Self::Network(fault) => &fault.loss,
+            Self::Network(fault) => &fault.when,
             Self::Syscall(fault) => &fault.when,
         }
     }

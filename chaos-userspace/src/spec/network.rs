@@ -1,6 +1,6 @@
 //! Faults on packets.
 
-use super::when::When;
+use super::{delay::Delay, when::When};
 use chaos_common::packet::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
@@ -12,8 +12,29 @@ pub struct Fault {
     pub direction: Direction,
     /// Which packets.
     pub matches: Match,
-    /// Which of them are lost.
-    pub loss: When,
+    /// What happens to them.
+    pub effect: Effect,
+    /// Which of them are hit.
+    pub when: When,
+}
+
+/// What happens to a packet that is hit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// It is lost.
+    Loss,
+    /// It is held back.
+    Delay(Delay),
+}
+
+impl Effect {
+    /// Its name in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Loss => "loss",
+            Self::Delay(_) => "delay",
+        }
+    }
 }
 
 /// Which way packets go, seen from the target.
@@ -87,7 +108,12 @@ fn show_ports(ports: &RangeInclusive<u16>) -> String {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lose {} of {} packets", self.loss, self.direction)?;
+        match &self.effect {
+            Effect::Loss => write!(f, "lose {} of {} packets", self.when, self.direction)?,
+            Effect::Delay(delay) => {
+                write!(f, "hold back {} of {} packets {delay}", self.when, self.direction)?;
+            }
+        }
         if self.matches != Match::default() {
             write!(f, " ({})", self.matches)?;
         }

@@ -4,7 +4,7 @@ use chaos_common::probability::{ALWAYS, Q32};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// A share of events, 0 % to 100 %, kept as the user wrote it and as the kernel compares it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Percent(f64);
 
 /// Smallest percentage above 0 that the kernel can draw: one in 2^32.
@@ -13,6 +13,8 @@ const PERCENT_MIN: f64 = 100.0 / ALWAYS as f64;
 impl Percent {
     /// Every event.
     pub const ALL: Self = Self(100.0);
+    /// No event.
+    pub const NONE: Self = Self(0.0);
 
     /// The share in percent.
     pub fn percent(self) -> f64 {

@@ -224,6 +224,7 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
     let overflows_before = overflows()?;
     let counts = &board.datagrams;
     let mut seen = Bitmap::default();
+    let mut delays_us = vec![];
     let (mut received, mut duplicates, mut out_of_order, mut lost, mut expected) =
         (0u64, 0u64, 0u64, 0u64, 0u64);
     let mut buffer = [0u8; 65_536];
@@ -246,11 +247,13 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
         last_arrival = Instant::now();
         ensure!(bytes >= HEADER_BYTES, "a datagram of {bytes} bytes is none of ours");
         let [sequence, sent_ns, previous_ns] = header(&buffer);
+        let delay_us = monotonic_ns().saturating_sub(sent_ns) / 1_000;
         if !seen.insert(sequence) {
             duplicates += 1;
             continue;
         }
         received += 1;
+        delays_us.push(delay_us);
         if sequence < expected {
             out_of_order += 1;
         } else if sequence > expected {
@@ -265,7 +268,7 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
     }
     Ok(json!({
         "act": "udp-recv", "received": received, "duplicates": duplicates, "out_of_order": out_of_order,
-        "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
+        "delays_us": percentiles(&mut delays_us), "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
     }))
 }
 
@@ -314,6 +317,13 @@ fn drops_of(socket: &UdpSocket) -> Result<u32> {
     Ok(info[SK_MEMINFO_DROPS])
 }
 
+/// The 0th to the 100th percentile, or nothing of nothing.
+fn percentiles(values: &mut [u64]) -> Vec<u64> {
+    values.sort_unstable();
+    let Some(last) = values.len().checked_sub(1) else { return vec![] };
+    (0..=100).map(|percent| values[last * percent / 100]).collect()
+}
+
 #[derive(Default)]
 struct Bitmap(Vec<u64>);
 
@@ -339,6 +349,13 @@ mod tests {
         let mut bitmap = Bitmap::default();
         assert!(bitmap.insert(0) && bitmap.insert(64) && bitmap.insert(63) && bitmap.insert(1_000));
         assert!(!bitmap.insert(64) && !bitmap.insert(0));
+    }
+
+    #[test]
+    fn percentiles_go_from_the_least_to_the_most() {
+        let of = percentiles(&mut (0..=200).rev().collect::<Vec<_>>());
+        assert_eq!((of.len(), of[0], of[50], of[100]), (101, 0, 100, 200));
+        assert!(percentiles(&mut []).is_empty());
     }
 
     #[test]

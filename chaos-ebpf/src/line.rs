@@ -1,0 +1,82 @@
+//! The delay line: in at a device's egress, through the queueing discipline of one end of a veth pair, back at the
+//! other end, and out of the device.
+//!
+//! ```text
+//! device egress -> (redirect) end A egress: netem -> end B ingress -> (redirect to the peer) end A ingress -> device egress
+//! ```
+//!
+//! End A lives in the target's network namespace, end B in one that only the owner's descriptor holds.
+
+use crate::{
+    maps::{KC_EXITS, KC_LINES},
+    network::NEXT,
+};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type},
+    macros::classifier,
+    programs::TcContext,
+};
+use chaos_common::{
+    line::{Entrance, LAYER_LOOPBACK, LineKey, NAMESPACE_MAGIC, mark, slot},
+    packet::ETHERTYPE_IPV4,
+};
+
+/// `TC_ACT_SHOT` (include/uapi/linux/pkt_cls.h). What is not ours has no business in a line.
+const DROP: i32 = 2;
+/// `PACKET_HOST` (include/uapi/linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
+
+/// The line that `rule` has for the device the packet is leaving.
+#[inline(always)]
+pub fn entrance(skb: *mut __sk_buff, rule: u32) -> Option<Entrance> {
+    // The loader writes the namespace over the placeholder in each copy of the program.
+    let namespace = core::hint::black_box(NAMESPACE_MAGIC);
+    // SAFETY: `skb` is the program's context.
+    let device = unsafe { (*skb).ifindex };
+    let key = LineKey { namespace, device, rule, reserved: 0 };
+    // SAFETY: entries are written as a whole before the device's program is attached, and not changed.
+    unsafe { KC_LINES.get(&key) }.copied()
+}
+
+/// Sends the packet into the rule's line.
+#[inline(always)]
+pub fn divert(skb: *mut __sk_buff, rule: u32) -> i32 {
+    let Some(entrance) = entrance(skb, rule) else { return NEXT };
+    // SAFETY: `skb` is the program's context, the field is writable for tc programs, the helper takes plain numbers.
+    unsafe {
+        (*skb).tc_index = mark(entrance.slot) as _;
+        bpf_redirect(entrance.device, 0) as i32
+    }
+}
+
+/// Arriving at end B, delayed: back into the target's network namespace, without another queue.
+#[classifier]
+pub fn kc_line_b(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: `skb` is the program's context.
+    unsafe { bpf_redirect_peer((*skb).ifindex, 0) as i32 }
+}
+
+/// Arriving at end A: to the device the packet was leaving. Its mark says that it has been judged.
+#[classifier]
+pub fn kc_line_a(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: `skb` is the program's context.
+    let (tc_index, ethertype) = unsafe { ((*skb).tc_index, u16::from_be((*skb).protocol as u16)) };
+    let Some(exit) = KC_EXITS.get(slot(tc_index)) else { return DROP };
+    // SAFETY: `skb` is the program's context; the other helpers take plain numbers.
+    unsafe {
+        // `eth_type_trans` (net/ethernet/eth.c) compares the destination with the line's own address and finds a packet
+        // for somebody else, which the loopback device would drop for that.
+        if bpf_skb_change_type(skb, PACKET_HOST) != 0 {
+            return DROP;
+        }
+        if exit.layer == LAYER_LOOPBACK && ethertype == ETHERTYPE_IPV4 {
+            // The crossing took the route away; without one, IPv4 arriving on loopback is a martian
+            // (`ip_route_input_slow`, net/ipv4/route.c).
+            return bpf_redirect_neigh(exit.device, core::ptr::null_mut(), 0, 0) as i32;
+        }
+        bpf_redirect(exit.device, 0) as i32
+    }
+}

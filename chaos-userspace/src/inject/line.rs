@@ -1,0 +1,260 @@
+//! Delay lines: veth pairs between the target's network namespace and one that only this process holds, so that they
+//! go with their owner.
+
+use super::link::Link;
+use crate::{
+    encode::netem::Netem,
+    host::{
+        device,
+        namespace::NetworkNamespace,
+        netlink::{attribute, request},
+    },
+};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage,
+    },
+    tc::{TcAttribute, TcHandle, TcHeader, TcMessage},
+};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What every network device of kchaos is called in the beginning.
+pub const NAME_PREFIX: &str = "kc-";
+/// Longest packet a veth takes; loopback's are as long.
+const MTU: u32 = 65_535;
+/// How long an orderly end waits for packets at most.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// `TC_H_ROOT` (include/uapi/linux/pkt_sched.h).
+const TC_H_ROOT: u32 = u32::MAX;
+const TCA_OPTIONS: u16 = 2;
+const TCA_STATS2: u16 = 7;
+const TCA_STATS_QUEUE: u16 = 3;
+const TCMSG_BYTES: usize = 20;
+
+/// All lines of one engine.
+#[derive(Debug)]
+pub struct Lines {
+    // Dropped in this order: the programs inside, then the devices, which go with their namespace.
+    links: Vec<Link>,
+    program_a: OwnedFd,
+    program_b: OwnedFd,
+    lines: Vec<Line>,
+    behind: NetworkNamespace,
+    prefix: String,
+}
+
+#[derive(Debug)]
+struct Line {
+    namespace: Arc<NetworkNamespace>,
+    rule: u32,
+    loopback: bool,
+    device: u32,
+    longest: Duration,
+}
+
+/// What became of the packets in the lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Queue {
+    /// Lost because a line was full.
+    pub overflowed: u64,
+    /// Still in a line when it went.
+    pub undelivered: u64,
+}
+
+impl Lines {
+    /// Prepares for lines of this run; `program_a` serves the ends in the target's namespace, `program_b` the others.
+    pub fn new(run: &str, program_a: OwnedFd, program_b: OwnedFd) -> io::Result<Self> {
+        let mut short: String = run.chars().filter(char::is_ascii_alphanumeric).collect();
+        short = short.split_off(short.len().saturating_sub(8));
+        Ok(Self {
+            links: vec![],
+            program_a,
+            program_b,
+            lines: vec![],
+            behind: NetworkNamespace::anonymous()?,
+            prefix: format!("{NAME_PREFIX}{short}-"),
+        })
+    }
+
+    /// Index of the device that leads into the rule's line in this namespace, made if it is not there. Loopback has
+    /// lines of its own: its packets share no bottleneck with those of other devices.
+    pub fn device(
+        &mut self,
+        namespace: &Arc<NetworkNamespace>,
+        rule: u32,
+        netem: &Netem,
+        loopback: bool,
+    ) -> io::Result<u32> {
+        let known = self.lines.iter().find(|line| {
+            line.namespace.inode() == namespace.inode() && line.rule == rule && line.loopback == loopback
+        });
+        if let Some(line) = known {
+            return Ok(line.device);
+        }
+        let name = format!("{}{}", self.prefix, self.lines.len());
+        namespace.within(|| make_pair(&name, &self.behind))??;
+        let far = self.behind.within(|| -> io::Result<u32> {
+            let index = index_of(&name)?;
+            bring_up(index)?;
+            Ok(index)
+        })??;
+        let near = namespace.within(|| -> io::Result<u32> {
+            let index = index_of(&name)?;
+            bring_up(index)?;
+            add_netem(index, netem)?;
+            Ok(index)
+        })??;
+        let (a, b) = (self.program_a.as_fd(), self.program_b.as_fd());
+        self.links.push(self.behind.within(|| Link::tcx_ingress(b, far, &name))??);
+        self.links.push(namespace.within(|| Link::tcx_ingress(a, near, &name))??);
+        self.lines.push(Line {
+            namespace: Arc::clone(namespace),
+            rule,
+            loopback,
+            device: near,
+            longest: netem.longest,
+        });
+        Ok(near)
+    }
+
+    /// How many attachments there are.
+    pub fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    /// The programs inside.
+    pub fn programs(&self) -> [&OwnedFd; 2] {
+        [&self.program_a, &self.program_b]
+    }
+
+    /// Waits until nothing is in the lines any more. Nothing must lead into them by then.
+    pub fn drain(&self) -> Queue {
+        let longest = self.lines.iter().map(|line| line.longest).max().unwrap_or_default();
+        let limit = (longest + Duration::from_secs(1)).min(DRAIN_MAX);
+        let start = Instant::now();
+        loop {
+            let mut sum = Queue::default();
+            for line in &self.lines {
+                let queue = line.namespace.within(|| queue(line.device)).and_then(|queue| queue);
+                let queue = queue.unwrap_or_default();
+                sum.overflowed += queue.overflowed;
+                sum.undelivered += queue.undelivered;
+            }
+            if sum.undelivered == 0 {
+                // The last one has left its queue but may be on its way to the device still.
+                std::thread::sleep(Duration::from_millis(2));
+                return sum;
+            }
+            if start.elapsed() > limit {
+                return sum;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Finds out whether this kernel has what a line is made of. Must be called in a namespace of one's own.
+pub fn try_parts(netem: &Netem) -> Result<(), (Part, io::Error)> {
+    let behind = NetworkNamespace::anonymous().map_err(|error| (Part::Veth, error))?;
+    let name = format!("{NAME_PREFIX}probe");
+    make_pair(&name, &behind).map_err(|error| (Part::Veth, error))?;
+    let index = index_of(&name).map_err(|error| (Part::Veth, error))?;
+    add_netem(index, netem).map_err(|error| (Part::Netem, error))
+}
+
+/// What a line is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The pair of devices.
+    Veth,
+    /// The queueing discipline.
+    Netem,
+}
+
+/// Makes a pair with one end in the calling thread's namespace and one in `behind`, both of this name.
+fn make_pair(name: &str, behind: &NetworkNamespace) -> io::Result<()> {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(MTU),
+        LinkAttribute::NetNsFd(behind.as_fd().as_raw_fd()),
+    ];
+    let mut pair = LinkMessage::default();
+    pair.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(MTU),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    request(RouteNetlinkMessage::NewLink(pair), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}
+
+fn index_of(name: &str) -> io::Result<u32> {
+    let devices = device::list()?;
+    let found = devices.iter().find(|device| device.name == name);
+    found.map(|device| device.index).ok_or_else(|| io::Error::other(format!("the device {name} has gone")))
+}
+
+/// Brings a device up that speaks no ARP and gives itself no address: nothing but diverted packets is in a line.
+fn bring_up(device: u32) -> io::Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.index = device;
+    message.header.flags = LinkFlags::Up | LinkFlags::Noarp;
+    message.header.change_mask = LinkFlags::Up | LinkFlags::Noarp;
+    let mut quiet = message.clone();
+    quiet.header.flags = LinkFlags::Noarp;
+    quiet.header.change_mask = LinkFlags::Noarp;
+    quiet.attributes =
+        vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            In6AddrGenMode::None,
+        )])])];
+    match request(RouteNetlinkMessage::SetLink(quiet), 0) {
+        Ok(_) => {}
+        // A kernel or a namespace without IPv6 has nothing to keep quiet.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}
+        Err(error) => return Err(error),
+    }
+    request(RouteNetlinkMessage::SetLink(message), 0).map(drop)
+}
+
+fn qdisc(device: u32) -> TcHeader {
+    let mut header = TcHeader::default();
+    header.index = device as i32;
+    header.parent = TcHandle::from(TC_H_ROOT);
+    header
+}
+
+fn add_netem(device: u32, netem: &Netem) -> io::Result<()> {
+    let attributes = vec![
+        TcAttribute::Kind("netem".to_owned()),
+        TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, netem.options.clone())),
+    ];
+    let message = TcMessage::from_parts(qdisc(device), attributes);
+    request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}
+
+/// What a device's root queueing discipline holds and has lost.
+fn queue(device: u32) -> io::Result<Queue> {
+    let message = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::from_parts(qdisc(device), vec![]));
+    let all = request(message, NLM_F_DUMP)?;
+    let own = all.iter().find(|tc| tc.get(4..8) == Some(&device.to_ne_bytes()[..]));
+    // struct gnet_stats_queue {qlen, backlog, drops, requeues, overlimits}.
+    let statistics = own
+        .and_then(|tc| attribute(tc.get(TCMSG_BYTES..)?, TCA_STATS2))
+        .and_then(|statistics| attribute(&statistics, TCA_STATS_QUEUE))
+        .ok_or_else(|| io::Error::other("the line's queueing discipline has gone"))?;
+    let word = |at: usize| {
+        statistics.get(at..at + 4).map_or(0, |word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+    };
+    Ok(Queue { undelivered: word(0).into(), overflowed: word(8).into() })
+}

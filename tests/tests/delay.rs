@@ -1,0 +1,403 @@
+//! Delayed packets as both ends feel them: as late as netem makes them, and nobody else's.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+use anyhow::{Context as _, Result, ensure};
+use integration_tests::binomial::check_share;
+use integration_tests::board::{Role, SharedBoard};
+use integration_tests::capability::{delay_missing, has_tcx, netem_missing};
+use integration_tests::cgroup::TestCgroup;
+use integration_tests::kchaos::Kchaos;
+use integration_tests::kernel_objects::KernelObjects;
+use integration_tests::loss::{Measured, Traffic, both_ends_in_target, idle_ms, sender_in_target};
+use integration_tests::measure::measure;
+use integration_tests::netns::NetNs;
+use integration_tests::patience::{monotonic_ns, wait_until};
+use integration_tests::samples::{packets, tcp_bytes};
+use integration_tests::skip;
+use integration_tests::spawn::{Place, Victim};
+use integration_tests::topology::{FAR4, FAR6, Kind, Pair, endpoint};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+/// Emulated machines are slow: what a busy one may add to a delay.
+const SLACK_MS: f64 = 15.0;
+
+struct Scene {
+    pair: Pair,
+    target: Place,
+    outside: Place,
+    beside: Place,
+    _cgroup: TestCgroup,
+}
+
+impl Scene {
+    fn new(pair: Pair) -> Result<Self> {
+        let cgroup = TestCgroup::new()?;
+        let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
+        let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
+        let beside = Place::default().in_cgroup(&cgroup.child("beside")?).in_netns(&pair.near);
+        Ok(Self { pair, target, outside, beside, _cgroup: cgroup })
+    }
+
+    fn send(&self, faults: &str, n: u64, more: &str) -> Result<Measured> {
+        sender_in_target(faults, &self.target, &endpoint(FAR4, 7001)?, n, &self.outside, more)
+    }
+
+    /// The same stream without kchaos.
+    fn send_plainly(&self, from: &Place, port: u16, n: u64, more: &str) -> Result<Traffic> {
+        let to = endpoint(FAR4, port)?;
+        let board = Arc::new(SharedBoard::create()?);
+        let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
+        let mut receiver = Victim::start_on(&self.outside, &listen, Arc::clone(&board))?;
+        receiver.ready()?;
+        let words = format!("udp-send --to {to} -n {n} {more}");
+        Victim::start_on(from, &words, Arc::clone(&board))?.finish(Role::First)?;
+        receiver.finish(Role::Second)?;
+        Traffic::read(&board)
+    }
+}
+
+fn check_held_back(what: &str, run: &Measured, ms: f64) -> Result<()> {
+    run.traffic.check_unharmed().context(what.to_owned())?;
+    let (least, median) = (run.traffic.delays_ms[0], run.traffic.median_ms()?);
+    ensure!(least >= ms - 0.1, "{what}: one took {least} ms instead of {ms}");
+    ensure!(median <= ms + SLACK_MS, "{what}: half of them took {median} ms or more instead of {ms}");
+    let rule = run.summary.rule()?;
+    ensure!(
+        rule.fault == "delay" && rule.injected.events == run.traffic.sent,
+        "{what}: {}, but kchaos says {rule:?}",
+        run.traffic
+    );
+    let queue = run.summary.queue.context("no word about the line")?;
+    ensure!(queue.overflowed == 0 && queue.undelivered == 0, "{what}: {queue:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn datagrams_are_held_back_over_veth_and_lo_in_both_versions() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let before = scene.pair.near.furniture()?;
+    for address in [FAR4, FAR6] {
+        let to = endpoint(address, 7001)?;
+        let run = sender_in_target("--delay 50ms", &scene.target, &to, 500, &scene.outside, "")?;
+        check_held_back(&to, &run, 50.0)?;
+    }
+    for address in ["127.0.0.1", "::1"] {
+        let to = endpoint(address, 7001)?;
+        let run = both_ends_in_target("--delay 50ms", &scene.target, &to, 500, None)?;
+        check_held_back(&to, &run, 50.0)?;
+    }
+    ensure!(scene.pair.near.furniture()? == before, "left behind: {}", scene.pair.near.furniture()?);
+    Ok(())
+}
+
+/// A connection from the target to the far side or to itself; what the sender reports.
+fn transfer(
+    scene: &Scene,
+    faults: Option<&str>,
+    receiver: &Place,
+    address: &str,
+    bytes: u64,
+) -> Result<Value> {
+    let to = endpoint(address, 7002)?;
+    let board = Arc::new(SharedBoard::create()?);
+    let mut outside = Victim::start_on(receiver, &format!("tcp-recv --listen {to}"), Arc::clone(&board))?;
+    outside.ready()?;
+    let words = format!("tcp-send --to {to} --bytes {bytes}");
+    match faults {
+        Some(faults) => {
+            Kchaos::exec_victim(faults, &words, &board)?.at(&scene.target).run()?.expect_status(0)?;
+        }
+        None => {
+            Victim::start_on(&scene.target, &words, Arc::clone(&board))?.finish(Role::First)?;
+        }
+    }
+    outside.finish(Role::Second)?;
+    board.result(Role::First)?.context("the sender left no result")
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn connections_are_held_back_over_veth_and_lo_in_both_versions() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    for (receiver, address) in
+        [(&scene.outside, FAR4), (&scene.outside, FAR6), (&scene.beside, "127.0.0.1"), (&scene.beside, "::1")]
+    {
+        let result = transfer(&scene, Some("--delay 50ms"), receiver, address, 100_000)?;
+        let rtt_ms = result["rtt_us"].as_f64().context("no round trip time")? / 1e3;
+        ensure!(
+            (45.0..50.0 + 3.0 * SLACK_MS).contains(&rtt_ms),
+            "{address}: {rtt_ms} ms round trip with 50 ms one way: {result}"
+        );
+        ensure!(result["delivered"] == 100_000, "{address}: {result}");
+    }
+    Ok(())
+}
+
+/// Largest difference of two distributions between their 5th and 90th percentile.
+fn distance(one: &Traffic, other: &Traffic) -> f64 {
+    (5..=90).map(|p| (one.delays_ms[p] - other.delays_ms[p]).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn distributions_are_netems() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let pace = "--rate-per-ms 1 --alone";
+    for distribution in ["uniform", "normal", "pareto", "paretonormal"] {
+        let netem = |port| -> Result<Traffic> {
+            let table = if distribution == "uniform" {
+                String::new()
+            } else {
+                format!("distribution {distribution}")
+            };
+            let words = format!("qdisc add dev veth-near root netem delay 60ms 10ms {table} limit 100000");
+            scene.pair.near.run("tc", &words)?;
+            let traffic = scene.send_plainly(&scene.target, port, packets(), pace)?;
+            scene.pair.near.run("tc", "qdisc del dev veth-near root")?;
+            Ok(traffic)
+        };
+        let faults = format!("--delay 60ms --jitter 10ms --distribution {distribution}");
+        let mut runs = vec![];
+        let (first, second) = (netem(7003)?, netem(7004)?);
+        // A pause of the machine can only add to a distance: the better of two runs counts.
+        for _ in 0..2 {
+            let ours = scene.send(&faults, packets(), pace)?.traffic;
+            runs.push((distance(&first, &ours).min(distance(&second, &ours)), ours));
+        }
+        runs.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let (own, ours) = runs.swap_remove(0);
+        let control = distance(&first, &second);
+        measure(
+            "delay_distribution",
+            json!({"distribution": distribution, "netem_to_netem_ms": control, "kchaos_to_netem_ms": own,
+                "kchaos": [ours.delays_ms[5], ours.delays_ms[50], ours.delays_ms[95]],
+                "netem": [first.delays_ms[5], first.delays_ms[50], first.delays_ms[95]]}),
+        );
+        ensure!(ours.lost() == 0 && ours.out_of_order > 0, "{distribution}: {ours}");
+        // Without jitter the distance would be about 16 ms at the ends, with another distribution several.
+        ensure!(
+            own <= 1.25 * control + 2.5,
+            "{distribution}: {own} ms from netem, which is {control} ms from itself: {:?} beside {:?}",
+            ours.delays_ms,
+            first.delays_ms
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_bystander_is_not_held_back() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let to = endpoint(FAR4, 7001)?;
+    let board = Arc::new(SharedBoard::create()?);
+    let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
+    let mut receiver = Victim::start_on(&scene.outside, &listen, Arc::clone(&board))?;
+    receiver.ready()?;
+    let words = format!("udp-send --to {to} --rate-per-ms 1 --alone");
+    let mut running = Kchaos::exec_victim("--delay 200ms", &words, &board)?.at(&scene.target).start()?;
+    running.armed()?;
+    wait_until("delayed datagrams", || board.datagrams.received.load(Acquire) > 50)?;
+    let beside = scene.send_plainly(&scene.beside, 7005, packets(), "--rate-per-ms 1 --alone")?;
+    board.stop.store(1, Release);
+    running.finish()?.expect_status(0)?;
+    receiver.finish(Role::Second)?;
+    let target = Traffic::read(&board)?;
+    beside.check_unharmed()?;
+    ensure!(target.delays_ms[0] >= 199.9, "{:?}", target.delays_ms);
+    // Noise of the machine lies far below a delay of 200 ms.
+    ensure!(beside.delays_ms[99] < 100.0 && beside.median_ms()? < 10.0, "{:?}", beside.delays_ms);
+    measure(
+        "delay_bystander",
+        json!({"bystander_ms": [beside.delays_ms[50], beside.delays_ms[99]], "target_ms": [target.delays_ms[50], target.delays_ms[99]]}),
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_delayed_connection_is_as_fast_as_with_netem() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let took = |faults: Option<&str>| -> Result<f64> {
+        let result = transfer(&scene, faults, &scene.outside, FAR4, 2 * tcp_bytes())?;
+        result["took_ms"].as_f64().context("no time")
+    };
+    let netem = || -> Result<f64> {
+        scene.pair.near.run("tc", "qdisc add dev veth-near root netem delay 50ms limit 100000")?;
+        let took = took(None)?;
+        scene.pair.near.run("tc", "qdisc del dev veth-near root")?;
+        Ok(took)
+    };
+    let mut ratios = vec![];
+    for _ in 0..3 {
+        let (theirs, ours) = (netem()?, took(Some("--delay 50ms"))?);
+        ratios.push(theirs / ours);
+    }
+    ratios.sort_by(f64::total_cmp);
+    measure("delay_throughput", json!({"ratio_to_netem": ratios}));
+    ensure!(ratios[1] >= 0.5, "the throughput is {ratios:?} of that with netem");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_share_is_held_back_and_overtaken() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let run = scene.send("--delay 100ms@20%", packets(), "--rate-per-ms 1 --alone")?;
+    let rule = run.summary.rule()?;
+    ensure!(run.traffic.lost() == 0, "{}", run.traffic);
+    check_share("held back", rule.injected.events, run.traffic.sent, 0.2)?;
+    // Between the two crowds there is nobody: count by the percentiles on either side.
+    let late = run.traffic.delays_ms.iter().filter(|delay| **delay >= 99.9).count();
+    ensure!((12..=28).contains(&late), "{late} % were late: {:?}", run.traffic.delays_ms);
+    ensure!(run.traffic.out_of_order > run.traffic.sent / 10, "{} out of order", run.traffic.out_of_order);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_is_lost_is_not_held_back() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let run = scene.send("--loss 30% --delay 20ms", packets(), "")?;
+    let [loss, delay] = &run.summary.rules[..] else {
+        anyhow::bail!("{} rules instead of two", run.summary.rules.len())
+    };
+    check_share("lost", run.traffic.lost(), run.traffic.sent, 0.3)?;
+    ensure!(
+        loss.injected.events == run.traffic.lost() && delay.injected.events == run.traffic.received,
+        "{}: {loss:?} {delay:?}",
+        run.traffic
+    );
+    ensure!(delay.spared["superseded"].events == run.traffic.lost(), "{delay:?}");
+    ensure!(run.traffic.delays_ms[0] >= 19.9, "{:?}", run.traffic.delays_ms);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_full_line_loses_and_says_so() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let run = scene.send("--delay 300ms --queue 50", 1_000, "--rate-per-ms 2 --alone")?;
+    let queue = run.summary.queue.context("no word about the line")?;
+    ensure!(run.traffic.lost() > 0 && queue.overflowed == run.traffic.lost(), "{}: {queue:?}", run.traffic);
+    run.traffic.check_silent()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_rate_is_kept() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    // 1458 bytes of payload are 1500 on the wire: 1000 of them take 1.5 s at 8 Mbit/s.
+    let begin_ns = monotonic_ns();
+    let run = scene.send("--rate 8mbit", 1_000, "--size 1458 --alone")?;
+    let total_ms = (monotonic_ns() - begin_ns) as f64 / 1e6;
+    ensure!(run.traffic.lost() == 0, "{}", run.traffic);
+    let last_ms = run.traffic.delays_ms[100];
+    measure("rate", json!({"asked_ms": 1500.0, "last_delay_ms": last_ms}));
+    ensure!(last_ms <= 1_500.0 * 1.1 + SLACK_MS && total_ms >= 1_400.0, "{last_ms} ms of {total_ms} ms");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn on_stacked_devices_a_packet_is_held_back_once() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    for kind in [Kind::Bridge, Kind::Vlan, Kind::Vxlan] {
+        let Ok(pair) = Pair::new(kind)? else { continue };
+        let scene = Scene::new(pair)?;
+        for address in [FAR4, FAR6] {
+            let to = endpoint(address, 7001)?;
+            let run = sender_in_target("--delay 50ms", &scene.target, &to, 300, &scene.outside, "")?;
+            check_held_back(&format!("{kind:?} {to}"), &run, 50.0)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn kill_9_leaves_neither_devices_nor_delay() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let cgroup = TestCgroup::new()?;
+    let netns = NetNs::new()?;
+    let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&netns);
+    for attempt in 0..3 {
+        let (furniture, before) = (netns.furniture()?, KernelObjects::now()?);
+        let board = Arc::new(SharedBoard::create()?);
+        let to = endpoint("127.0.0.1", 7010 + attempt)?;
+        let words = format!("udp-pair --to {to} --rate-per-ms 3 --alone");
+        let mut running = Kchaos::exec_victim("--delay 100ms", &words, &board)?.at(&target).start()?;
+        running.armed()?;
+        wait_until("delayed datagrams", || board.datagrams.received.load(Acquire) > 100)?;
+        ensure!(netns.furniture()? != furniture, "there is no line");
+        let objects = KernelObjects::now()?.since(&before);
+        running.signal(Signal::SIGKILL)?;
+        let kill_ns = monotonic_ns();
+        let gone = wait_until("devices to be as before", || netns.furniture().is_ok_and(|f| f == furniture))?;
+        let objects_gone = objects.wait_gone()?;
+        let received = board.datagrams.received.load(Acquire);
+        wait_until("datagrams to pass", || board.datagrams.received.load(Acquire) > received + 100)?;
+        let last_lost_ms = (board.datagrams.last_lost_sent_ns.load(Acquire) as f64 - kill_ns as f64) / 1e6;
+        board.stop.store(1, Release);
+        measure(
+            "delay_kill_9",
+            json!({"devices_gone_ms": gone.as_secs_f64() * 1e3, "objects_gone_ms": objects_gone.as_secs_f64() * 1e3,
+                "last_lost_ms": last_lost_ms}),
+        );
+        ensure!(last_lost_ms < 1_000.0, "packets got lost for {last_lost_ms} ms");
+        drop(running);
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn without_its_parts_a_delay_is_refused() -> Result<()> {
+    if delay_missing()?.is_none() {
+        skip!("everything is there");
+    }
+    let cgroup = TestCgroup::new()?;
+    let finished =
+        Kchaos::exec("--delay 10ms", &["true"]).at(&Place::default().in_cgroup(cgroup.root())).run()?;
+    finished.expect_status(125)?;
+    let error = finished.error()?;
+    let word = if !has_tcx() { "6.6" } else { "sch_netem" };
+    ensure!(netem_missing()?.is_some() || !has_tcx());
+    ensure!(error.code == 8 && error.message.contains(word), "{error:?}");
+    Ok(())
+}
