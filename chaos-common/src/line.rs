@@ -79,7 +79,7 @@ pub fn slot(tc_index: u32) -> u32 {
 }
 
 /// Placeholder that the loader replaces with the number of the namespace in each loaded copy of the egress program.
-pub const NAMESPACE_MAGIC: u32 = 0x6b63_0002;
+pub const NAMESPACE_MAGIC: u32 = 0x6b63_0100;
 
 #[cfg(test)]
 mod tests {
