@@ -228,10 +228,7 @@ fn bring_up(device: u32) -> io::Result<()> {
 }
 
 fn qdisc(device: u32) -> TcHeader {
-    let mut header = TcHeader::default();
-    header.index = device as i32;
-    header.parent = TcHandle::from(TC_H_ROOT);
-    header
+    TcHeader { index: device as i32, parent: TcHandle::from(TC_H_ROOT), ..TcHeader::default() }
 }
 
 fn add_netem(device: u32, netem: &Netem) -> io::Result<()> {
