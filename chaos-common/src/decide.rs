@@ -1,10 +1,11 @@
 //! What happens to an event that a rule matches. Pure: the hook gathers the facts, this decides, the hook acts.
 
 use crate::{
+    chain::CHAIN_NONE,
     control::{Header, MODE_OBSERVE, Run, STATE_ARMED},
     counter::Outcome,
     probability::{self, ALWAYS, NEVER},
-    rule::{Rule, WHEN_COUNTED, WHEN_LIMITED, WHEN_SEEDED},
+    rule::{Rule, WHEN_COUNTED, WHEN_LIMITED, WHEN_PER_FLOW, WHEN_SEEDED},
 };
 
 /// Whether a run takes part at all. Events of a run that is not armed are not even counted as seen.
@@ -17,6 +18,11 @@ pub fn is_live(header: &Header, run: &Run) -> bool {
 pub trait Source {
     /// Takes the next number of the rule's decisions, from 1. `None` if the kernel cannot count.
     fn next_ordinal(&mut self) -> Option<u64>;
+    /// Moves the rule's chain on by one packet, with two draws. `None` if the kernel cannot, or if other CPUs moved it
+    /// all the time.
+    fn step(&mut self, rule: &Rule, draws: [u32; 2]) -> Option<bool>;
+    /// A number that all packets of the event's flow share.
+    fn flow(&mut self) -> u64;
     /// A uniform 32-bit number.
     fn random(&mut self) -> u32;
     /// Takes the next number of the rule's hits, from 1. `None` if the kernel cannot count.
@@ -55,8 +61,22 @@ pub fn decide(
     {
         return Outcome::Turn;
     }
-    if rule.probability_q32 < ALWAYS {
-        let draw = if rule.when & WHEN_SEEDED != 0 {
+    if rule.chain != CHAIN_NONE {
+        let draws = if rule.when & WHEN_SEEDED != 0 {
+            let first = ordinal.wrapping_mul(2);
+            [probability::seeded_draw(rule.seed, first), probability::seeded_draw(rule.seed, first + 1)]
+        } else {
+            [source.random(), source.random()]
+        };
+        match source.step(rule, draws) {
+            Some(true) => {}
+            Some(false) => return Outcome::Chance,
+            None => return Outcome::Error,
+        }
+    } else if rule.probability_q32 < ALWAYS {
+        let draw = if rule.when & WHEN_PER_FLOW != 0 {
+            probability::seeded_draw(rule.seed, source.flow())
+        } else if rule.when & WHEN_SEEDED != 0 {
             probability::seeded_draw(rule.seed, ordinal)
         } else {
             source.random()
@@ -81,7 +101,10 @@ pub fn decide(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::MODE_ENFORCE;
+    use crate::{
+        chain::{self, CHAIN_GILBERT_ELLIOTT},
+        control::MODE_ENFORCE,
+    };
     use proptest::prelude::*;
 
     #[derive(Default)]
@@ -89,12 +112,22 @@ mod tests {
         decisions: u64,
         hits: u64,
         random: u32,
+        state: u64,
+        flow: u64,
     }
 
     impl Source for Fake {
         fn next_ordinal(&mut self) -> Option<u64> {
             self.decisions += 1;
             Some(self.decisions)
+        }
+        fn step(&mut self, rule: &Rule, [transition, loss]: [u32; 2]) -> Option<bool> {
+            let step = chain::step(rule.chain, &rule.chain_q32, self.state, transition, loss);
+            self.state = step.state;
+            Some(step.lost == 1)
+        }
+        fn flow(&mut self) -> u64 {
+            self.flow
         }
         fn random(&mut self) -> u32 {
             self.random
@@ -152,6 +185,32 @@ mod tests {
         let seeded = Rule { when: WHEN_SEEDED, seed: 42, probability_q32: ALWAYS / 3, ..rule };
         assert_eq!(hit_by(seeded, 1000), hit_by(seeded, 1000));
         assert_ne!(hit_by(seeded, 1000), hit_by(Rule { seed: 43, ..seeded }, 1000));
+    }
+
+    #[test]
+    fn a_seeded_chain_repeats_itself() {
+        let (rule, _, _) = case();
+        let chain_q32 = [ALWAYS / 20, ALWAYS / 4, ALWAYS, 0, 0];
+        let chain = Rule { when: WHEN_SEEDED, chain: CHAIN_GILBERT_ELLIOTT, chain_q32, seed: 42, ..rule };
+        let hit = hit_by(chain, 10_000);
+        assert_eq!(hit, hit_by(chain, 10_000));
+        assert_ne!(hit, hit_by(Rule { seed: 43, ..chain }, 10_000));
+        assert!((1_200..2_200).contains(&hit.len()), "{}", hit.len());
+    }
+
+    #[test]
+    fn a_flow_is_always_or_never_hit() {
+        let (rule, header, run) = case();
+        let per_flow = Rule { when: WHEN_PER_FLOW, seed: 9, probability_q32: ALWAYS / 4, ..rule };
+        let is_hit = |flow, random| {
+            let mut source = Fake { flow, random, ..Fake::default() };
+            decide(&per_flow, &header, &run, 1, false, &mut source) == Outcome::Injected
+        };
+        for flow in 0..100 {
+            assert_eq!(is_hit(flow, 0), is_hit(flow, u32::MAX));
+        }
+        let hit = (0..10_000).filter(|flow| is_hit(*flow, 0)).count();
+        assert!((2_250..2_750).contains(&hit), "{hit}");
     }
 
     #[test]

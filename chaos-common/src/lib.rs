@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod arch;
+pub mod chain;
 pub mod control;
 pub mod counter;
 pub mod decide;

@@ -1,7 +1,7 @@
 //! What a rule may ask about a packet, and how it is read from the packet's bytes.
 
-use crate::limits::IPV6_EXTENSIONS_MAX;
 pub use crate::limits::PORT_NONE;
+use crate::{limits::IPV6_EXTENSIONS_MAX, probability::mix};
 
 /// `ETH_P_IP`, host order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -51,6 +51,10 @@ pub struct Packet {
     pub protocol: u32,
     /// Port of the remote end, host order, or [`PORT_NONE`] or [`PORT_UNREADABLE`].
     pub remote_port: u32,
+    /// Address of the local end, as the remote one.
+    pub local: [u8; 16],
+    /// Port of the local end, as the remote one.
+    pub local_port: u32,
 }
 
 /// Neither IPv4 nor IPv6, or cut short: nothing is known.
@@ -71,6 +75,8 @@ impl Packet {
         remote: [0; 16],
         protocol: PROTOCOL_UNKNOWN,
         remote_port: PORT_UNREADABLE,
+        local: [0; 16],
+        local_port: PORT_UNREADABLE,
     };
 
     /// The remote address where it is IPv4.
@@ -108,26 +114,32 @@ fn parse_ipv4<L: Load + ?Sized>(bytes: &L, direction: Direction, packet: &mut Pa
         return;
     }
     packet.family = FAMILY_V4;
-    let at = if direction == Direction::Egress { 16 } else { 12 };
+    let (at, own) = if direction == Direction::Egress { (16, 12) } else { (12, 16) };
     packet.remote[0] = head[at];
     packet.remote[1] = head[at + 1];
     packet.remote[2] = head[at + 2];
     packet.remote[3] = head[at + 3];
+    packet.local[0] = head[own];
+    packet.local[1] = head[own + 1];
+    packet.local[2] = head[own + 2];
+    packet.local[3] = head[own + 3];
     packet.protocol = head[9] as u32;
     let later_fragment = u16::from_be_bytes([head[6], head[7]]) & 0x1fff != 0;
-    packet.remote_port = port(bytes, packet.protocol, header_bytes, later_fragment, direction);
+    ports(bytes, header_bytes, later_fragment, direction, packet);
 }
 
 #[inline(always)]
 fn parse_ipv6<L: Load + ?Sized>(bytes: &L, direction: Direction, packet: &mut Packet) {
     let Some(head) = bytes.load::<8>(0) else { return };
-    let at = if direction == Direction::Egress { 24 } else { 8 };
+    let (at, own) = if direction == Direction::Egress { (24, 8) } else { (8, 24) };
     let Some(remote) = bytes.load::<16>(at) else { return };
+    let Some(local) = bytes.load::<16>(own) else { return };
     if head[0] >> 4 != 6 {
         return;
     }
     packet.family = FAMILY_V6;
     packet.remote = remote;
+    packet.local = local;
     let mut next = head[6] as u32;
     let mut offset = 40u32;
     let mut later_fragment = false;
@@ -146,32 +158,56 @@ fn parse_ipv6<L: Load + ?Sized>(bytes: &L, direction: Direction, packet: &mut Pa
             }
             _ => {
                 packet.protocol = next;
-                packet.remote_port = port(bytes, next, offset, later_fragment, direction);
+                ports(bytes, offset, later_fragment, direction, packet);
                 return;
             }
         }
     }
 }
 
+/// Reads the ports of a packet whose protocol is known.
 #[inline(always)]
-fn port<L: Load + ?Sized>(
+fn ports<L: Load + ?Sized>(
     bytes: &L,
-    protocol: u32,
     offset: u32,
     later_fragment: bool,
     direction: Direction,
-) -> u32 {
-    if !matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE) {
-        return PORT_NONE;
+    packet: &mut Packet,
+) {
+    if !matches!(packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE)
+    {
+        packet.remote_port = PORT_NONE;
+        packet.local_port = PORT_NONE;
+        return;
     }
     if later_fragment {
-        return PORT_UNREADABLE;
+        return;
     }
-    let at = if direction == Direction::Egress { offset + 2 } else { offset };
-    match bytes.load::<2>(at) {
-        Some([high, low]) => u32::from(high) << 8 | u32::from(low),
-        None => PORT_UNREADABLE,
+    if let Some([s1, s0, d1, d0]) = bytes.load::<4>(offset) {
+        let (source, destination) = ((s1 as u32) << 8 | s0 as u32, (d1 as u32) << 8 | d0 as u32);
+        if direction == Direction::Egress {
+            packet.remote_port = destination;
+            packet.local_port = source;
+        } else {
+            packet.remote_port = source;
+            packet.local_port = destination;
+        }
     }
+}
+
+/// A number that all packets of a flow share, in both directions and on every host.
+#[inline(always)]
+pub fn flow(packet: &Packet) -> u64 {
+    let ends = end(&packet.remote, packet.remote_port).wrapping_add(end(&packet.local, packet.local_port));
+    mix(ends ^ packet.protocol as u64)
+}
+
+#[inline(always)]
+fn end(address: &[u8; 16], port: u32) -> u64 {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let low = u64::from_be_bytes([i, j, k, l, m, n, o, p]);
+    mix(high ^ mix(low ^ mix(port as u64)))
 }
 
 /// Whether a packet's protocol is the one a rule asks for. [`PROTOCOL_ICMP`] stands for both ICMP versions.
@@ -219,6 +255,17 @@ mod tests {
             assert!(protocol_matches(PROTOCOL_TCP, &out));
             assert!(!protocol_matches(PROTOCOL_UDP, &out));
         }
+    }
+
+    #[test]
+    fn a_flow_is_the_same_from_both_sides() {
+        let bytes = ipv4(6, 0, 0);
+        let out = parse(&bytes[..], ETHERTYPE_IPV4, Direction::Egress);
+        let inward = parse(&bytes[..], ETHERTYPE_IPV4, Direction::Ingress);
+        assert_eq!((out.local_port, out.remote_port), (inward.remote_port, inward.local_port));
+        assert_eq!(flow(&out), flow(&inward));
+        assert_ne!(flow(&out), flow(&Packet { local_port: out.local_port + 1, ..out }));
+        assert_ne!(flow(&out), flow(&Packet { protocol: PROTOCOL_UDP, ..out }));
     }
 
     #[test]

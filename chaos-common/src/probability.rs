@@ -19,10 +19,15 @@ pub fn hits(probability_q32: Q32, draw: u32) -> bool {
 /// is uniform for consecutive ordinals.
 #[inline(always)]
 pub fn seeded_draw(seed: u64, ordinal: u64) -> u32 {
-    let mut z = seed.wrapping_add(ordinal.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    (mix(seed.wrapping_add(ordinal.wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 32) as u32
+}
+
+/// The output function of SplitMix64: spreads the bits of a number over all 64.
+#[inline(always)]
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 32) as u32
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

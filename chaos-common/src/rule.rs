@@ -2,7 +2,7 @@
 
 use crate::limits::{RULE_BANKS, RULES_MAX};
 
-/// One fault of one run. 64 bytes: one cache line of the rule table.
+/// One fault of one run. 128 bytes: two cache lines of the rule table, the second one only for chains.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
@@ -27,8 +27,16 @@ pub struct Rule {
     pub after: u64,
     /// With [`WHEN_LIMITED`]: so many are hit at most.
     pub limit: u64,
-    /// With [`WHEN_SEEDED`]: makes every draw the same again.
+    /// With [`WHEN_SEEDED`]: makes every draw the same again. With [`WHEN_PER_FLOW`]: which flows are hit.
     pub seed: u64,
+    /// One of `CHAIN_*` of [`crate::chain`]: decides in place of the probability.
+    pub chain: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+    /// The chain's probabilities.
+    pub chain_q32: crate::chain::Probabilities,
+    /// Explicit padding.
+    pub reserved2: [u64; 2],
 }
 
 /// An unused slot.
@@ -40,6 +48,10 @@ pub const KIND_ERROR: u32 = 2;
 
 /// The packet takes a detour through the rule's line, where it is held back.
 pub const KIND_DELAY: u32 = 16;
+/// The packet goes out twice.
+pub const KIND_DUPLICATE: u32 = 17;
+/// The packet takes no line, and so overtakes those that do.
+pub const KIND_REORDER: u32 = 18;
 
 /// Only packets of [`Rule::protocol`].
 pub const MATCH_PROTOCOL: u32 = 1 << 0;
@@ -47,6 +59,10 @@ pub const MATCH_PROTOCOL: u32 = 1 << 0;
 pub const MATCH_REMOTE: u32 = 1 << 1;
 /// Only packets whose remote port has the rule's bit in the port table.
 pub const MATCH_REMOTE_PORT: u32 = 1 << 2;
+/// Only packets whose local port has the rule's bit in its port table.
+pub const MATCH_LOCAL_PORT: u32 = 1 << 3;
+/// Only packets that show which flow they belong to.
+pub const MATCH_FLOW: u32 = 1 << 4;
 
 /// [`Rule::every`] and [`Rule::after`] apply.
 pub const WHEN_COUNTED: u32 = 1 << 0;
@@ -54,8 +70,10 @@ pub const WHEN_COUNTED: u32 = 1 << 0;
 pub const WHEN_LIMITED: u32 = 1 << 1;
 /// [`Rule::seed`] applies.
 pub const WHEN_SEEDED: u32 = 1 << 2;
+/// The draw is made once per flow: all its packets are hit or none.
+pub const WHEN_PER_FLOW: u32 = 1 << 3;
 
-/// What a rule has to remember across CPUs: one cache line, touched only by rules with a `WHEN_*` bit.
+/// What a rule has to remember across CPUs: one cache line, touched only by rules that count or have a chain.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ordinal {
@@ -63,8 +81,10 @@ pub struct Ordinal {
     pub decided: u64,
     /// Hits that were asked of the budget, granted or not.
     pub asked: u64,
+    /// State of the rule's chain, replaced by compare-and-exchange.
+    pub state: u64,
     /// Explicit padding.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 /// Entries of the rule table.
@@ -77,9 +97,10 @@ pub fn table_index(bank: u32, rule: u32) -> u32 {
 }
 
 const _: () = {
-    assert!(size_of::<Rule>() == 64);
+    assert!(size_of::<Rule>() == 128);
     assert!(core::mem::offset_of!(Rule, probability_q32) == 24);
     assert!(core::mem::offset_of!(Rule, seed) == 56);
+    assert!(core::mem::offset_of!(Rule, chain_q32) == 72);
     assert!(size_of::<Ordinal>() == 64);
     assert!(RULES_MAX == 64 && RULE_BANKS == 2);
 };

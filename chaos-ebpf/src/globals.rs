@@ -52,6 +52,22 @@ pub static KC_REMOTE_PORT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_CLSACT: Global<u32> = Global::new(0);
 
+/// Whether any rule asks for the local port.
+#[unsafe(no_mangle)]
+pub static KC_LOCAL_PORT: Global<u32> = Global::new(0);
+
+/// Whether any rule hits whole flows.
+#[unsafe(no_mangle)]
+pub static KC_FLOW: Global<u32> = Global::new(0);
+
+/// Whether any rule has a chain.
+#[unsafe(no_mangle)]
+pub static KC_CHAIN: Global<u32> = Global::new(0);
+
+/// Whether any rule duplicates packets.
+#[unsafe(no_mangle)]
+pub static KC_DUPLICATE: Global<u32> = Global::new(0);
+
 /// Whether any rule diverts packets into a line.
 #[unsafe(no_mangle)]
 pub static KC_LINE: Global<u32> = Global::new(0);

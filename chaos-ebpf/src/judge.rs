@@ -12,7 +12,7 @@ use chaos_common::{
     counter::Outcome,
     decide::{decide, is_live},
     limits::{RULES_MAX, RUNS_MAX},
-    rule::{KIND_DELAY, Rule, table_index},
+    rule::{KIND_DELAY, KIND_DUPLICATE, KIND_REORDER, Rule, table_index},
 };
 
 /// Whether a rule's match applies to an event.
@@ -37,13 +37,17 @@ pub struct Verdict {
     pub errno: u32,
     /// The rule whose line the packet takes, or [`NO_RULE`].
     pub line_rule: u32,
+    /// 1 if the packet takes no line.
+    straight: u32,
+    /// 1 if the packet goes out twice.
+    pub duplicate: u32,
 }
 
 const NO_RULE: u32 = u32::MAX;
 
 impl Verdict {
     /// The event goes through.
-    pub const NONE: Self = Self { ended: 0, errno: 0, line_rule: NO_RULE };
+    pub const NONE: Self = Self { ended: 0, errno: 0, line_rule: NO_RULE, straight: 0, duplicate: 0 };
 
     /// Whether a rule has ended the event.
     #[inline(always)]
@@ -60,13 +64,17 @@ impl Verdict {
     /// Whether a rule of this kind has nothing left to do.
     #[inline(always)]
     fn leaves_nothing_to(&self, kind: u32) -> bool {
-        self.is_ended() || (kind == KIND_DELAY && self.is_diverted())
+        self.is_ended()
+            || (kind == KIND_DELAY && (self.is_diverted() || self.straight == 1))
+            || (kind == KIND_DUPLICATE && self.duplicate == 1)
     }
 
     #[inline(always)]
     fn add(&mut self, index: u32, rule: &Rule) {
         match rule.kind {
             KIND_DELAY => self.line_rule = index,
+            KIND_REORDER => self.straight = 1,
+            KIND_DUPLICATE => self.duplicate = 1,
             _ => {
                 self.ended = 1;
                 self.errno = rule.errno;
@@ -82,12 +90,14 @@ pub fn armed() -> Option<&'static Control> {
     if control.header.armed == 1 { Some(control) } else { None }
 }
 
-/// Judges one event by the rules in `candidates` (one bit each) in their order.
+/// Judges one event by the rules in `candidates` (one bit each) in their order. `flow` is what all packets of a flow
+/// share.
 #[inline(always)]
 pub fn judge(
     control: &Control,
     candidates: u64,
     weight: &Weight,
+    flow: u64,
     matches: impl Fn(u32, &Rule) -> Match,
 ) -> Verdict {
     // SAFETY: the helper has no preconditions.
@@ -116,7 +126,7 @@ pub fn judge(
             Match::Impossible => Outcome::Error,
             Match::Yes => {
                 let ended = verdict.leaves_nothing_to(rule.kind);
-                decide(rule, &control.header, run, now_ns, ended, &mut Kernel { rule: index })
+                decide(rule, &control.header, run, now_ns, ended, &mut Kernel { rule: index, flow })
             }
         };
         count(index, outcome, weight);

@@ -8,8 +8,9 @@
 //! End A lives in the target's network namespace, end B in one that only the owner's descriptor holds.
 
 use crate::{
+    globals::KC_DUPLICATE,
     maps::{KC_EXITS, KC_LINES},
-    network::NEXT,
+    network::{NEXT, duplicate},
 };
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -39,15 +40,17 @@ pub fn entrance(skb: *mut __sk_buff, rule: u32) -> Option<Entrance> {
     unsafe { KC_LINES.get(&key) }.copied()
 }
 
-/// Sends the packet into the rule's line.
+/// Sends the packet into the rule's line, and a copy of it if `twice`.
 #[inline(always)]
-pub fn divert(skb: *mut __sk_buff, rule: u32) -> i32 {
+pub fn divert(skb: *mut __sk_buff, rule: u32, twice: bool) -> i32 {
     let Some(entrance) = entrance(skb, rule) else { return NEXT };
-    // SAFETY: `skb` is the program's context, the field is writable for tc programs, the helper takes plain numbers.
-    unsafe {
-        (*skb).tc_index = mark(entrance.slot) as _;
-        bpf_redirect(entrance.device, 0) as i32
+    // SAFETY: `skb` is the program's context and the field is writable for tc programs.
+    unsafe { (*skb).tc_index = mark(entrance.slot) as _ };
+    if KC_DUPLICATE.load() == 1 && twice {
+        duplicate(skb, entrance.device);
     }
+    // SAFETY: the helper takes plain numbers.
+    unsafe { bpf_redirect(entrance.device, 0) as i32 }
 }
 
 /// Arriving at end B, delayed: back into the target's network namespace, without another queue.

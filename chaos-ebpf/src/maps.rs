@@ -50,7 +50,11 @@ pub static KC_REMOTE4: LpmTrie<[u8; 4], u64> = LpmTrie::with_max_entries(CIDRS_M
 #[map]
 pub static KC_REMOTE6: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(CIDRS_MAX, NO_PREALLOC);
 
-/// Port -> rules it belongs to.
+/// Local port -> rules it belongs to.
+#[map]
+pub static KC_LOCAL_PORTS: Array<u64> = Array::with_max_entries(PORTS_MAX, MMAPABLE);
+
+/// Remote port -> rules it belongs to.
 #[map]
 pub static KC_PORTS: Array<u64> = Array::with_max_entries(PORTS_MAX, MMAPABLE);
 

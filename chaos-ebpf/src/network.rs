@@ -2,15 +2,17 @@
 
 use crate::{
     count::Weight,
-    globals::{KC_CLSACT, KC_LINE, KC_PARSE, KC_REMOTE, KC_REMOTE_PORT},
+    globals::{
+        KC_CLSACT, KC_DUPLICATE, KC_FLOW, KC_LINE, KC_LOCAL_PORT, KC_PARSE, KC_REMOTE, KC_REMOTE_PORT,
+    },
     judge::{Match, Verdict, armed, judge},
     line,
-    maps::{KC_PORTS, KC_REMOTE4, KC_REMOTE6},
+    maps::{KC_LOCAL_PORTS, KC_PORTS, KC_REMOTE4, KC_REMOTE6},
     target,
 };
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_redirect, bpf_skb_load_bytes_relative},
+    helpers::generated::{bpf_clone_redirect, bpf_redirect, bpf_skb_load_bytes_relative},
     macros::{cgroup_skb, classifier},
     maps::lpm_trie::Key,
     programs::{SkBuffContext, TcContext},
@@ -22,7 +24,7 @@ use chaos_common::{
         self, Direction, FAMILY_UNKNOWN, FAMILY_V4, FAMILY_V6, Load, PORT_UNREADABLE, PROTOCOL_UNKNOWN,
         Packet,
     },
-    rule::{KIND_DELAY, MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule},
+    rule::{KIND_DELAY, MATCH_FLOW, MATCH_LOCAL_PORT, MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule},
 };
 
 /// `TCX_NEXT` (include/uapi/linux/bpf.h) and `TC_ACT_UNSPEC`: on with the next program or filter.
@@ -49,7 +51,11 @@ pub fn kc_net_egress(ctx: TcContext) -> i32 {
         return unsafe { bpf_redirect(0, 0) as i32 };
     }
     if KC_LINE.load() == 1 && verdict.is_diverted() {
-        return line::divert(skb, verdict.line_rule);
+        return line::divert(skb, verdict.line_rule, verdict.duplicate == 1);
+    }
+    if KC_DUPLICATE.load() == 1 && verdict.duplicate == 1 {
+        // SAFETY: `skb` is the program's context.
+        duplicate(skb, unsafe { (*skb).ifindex });
     }
     NEXT
 }
@@ -73,6 +79,14 @@ pub fn kc_net_ingress(ctx: SkBuffContext) -> i32 {
     } else {
         PASS
     }
+}
+
+/// Sends a copy out of a device. It has no socket, so that it belongs to no target, and it carries the mark.
+#[inline(always)]
+pub fn duplicate(skb: *mut __sk_buff, device: u32) {
+    // Without memory for the copy there is none, as with netem.
+    // SAFETY: `skb` is the program's context; no pointers into the packet are held.
+    unsafe { bpf_clone_redirect(skb, device, 0) };
 }
 
 /// Marks a packet as judged. `false` if it already was.
@@ -104,7 +118,9 @@ fn verdict_on(skb: *mut __sk_buff, rules: u64, direction: Direction) -> Verdict 
         if KC_PARSE.load() == 1 { packet::parse(&Skb(skb), ethertype, direction) } else { Packet::UNKNOWN };
     let remote_rules = if KC_REMOTE.load() == 1 { remote_rules(&packet) } else { 0 };
     let port_rules = if KC_REMOTE_PORT.load() == 1 { port_rules(&packet) } else { 0 };
-    judge(control, rules, &weight, |index, rule| {
+    let local_rules = if KC_LOCAL_PORT.load() == 1 { local_rules(&packet) } else { 0 };
+    let flow = if KC_FLOW.load() == 1 { packet::flow(&packet) } else { 0 };
+    judge(control, rules, &weight, flow, |index, rule| {
         if KC_LINE.load() == 1
             && direction == Direction::Egress
             && rule.kind == KIND_DELAY
@@ -112,12 +128,19 @@ fn verdict_on(skb: *mut __sk_buff, rules: u64, direction: Direction) -> Verdict 
         {
             return Match::Impossible;
         }
-        matches(rule, 1 << index, &packet, remote_rules, port_rules)
+        matches(rule, 1 << index, &packet, remote_rules, port_rules, local_rules)
     })
 }
 
 #[inline(always)]
-fn matches(rule: &Rule, bit: u64, packet: &Packet, remote_rules: u64, port_rules: u64) -> Match {
+fn matches(
+    rule: &Rule,
+    bit: u64,
+    packet: &Packet,
+    remote_rules: u64,
+    port_rules: u64,
+    local_rules: u64,
+) -> Match {
     if rule.matches == 0 {
         return Match::Yes;
     }
@@ -133,7 +156,18 @@ fn matches(rule: &Rule, bit: u64, packet: &Packet, remote_rules: u64, port_rules
     if rule.matches & MATCH_REMOTE_PORT != 0 && port_rules & bit == 0 {
         return if packet.remote_port == PORT_UNREADABLE { Match::Unparsable } else { Match::No };
     }
+    if rule.matches & MATCH_LOCAL_PORT != 0 && local_rules & bit == 0 {
+        return if packet.local_port == PORT_UNREADABLE { Match::Unparsable } else { Match::No };
+    }
+    if rule.matches & MATCH_FLOW != 0 && packet.remote_port == PORT_UNREADABLE {
+        return Match::Unparsable;
+    }
     Match::Yes
+}
+
+#[inline(always)]
+fn local_rules(packet: &Packet) -> u64 {
+    KC_LOCAL_PORTS.get(packet.local_port).copied().unwrap_or(0)
 }
 
 #[inline(always)]

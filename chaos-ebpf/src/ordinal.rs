@@ -1,14 +1,22 @@
 //! Numbers that are handed out once each across all CPUs.
 
-use crate::{globals::KC_EXACT, maps::KC_ORDINALS};
+use crate::{
+    globals::{KC_CHAIN, KC_EXACT},
+    maps::KC_ORDINALS,
+};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use chaos_common::decide::Source;
+use chaos_common::{chain, decide::Source, rule::Rule};
 use core::arch::asm;
+
+/// How often a step is tried anew because another CPU was faster. Without a lock that could be for ever.
+const STEP_ATTEMPTS: u32 = 8;
 
 /// The kernel's answer to what a decision may need.
 pub struct Kernel {
     /// The rule that decides.
     pub rule: u32,
+    /// What all packets of the event's flow share.
+    pub flow: u64,
 }
 
 impl Source for Kernel {
@@ -20,6 +28,29 @@ impl Source for Kernel {
         let ordinal = KC_ORDINALS.get_ptr_mut(self.rule)?;
         // SAFETY: an aligned `u64` of a map value that is only ever changed by `fetch_increment` in the kernel.
         Some(unsafe { fetch_increment(&raw mut (*ordinal).decided) } + 1)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, rule: &Rule, draws: [u32; 2]) -> Option<bool> {
+        if KC_EXACT.load() == 0 || KC_CHAIN.load() == 0 {
+            return None;
+        }
+        let ordinal = KC_ORDINALS.get_ptr_mut(self.rule)?;
+        for _ in 0..STEP_ATTEMPTS {
+            // SAFETY: an aligned `u64` of a map value that is only ever changed by `compare_exchange` in the kernel.
+            let state = unsafe { (&raw const (*ordinal).state).read_volatile() };
+            let step = chain::step(rule.chain, &rule.chain_q32, state, draws[0], draws[1]);
+            // SAFETY: as above.
+            if unsafe { compare_exchange(&raw mut (*ordinal).state, state, step.state) } == state {
+                return Some(step.lost == 1);
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn flow(&mut self) -> u64 {
+        self.flow
     }
 
     #[inline(always)]
@@ -52,4 +83,19 @@ unsafe fn fetch_increment(counter: *mut u64) -> u64 {
         asm!("{0} = atomic_fetch_add((u64 *)({1} + 0), {0})", inout(reg) value, in(reg) counter);
     }
     value
+}
+
+/// Stores `new` if `old` is there, and returns what was there before (5.12).
+///
+/// # Safety
+///
+/// `value` is an aligned `u64` of a map value.
+#[inline(always)]
+unsafe fn compare_exchange(value: *mut u64, old: u64, new: u64) -> u64 {
+    let found;
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) value, in(reg) new, inout("r0") old => found);
+    }
+    found
 }

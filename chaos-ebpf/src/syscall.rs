@@ -96,6 +96,6 @@ fn errno_for(target_rules: u64, number: u32, hook: u32) -> Option<i32> {
         return None;
     }
     // An event that no rule has ended has no errno.
-    let errno = judge(armed()?, rules, &ONE_CALL, |_, _| Match::Yes).errno;
+    let errno = judge(armed()?, rules, &ONE_CALL, 0, |_, _| Match::Yes).errno;
     if errno == 0 || errno > ERRNO_MAX { None } else { Some(-(errno as i32)) }
 }

@@ -88,6 +88,21 @@ pub fn delay_missing() -> Result<Option<String>> {
     netem_missing()
 }
 
+/// Whether atomic operations return a value (5.12): without, nothing is counted across CPUs.
+pub fn counts_exactly() -> bool {
+    const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+    load(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0, &FETCH_ADD).map(close).is_ok()
+}
+
+/// Instructions `*(u64 *)(r10 - 8) = 0; r1 = 1; r1 = atomic_fetch_add((u64 *)(r10 - 8), r1); r0 = 0; exit`.
+const FETCH_ADD: [u64; 5] = [
+    0x0000_0000_fff8_0a7a,
+    0x0000_0001_0000_01b7,
+    0x0000_0001_fff8_1adb,
+    0x0000_0000_0000_00b7,
+    0x0000_0000_0000_0095,
+];
+
 /// Instructions `r0 = 0; exit`.
 const RETURN_ZERO: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
 /// Instructions `r2 = 0; call bpf_override_return; r0 = 0; exit`.

@@ -27,6 +27,8 @@ pub struct Traffic {
     pub out_of_order: u64,
     /// The 0th to the 100th percentile of the time from send to receipt, in milliseconds; empty if nothing arrived.
     pub delays_ms: Vec<f64>,
+    /// Numbers of datagrams that did not arrive, below the highest that did; the first few thousand.
+    pub missing: Vec<u64>,
     /// Errors the sender was told, from calls and from its error queue.
     pub sender_errors: Vec<Value>,
 }
@@ -48,6 +50,12 @@ impl Traffic {
             received: number(&receiver["received"])?,
             duplicates: number(&receiver["duplicates"])?,
             out_of_order: number(&receiver["out_of_order"])?,
+            missing: receiver["missing"]
+                .as_array()
+                .context("the receiver missed nothing")?
+                .iter()
+                .map(number)
+                .collect::<Result<_>>()?,
             delays_ms: receiver["delays_us"]
                 .as_array()
                 .context("the receiver measured no delays")?
@@ -60,6 +68,20 @@ impl Traffic {
                 .cloned()
                 .collect(),
         })
+    }
+
+    /// Lengths of the runs of losses.
+    pub fn bursts(&self) -> Vec<u64> {
+        let mut bursts: Vec<u64> = vec![];
+        let mut previous = None;
+        for number in &self.missing {
+            match bursts.last_mut() {
+                Some(burst) if previous == Some(number - 1) => *burst += 1,
+                _ => bursts.push(1),
+            }
+            previous = Some(*number);
+        }
+        bursts
     }
 
     /// Half of what arrived took no longer.

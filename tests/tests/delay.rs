@@ -278,6 +278,46 @@ fn a_share_is_held_back_and_overtaken() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
+fn reordered_datagrams_overtake() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let run = scene.send("--delay 50ms --reorder 25%", packets(), "--rate-per-ms 1 --alone")?;
+    let [reorder, delay] = &run.summary.rules[..] else {
+        anyhow::bail!("{} rules instead of two", run.summary.rules.len())
+    };
+    check_share("reordered", reorder.injected.events, run.traffic.sent, 0.25)?;
+    ensure!(delay.injected.events == run.traffic.sent - reorder.injected.events, "{reorder:?} {delay:?}");
+    let early = run.traffic.delays_ms.iter().filter(|delay| **delay < 49.9).count();
+    ensure!((17..=33).contains(&early), "{early} % were early: {:?}", run.traffic.delays_ms);
+    ensure!(run.traffic.lost() == 0 && run.traffic.out_of_order > run.traffic.sent / 4, "{}", run.traffic);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn duplicates_are_held_back_too() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let run = scene.send("--delay 50ms --duplicate 30%", 1_000, "")?;
+    let [duplicate, delay] = &run.summary.rules[..] else {
+        anyhow::bail!("{} rules instead of two", run.summary.rules.len())
+    };
+    ensure!(run.traffic.lost() == 0, "{}", run.traffic);
+    ensure!(
+        run.traffic.duplicates == duplicate.injected.events && run.traffic.duplicates > 100,
+        "{duplicate:?}"
+    );
+    ensure!(delay.injected.events == run.traffic.sent, "{delay:?}");
+    ensure!(run.traffic.delays_ms[0] >= 49.9, "{:?}", run.traffic.delays_ms);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn what_is_lost_is_not_held_back() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");

@@ -60,7 +60,13 @@ fn losing(shares: &[&str]) -> Result<Plan> {
     let fault = |share: &&str| -> Result<Fault> {
         let loss = When::from_parts([*share].into_iter())?;
         let (direction, matches) = (network::Direction::Egress, network::Match::default());
-        Ok(Fault::Network(network::Fault { direction, matches, effect: network::Effect::Loss, when: loss }))
+        Ok(Fault::Network(Box::new(network::Fault {
+            direction,
+            matches,
+            effect: network::Effect::Loss,
+            per_flow: false,
+            when: loss,
+        })))
     };
     let spec = Spec {
         target: Target::Fresh,

@@ -1,39 +1,14 @@
 //! Flags that say what is inflicted. They are kept as text here, so that all problems can be told at once.
 
-use super::delay::DelayFlags;
-use crate::spec::{Fault, Problems, Spec, Target, network, syscall, units, when::When};
+use super::packets::PacketFlags;
+use crate::spec::{Fault, Problems, Spec, Target, syscall, units};
 use clap::Args;
 
 /// Flags shared by `exec`, `inject` and `plan`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Faults {
-    /// Lose these packets, silently for the sender
-    #[arg(
-        long,
-        value_name = "PERCENT|every=N[,after=N][,limit=N]",
-        help_heading = "Faults",
-        allow_hyphen_values = true
-    )]
-    loss: Option<String>,
-
     #[command(flatten)]
-    delay: DelayFlags,
-
-    /// Which way the packets go, seen from the target
-    #[arg(long, value_enum, default_value_t, help_heading = "Packet match")]
-    direction: network::Direction,
-
-    /// Only packets of this protocol (icmp: both versions)
-    #[arg(long, value_enum, help_heading = "Packet match")]
-    protocol: Option<network::Protocol>,
-
-    /// Only packets from or to this address or prefix; repeat for more
-    #[arg(long, value_name = "CIDR", help_heading = "Packet match")]
-    remote: Vec<String>,
-
-    /// Only packets from or to these ports of the remote end; repeat for more
-    #[arg(long, value_name = "PORT[-PORT]", help_heading = "Packet match")]
-    remote_port: Vec<String>,
+    packets: PacketFlags,
 
     /// Make a system call fail, all or a share of its calls; repeat for more
     #[arg(
@@ -61,48 +36,9 @@ impl Faults {
     pub fn spec(&self, target: Target, duration: Option<&str>) -> Result<Spec, Problems> {
         let mut problems = Problems::default();
         let mut faults = vec![];
-        let matches = network::Match {
-            protocol: self.protocol,
-            remote: self.remote.iter().filter_map(|text| problems.take(network::prefix(text))).collect(),
-            remote_ports: self
-                .remote_port
-                .iter()
-                .filter_map(|text| problems.take(network::ports(text)))
-                .collect(),
-        };
-        // In the order in which they are judged: what is lost is not delayed.
-        let mut effects = vec![];
-        if let Some(text) = &self.loss {
-            match When::from_parts(text.split(',')) {
-                Ok(when) => effects.push((network::Effect::Loss, when)),
-                Err(more) => {
-                    problems.0.extend(more.0.into_iter().map(|problem| format!("--loss: {problem}")))
-                }
-            }
-        }
-        if let Some((delay, when)) = self.delay.read(&mut problems) {
-            effects.push((network::Effect::Delay(delay), when));
-        }
-        let no_packet_fault = self.loss.is_none() && !self.delay.is_given();
-        faults.extend(effects.into_iter().map(|(effect, when)| {
-            Fault::Network(network::Fault {
-                direction: self.direction,
-                matches: matches.clone(),
-                effect,
-                when,
-            })
-        }));
-        if no_packet_fault
-            && (!self.remote.is_empty()
-                || !self.remote_port.is_empty()
-                || self.protocol.is_some()
-                || self.direction != network::Direction::default())
-        {
-            problems.0.push(
-                "--direction, --protocol, --remote and --remote-port choose packets: add a packet fault such as --loss 5%"
-                    .to_owned(),
-            );
-        }
+        faults.extend(
+            self.packets.read(&mut problems).into_iter().map(|fault| Fault::Network(Box::new(fault))),
+        );
         for text in &self.fail {
             match text.parse::<syscall::Fault>() {
                 Ok(fault) => faults.push(Fault::Syscall(fault)),
@@ -139,9 +75,12 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once() {
         let flags = Faults {
-            loss: Some("5".into()),
-            remote: vec!["10.0.0.0/40".into()],
-            remote_port: vec!["70000".into()],
+            packets: PacketFlags {
+                loss: Some("5".into()),
+                remote: vec!["10.0.0.0/40".into()],
+                remote_port: vec!["70000".into()],
+                ..PacketFlags::default()
+            },
             fail: vec!["opnat=EIO".into(), "openat=EIOO@101%".into()],
             ..Faults::default()
         };
@@ -151,7 +90,10 @@ mod tests {
 
     #[test]
     fn a_match_without_a_fault_is_refused() {
-        let flags = Faults { remote: vec!["10.0.0.0/8".into()], ..Faults::default() };
+        let flags = Faults {
+            packets: PacketFlags { remote: vec!["10.0.0.0/8".into()], ..PacketFlags::default() },
+            ..Faults::default()
+        };
         assert!(flags.spec(Target::Fresh, None).unwrap_err().to_string().contains("add a packet fault"));
         assert!(Faults::default().spec(Target::Fresh, None).unwrap_err().to_string().contains("no fault"));
     }

@@ -8,6 +8,7 @@ pub mod exit;
 mod failure;
 mod faults;
 mod inject;
+mod packets;
 mod plan;
 mod run;
 mod signals;

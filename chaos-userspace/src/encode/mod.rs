@@ -10,9 +10,12 @@ use crate::{
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
-    limits::{CALLS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
-    probability::seeded_draw,
-    rule::{KIND_DELAY, KIND_ERROR, KIND_LOSS, Rule, WHEN_SEEDED},
+    limits::{CALLS_MAX, CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
+    probability::{mix, seeded_draw},
+    rule::{
+        KIND_DELAY, KIND_DUPLICATE, KIND_ERROR, KIND_LOSS, KIND_REORDER, MATCH_FLOW, Rule, WHEN_PER_FLOW,
+        WHEN_SEEDED,
+    },
     syscall::{Call, HOOK_ENTRY},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
 };
@@ -71,6 +74,8 @@ pub struct Image {
     pub remote6: Vec<(Ipv6Net, u64)>,
     /// Port -> rules; ports without rules are left out.
     pub ports: BTreeMap<u16, u64>,
+    /// Local port -> rules, as above.
+    pub local_ports: BTreeMap<u16, u64>,
     /// Call number -> rules and hook.
     pub calls: BTreeMap<u32, Call>,
     /// Runs, by slot.
@@ -140,16 +145,31 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                 rule.when |= WHEN_SEEDED;
                 rule.seed = seed ^ u64::from(seeded_draw(seed, image.rules.len() as u64)) << 32;
             }
+            // What is drawn per flow needs no counting.
             image.exact |= rule.when != 0;
             match &planned.fault {
                 Fault::Network(fault) => {
                     rule.kind = match &fault.effect {
                         Effect::Loss => KIND_LOSS,
+                        Effect::LossModel(model) => {
+                            (rule.chain, rule.chain_q32) = model.chain();
+                            image.exact = true;
+                            KIND_LOSS
+                        }
+                        Effect::Duplicate => KIND_DUPLICATE,
+                        Effect::Reorder => KIND_REORDER,
                         Effect::Delay(delay) => {
                             image.lines.push((image.rules.len() as u32, Netem::from(delay)));
                             KIND_DELAY
                         }
                     };
+                    if fault.per_flow {
+                        rule.when |= WHEN_PER_FLOW;
+                        rule.matches |= MATCH_FLOW;
+                        if rule.when & WHEN_SEEDED == 0 {
+                            rule.seed = salt(&job.plan.run, image.rules.len());
+                        }
+                    }
                     network::encode_match(&fault.matches, &mut rule, bit, &mut image, &mut prefixes);
                 }
                 Fault::Syscall(fault) => {
@@ -162,8 +182,15 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
         image.add_target(job.cgroup_id, Target { rules: mask, runs: 1 << slot });
     }
     (image.remote4, image.remote6) = prefixes.cumulate();
+    within("IPv4 prefixes", image.remote4.len(), CIDRS_MAX as usize)?;
+    within("IPv6 prefixes", image.remote6.len(), CIDRS_MAX as usize)?;
     image.choose_selection(jobs)?;
     Ok(image)
+}
+
+/// Makes the flows that are hit others in every run.
+fn salt(run: &str, rule: usize) -> u64 {
+    run.bytes().fold(rule as u64, |salt, byte| mix(salt ^ u64::from(byte)))
 }
 
 impl Image {
@@ -222,12 +249,13 @@ mod tests {
     use chaos_common::rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT};
 
     fn loss(percent: &str, matches: spec_network::Match, direction: Direction) -> Fault {
-        Fault::Network(spec_network::Fault {
+        Fault::Network(Box::new(spec_network::Fault {
             direction,
             matches,
             effect: Effect::Loss,
+            per_flow: false,
             when: When::from_parts([percent].into_iter()).unwrap(),
-        })
+        }))
     }
 
     fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Plan {
@@ -287,7 +315,8 @@ mod tests {
         let matches = spec_network::Match {
             protocol: Some(spec_network::Protocol::Tcp),
             remote: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
-            remote_ports: vec![80..=81],
+            remote_ports: spec_network::Ports { only: vec![80..=81], ..Default::default() },
+            ..spec_network::Match::default()
         };
         let lossy = plan(vec![
             (loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx]),

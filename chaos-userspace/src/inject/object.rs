@@ -5,9 +5,10 @@ use crate::encode::Image;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
 use aya_obj::{EbpfSectionKind, Object};
 use chaos_common::{
+    chain::CHAIN_NONE,
     counter::{Counter, RuleCounters},
     line::{Entrance, Exit, LineKey},
-    rule::{Rule, table_index},
+    rule::{KIND_DUPLICATE, Rule, WHEN_PER_FLOW, table_index},
     syscall::Call,
     target::Target,
 };
@@ -110,6 +111,10 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_REMOTE", flag(image.remote)),
         ("KC_REMOTE_PORT", flag(image.remote_port)),
         ("KC_CLSACT", flag(image.clsact)),
+        ("KC_LOCAL_PORT", flag(!image.local_ports.is_empty())),
+        ("KC_FLOW", flag(image.rules.iter().any(|rule| rule.when & WHEN_PER_FLOW != 0))),
+        ("KC_CHAIN", flag(image.rules.iter().any(|rule| rule.chain != CHAIN_NONE))),
+        ("KC_DUPLICATE", flag(image.rules.iter().any(|rule| rule.kind == KIND_DUPLICATE))),
         ("KC_LINE", flag(!image.lines.is_empty())),
         ("KC_EXACT", flag(image.exact)),
         (aya_log::LEVEL, vec![log_level]),
@@ -123,6 +128,7 @@ fn entries(map: &str, image: &Image) -> Option<u32> {
         "KC_REMOTE4" => image.remote4.len(),
         "KC_REMOTE6" => image.remote6.len(),
         "KC_PORTS" if !image.remote_port => 0,
+        "KC_LOCAL_PORTS" if image.local_ports.is_empty() => 0,
         "KC_LINES" | "KC_EXITS" if image.lines.is_empty() => 0,
         _ => return None,
     };
@@ -168,6 +174,11 @@ impl Maps {
         let mut ports: Array<_, u64> = self.map("KC_PORTS")?.try_into().map_err(of("KC_PORTS"))?;
         for (port, mask) in &image.ports {
             ports.set((*port).into(), mask, 0).map_err(of("KC_PORTS"))?;
+        }
+        let mut ports: Array<_, u64> =
+            self.map("KC_LOCAL_PORTS")?.try_into().map_err(of("KC_LOCAL_PORTS"))?;
+        for (port, mask) in &image.local_ports {
+            ports.set((*port).into(), mask, 0).map_err(of("KC_LOCAL_PORTS"))?;
         }
         let mut calls: Array<_, Call> = self.map("KC_CALLS")?.try_into().map_err(of("KC_CALLS"))?;
         for (number, call) in &image.calls {

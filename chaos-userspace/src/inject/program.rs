@@ -187,8 +187,9 @@ fn with_constant(mut instruction: bpf_insn, placeholder: u32, value: u32) -> bpf
 fn without_fetch(mut instruction: bpf_insn, exact: bool) -> bpf_insn {
     const ATOMIC64: u8 = 0xdb;
     const FETCH: i32 = 1;
-    if !exact && instruction.code == ATOMIC64 {
-        instruction.imm &= !FETCH;
+    if !exact && instruction.code == ATOMIC64 && instruction.imm & FETCH != 0 {
+        // An addition without a result: every kernel knows that one.
+        instruction.imm = 0;
     }
     instruction
 }

@@ -8,8 +8,14 @@ use crate::{
 
 /// Chooses the hooks for each direction.
 pub fn mechanisms(fault: &Fault, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
-    if let Effect::Delay(_) = fault.effect {
+    if matches!(fault.effect, Effect::Delay(_) | Effect::Reorder) {
         return line(fault, abilities);
+    }
+    if fault.effect == Effect::Duplicate && fault.direction != Direction::Egress {
+        return Err(Unable::new(
+            "only leaving packets can be sent twice",
+            "leave --direction out, or duplicate at the peer",
+        ));
     }
     let mut chosen = vec![];
     if fault.direction.has_egress() {

@@ -70,12 +70,13 @@ const DATAGRAMS: u8 = 20;
 
 fn loss(kernel: &Kernel, direction: network::Direction, mechanism: Mechanism) -> Result<String, Unable> {
     let matches = network::Match::default();
-    let fault = Fault::Network(network::Fault {
+    let fault = Fault::Network(Box::new(network::Fault {
         direction,
         matches,
         effect: network::Effect::Loss,
+        per_flow: false,
         when: When::default(),
-    });
+    }));
     let plan = plan(kernel, fault, mechanism);
     let (victim, bystander) = felt::in_empty_network(|| {
         felt::bring_loopback_up()?;
@@ -123,12 +124,13 @@ fn datagrams_received() -> io::Result<u8> {
 const HELD_BACK: Duration = Duration::from_millis(40);
 
 fn delay(kernel: &Kernel) -> Result<String, Unable> {
-    let fault = Fault::Network(network::Fault {
+    let fault = Fault::Network(Box::new(network::Fault {
         direction: network::Direction::Egress,
         matches: network::Match::default(),
         effect: network::Effect::Delay(Delay { latency: HELD_BACK, ..Delay::default() }),
+        per_flow: false,
         when: When::default(),
-    });
+    }));
     let mut plan = plan(kernel, fault, Mechanism::Tcx);
     plan.rules.iter_mut().for_each(|rule| rule.mechanisms.push(Mechanism::Line));
     let (victim, bystander) = felt::in_empty_network(|| {

@@ -1,6 +1,7 @@
 //! What the user wrote. Syntax only: nothing here looks at the host.
 
 pub mod delay;
+pub mod loss_model;
 pub mod network;
 pub mod syscall;
 pub mod units;
@@ -38,7 +39,7 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     /// On packets.
-    Network(network::Fault),
+    Network(Box<network::Fault>),
     /// On system calls.
     Syscall(syscall::Fault),
 }
@@ -50,6 +51,15 @@ impl Fault {
             Self::Network(fault) => &fault.when,
             Self::Syscall(fault) => &fault.when,
         }
+    }
+}
+
+impl Fault {
+    /// Whether the kernel has to remember something across CPUs, which needs fetching atomics (5.12).
+    pub fn is_exact(&self) -> bool {
+        let has_chain =
+            matches!(self, Self::Network(fault) if matches!(fault.effect, network::Effect::LossModel(_)));
+        has_chain || self.when().is_exact()
     }
 }
 

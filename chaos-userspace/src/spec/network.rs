@@ -1,6 +1,6 @@
 //! Faults on packets.
 
-use super::{delay::Delay, when::When};
+use super::{delay::Delay, loss_model::Model, when::When};
 use chaos_common::packet::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
@@ -16,6 +16,8 @@ pub struct Fault {
     pub effect: Effect,
     /// Which of them are hit.
     pub when: When,
+    /// Whether the share is one of flows instead of packets.
+    pub per_flow: bool,
 }
 
 /// What happens to a packet that is hit.
@@ -23,6 +25,12 @@ pub struct Fault {
 pub enum Effect {
     /// It is lost.
     Loss,
+    /// It is lost, depending on what was lost before.
+    LossModel(Model),
+    /// It goes out twice.
+    Duplicate,
+    /// It is not held back and so overtakes those that are.
+    Reorder,
     /// It is held back.
     Delay(Delay),
 }
@@ -31,7 +39,9 @@ impl Effect {
     /// Its name in reports.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Loss => "loss",
+            Self::Loss | Self::LossModel(_) => "loss",
+            Self::Duplicate => "duplicate",
+            Self::Reorder => "reorder",
             Self::Delay(_) => "delay",
         }
     }
@@ -78,8 +88,49 @@ pub struct Match {
     pub protocol: Option<Protocol>,
     /// Prefixes of the remote end.
     pub remote: Vec<IpNet>,
+    /// Prefixes of the remote end that are left alone; of two that contain an address, the longer one counts.
+    pub remote_except: Vec<IpNet>,
     /// Ports of the remote end.
-    pub remote_ports: Vec<RangeInclusive<u16>>,
+    pub remote_ports: Ports,
+    /// Ports of the target's end.
+    pub local_ports: Ports,
+}
+
+/// A choice of ports. Empty means all packets, with ports or without.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// These; all if there are none.
+    pub only: Vec<RangeInclusive<u16>>,
+    /// But not these.
+    pub except: Vec<RangeInclusive<u16>>,
+}
+
+impl Ports {
+    /// Whether nothing is chosen.
+    pub fn is_empty(&self) -> bool {
+        self.only.is_empty() && self.except.is_empty()
+    }
+
+    /// The ports themselves.
+    pub fn all(&self) -> impl Iterator<Item = u16> {
+        let within = |ranges: &[RangeInclusive<u16>], port| ranges.iter().any(|range| range.contains(&port));
+        (1..=u16::MAX).filter(move |port| {
+            (self.only.is_empty() || within(&self.only, *port)) && !within(&self.except, *port)
+        })
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let only: Vec<_> = self.only.iter().map(show_ports).collect();
+        f.write_str(&only.join(" or "))?;
+        if !self.except.is_empty() {
+            let except: Vec<_> = self.except.iter().map(show_ports).collect();
+            let all = if only.is_empty() { "any" } else { "" };
+            write!(f, "{all} but {}", except.join(" and "))?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Match {
@@ -90,9 +141,15 @@ impl fmt::Display for Match {
             let prefixes: Vec<_> = self.remote.iter().map(ToString::to_string).collect();
             parts.push(format!("remote {}", prefixes.join(" or ")));
         }
+        if !self.remote_except.is_empty() {
+            let prefixes: Vec<_> = self.remote_except.iter().map(ToString::to_string).collect();
+            parts.push(format!("remote not {}", prefixes.join(" or ")));
+        }
         if !self.remote_ports.is_empty() {
-            let ports: Vec<_> = self.remote_ports.iter().map(show_ports).collect();
-            parts.push(format!("remote port {}", ports.join(" or ")));
+            parts.push(format!("remote port {}", self.remote_ports));
+        }
+        if !self.local_ports.is_empty() {
+            parts.push(format!("local port {}", self.local_ports));
         }
         f.write_str(&parts.join(", "))
     }
@@ -110,9 +167,15 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.effect {
             Effect::Loss => write!(f, "lose {} of {} packets", self.when, self.direction)?,
+            Effect::LossModel(model) => write!(f, "lose {} packets by {model}", self.direction)?,
+            Effect::Duplicate => write!(f, "send {} of {} packets twice", self.when, self.direction)?,
+            Effect::Reorder => write!(f, "do not hold back {} of {} packets", self.when, self.direction)?,
             Effect::Delay(delay) => {
                 write!(f, "hold back {} of {} packets {delay}", self.when, self.direction)?;
             }
+        }
+        if self.per_flow {
+            f.write_str(", chosen by flow")?;
         }
         if self.matches != Match::default() {
             write!(f, " ({})", self.matches)?;

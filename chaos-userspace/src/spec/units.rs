@@ -16,6 +16,11 @@ impl Percent {
     /// No event.
     pub const NONE: Self = Self(0.0);
 
+    /// All the others.
+    pub fn rest(self) -> Self {
+        Self(100.0 - self.0)
+    }
+
     /// The share in percent.
     pub fn percent(self) -> f64 {
         self.0

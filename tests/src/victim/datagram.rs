@@ -268,7 +268,7 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
     }
     Ok(json!({
         "act": "udp-recv", "received": received, "duplicates": duplicates, "out_of_order": out_of_order,
-        "delays_us": percentiles(&mut delays_us), "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
+        "delays_us": percentiles(&mut delays_us), "missing": seen.missing(expected), "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
     }))
 }
 
@@ -317,6 +317,9 @@ fn drops_of(socket: &UdpSocket) -> Result<u32> {
     Ok(info[SK_MEMINFO_DROPS])
 }
 
+/// Numbers of missing datagrams that a report holds.
+const MISSING_MAX: usize = 4_000;
+
 /// The 0th to the 100th percentile, or nothing of nothing.
 fn percentiles(values: &mut [u64]) -> Vec<u64> {
     values.sort_unstable();
@@ -328,6 +331,13 @@ fn percentiles(values: &mut [u64]) -> Vec<u64> {
 struct Bitmap(Vec<u64>);
 
 impl Bitmap {
+    /// Those below `end` that are no members, the first of them.
+    fn missing(&self, end: u64) -> Vec<u64> {
+        let is_member =
+            |n: &u64| self.0.get((n / 64) as usize).is_some_and(|word| word & (1 << (n % 64)) != 0);
+        (0..end).filter(|n| !is_member(n)).take(MISSING_MAX).collect()
+    }
+
     /// Adds a member; false if it was there already.
     fn insert(&mut self, member: u64) -> bool {
         let (word, bit) = ((member / 64) as usize, 1u64 << (member % 64));
@@ -349,6 +359,8 @@ mod tests {
         let mut bitmap = Bitmap::default();
         assert!(bitmap.insert(0) && bitmap.insert(64) && bitmap.insert(63) && bitmap.insert(1_000));
         assert!(!bitmap.insert(64) && !bitmap.insert(0));
+        assert_eq!(bitmap.missing(4), [1, 2, 3]);
+        assert_eq!(bitmap.missing(1_001).len(), 1_001 - 4);
     }
 
     #[test]

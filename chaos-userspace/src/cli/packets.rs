@@ -1,0 +1,206 @@
+//! Flags of faults on packets, kept as text, so that all problems can be told at once.
+
+use super::delay::DelayFlags;
+use crate::spec::{
+    Problems,
+    loss_model::Model,
+    network::{self, Direction, Effect, Fault, Match, Ports, Protocol},
+    when::When,
+};
+use clap::Args;
+use ipnet::IpNet;
+
+/// What happens to which packets.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PacketFlags {
+    /// Lose these packets, silently for the sender
+    #[arg(
+        long,
+        value_name = "PERCENT|every=N[,after=N][,limit=N]",
+        help_heading = "Faults",
+        allow_hyphen_values = true
+    )]
+    pub loss: Option<String>,
+
+    /// Lose packets depending on those before, as netem's gemodel:p=1%,r=10%,1-h=70%,1-k=0.1% or
+    /// state:p13=1%,p31=20%,p32=10%,p23=50%,p14=0.5%
+    #[arg(long, value_name = "MODEL", help_heading = "Faults")]
+    pub loss_model: Option<String>,
+
+    /// Lose all these packets, both ways
+    #[arg(long, help_heading = "Faults", conflicts_with_all = ["loss", "loss_model", "direction"])]
+    pub partition: bool,
+
+    /// Send these packets twice
+    #[arg(long, value_name = "PERCENT[,every=N][,after=N][,limit=N]", help_heading = "Faults")]
+    pub duplicate: Option<String>,
+
+    /// Do not hold these packets back, so that they overtake those that --delay holds back
+    #[arg(long, value_name = "PERCENT[,every=N][,after=N][,limit=N]", help_heading = "Faults")]
+    pub reorder: Option<String>,
+
+    #[command(flatten)]
+    pub delay: DelayFlags,
+
+    /// Draw once per flow: all packets of a connection are hit or none
+    #[arg(long, help_heading = "Faults")]
+    pub per_flow: bool,
+
+    /// Which way the packets go, seen from the target (default: egress)
+    #[arg(long, value_enum, help_heading = "Packet match")]
+    pub direction: Option<Direction>,
+
+    /// Only packets of this protocol (icmp: both versions)
+    #[arg(long, value_enum, help_heading = "Packet match")]
+    pub protocol: Option<Protocol>,
+
+    /// Only packets from or to this address or prefix, with ! only others; repeat for more, the longest prefix counts
+    #[arg(long, value_name = "[!]CIDR", help_heading = "Packet match")]
+    pub remote: Vec<String>,
+
+    /// Only packets from or to these ports of the remote end, with ! only others; repeat for more
+    #[arg(long, value_name = "[!]PORT[-PORT]", help_heading = "Packet match")]
+    pub remote_port: Vec<String>,
+
+    /// Only packets from or to these ports of the target, with ! only others; repeat for more
+    #[arg(long, value_name = "[!]PORT[-PORT]", help_heading = "Packet match")]
+    pub local_port: Vec<String>,
+}
+
+impl PacketFlags {
+    /// The faults these flags describe, in the order in which they are judged: what is lost is neither sent twice nor
+    /// held back.
+    pub fn read(&self, problems: &mut Problems) -> Vec<Fault> {
+        let before = problems.0.len();
+        let matches = self.matches(problems);
+        let mut effects = vec![];
+        let mut add = |flag: &str, text: &Option<String>, effect, problems: &mut Problems| {
+            let Some(text) = text else { return };
+            match When::from_parts(text.split(',')) {
+                Ok(when) => effects.push((effect, when)),
+                Err(more) => name(problems, flag, more),
+            }
+        };
+        add("loss", &self.loss, Effect::Loss, problems);
+        add("duplicate", &self.duplicate, Effect::Duplicate, problems);
+        add("reorder", &self.reorder, Effect::Reorder, problems);
+        if let Some(text) = &self.loss_model {
+            match text.parse::<Model>() {
+                Ok(model) => effects.insert(0, (Effect::LossModel(model), When::default())),
+                Err(more) => name(problems, "loss-model", more),
+            }
+        }
+        if self.partition {
+            effects.insert(0, (Effect::Loss, When::default()));
+        }
+        if let Some((delay, when)) = self.delay.read(problems) {
+            effects.push((Effect::Delay(delay), when));
+        }
+        if self.reorder.is_some() && !self.delay.is_given() {
+            problems.0.push("--reorder: nothing is overtaken: add --delay 10ms, for example".to_owned());
+        }
+        let none = effects.is_empty() && problems.0.len() == before;
+        if none && (matches != Match::default() || self.direction.is_some() || self.per_flow) {
+            problems.0.push(
+                "--direction, --protocol, --remote, --remote-port, --local-port and --per-flow choose packets: add a \
+                 packet fault such as --loss 5%"
+                    .to_owned(),
+            );
+        }
+        if self.per_flow
+            && effects.iter().any(|(effect, when)| {
+                matches!(effect, Effect::LossModel(_)) || when.every.is_some() || when.after.is_some()
+            })
+        {
+            problems.0.push(
+                "--per-flow draws a share: it cannot be combined with --loss-model, every= and after="
+                    .to_owned(),
+            );
+        }
+        let direction = if self.partition { Direction::Both } else { self.direction.unwrap_or_default() };
+        let fault = |(effect, when): (Effect, When)| {
+            let per_flow = self.per_flow && when.probability != crate::spec::units::Percent::ALL;
+            Fault { direction, matches: matches.clone(), effect, when, per_flow }
+        };
+        effects.into_iter().map(fault).collect()
+    }
+
+    fn matches(&self, problems: &mut Problems) -> Match {
+        let (mut remote, mut remote_except): (Vec<IpNet>, Vec<IpNet>) = (vec![], vec![]);
+        for text in &self.remote {
+            let (list, text) = match text.strip_prefix('!') {
+                Some(text) => (&mut remote_except, text),
+                None => (&mut remote, text.as_str()),
+            };
+            list.extend(problems.take(network::prefix(text)));
+        }
+        Match {
+            protocol: self.protocol,
+            remote,
+            remote_except,
+            remote_ports: ports(&self.remote_port, problems),
+            local_ports: ports(&self.local_port, problems),
+        }
+    }
+}
+
+fn ports(texts: &[String], problems: &mut Problems) -> Ports {
+    let mut ports = Ports::default();
+    for text in texts {
+        let (list, text) = match text.strip_prefix('!') {
+            Some(text) => (&mut ports.except, text),
+            None => (&mut ports.only, text.as_str()),
+        };
+        list.extend(problems.take(network::ports(text)));
+    }
+    ports
+}
+
+fn name(problems: &mut Problems, flag: &str, more: Problems) {
+    problems.0.extend(more.0.into_iter().map(|problem| format!("--{flag}: {problem}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(flags: &PacketFlags) -> Result<Vec<Fault>, String> {
+        let mut problems = Problems::default();
+        let faults = flags.read(&mut problems);
+        if problems.0.is_empty() { Ok(faults) } else { Err(problems.to_string()) }
+    }
+
+    #[test]
+    fn effects_come_in_the_order_of_judgement() {
+        let flags = PacketFlags {
+            loss: Some("5%".into()),
+            loss_model: Some("gemodel:p=1%".into()),
+            duplicate: Some("1%".into()),
+            local_port: vec!["80-90".into(), "!85".into()],
+            remote: vec!["!10.0.0.0/8".into()],
+            ..PacketFlags::default()
+        };
+        let faults = read(&flags).unwrap();
+        let names: Vec<_> = faults.iter().map(|fault| fault.effect.name()).collect();
+        assert_eq!(names, ["loss", "loss", "duplicate"]);
+        assert_eq!(faults[0].matches.local_ports.all().count(), 10);
+        assert_eq!(faults[0].matches.remote_except.len(), 1);
+    }
+
+    #[test]
+    fn a_partition_is_total_and_both_ways() {
+        let faults = read(&PacketFlags { partition: true, ..PacketFlags::default() }).unwrap();
+        assert_eq!((faults.len(), faults[0].direction), (1, Direction::Both));
+        assert_eq!(faults[0].when, When::default());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let flags = PacketFlags { reorder: Some("5%".into()), ..PacketFlags::default() };
+        assert!(read(&flags).unwrap_err().contains("--delay"));
+        let flags = PacketFlags { loss: Some("5%,every=2".into()), per_flow: true, ..PacketFlags::default() };
+        assert!(read(&flags).unwrap_err().contains("every="));
+        let flags = PacketFlags { local_port: vec!["!0".into()], ..PacketFlags::default() };
+        assert!(read(&flags).is_err());
+    }
+}
