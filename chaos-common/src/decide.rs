@@ -16,6 +16,14 @@ pub fn is_live(header: &Header, run: &Run) -> bool {
 
 /// What a decision may need beyond the event: asked for only when it is needed.
 pub trait Source {
+    /// Whether any rule has a chain.
+    fn has_chains(&self) -> bool {
+        true
+    }
+    /// Whether any rule hits whole flows.
+    fn has_flows(&self) -> bool {
+        true
+    }
     /// Takes the next number of the rule's decisions, from 1. `None` if the kernel cannot count.
     fn next_ordinal(&mut self) -> Option<u64>;
     /// Moves the rule's chain on by one packet, with two draws. `None` if the kernel cannot, or if other CPUs moved it
@@ -61,7 +69,7 @@ pub fn decide(
     {
         return Outcome::Turn;
     }
-    if rule.chain != CHAIN_NONE {
+    if source.has_chains() && rule.chain != CHAIN_NONE {
         let draws = if rule.when & WHEN_SEEDED != 0 {
             let first = ordinal.wrapping_mul(2);
             [probability::seeded_draw(rule.seed, first), probability::seeded_draw(rule.seed, first + 1)]
@@ -74,7 +82,7 @@ pub fn decide(
             None => return Outcome::Error,
         }
     } else if rule.probability_q32 < ALWAYS {
-        let draw = if rule.when & WHEN_PER_FLOW != 0 {
+        let draw = if source.has_flows() && rule.when & WHEN_PER_FLOW != 0 {
             probability::seeded_draw(rule.seed, source.flow())
         } else if rule.when & WHEN_SEEDED != 0 {
             probability::seeded_draw(rule.seed, ordinal)

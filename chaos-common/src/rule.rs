@@ -31,8 +31,8 @@ pub struct Rule {
     pub seed: u64,
     /// One of `CHAIN_*` of [`crate::chain`]: decides in place of the probability.
     pub chain: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// The rule's own number: a value from the table, so that the verifier does not tell apart by it what is the same.
+    pub number: u32,
     /// The chain's probabilities.
     pub chain_q32: crate::chain::Probabilities,
     /// Explicit padding.

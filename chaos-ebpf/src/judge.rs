@@ -2,7 +2,7 @@
 
 use crate::{
     count::{Weight, count},
-    globals::KC_RULE_COUNT,
+    globals::{KC_DUPLICATE, KC_LINE, KC_RULE_COUNT},
     maps::{KC_CONTROL, KC_RULES},
     ordinal::Kernel,
 };
@@ -65,20 +65,22 @@ impl Verdict {
     #[inline(always)]
     fn leaves_nothing_to(&self, kind: u32) -> bool {
         self.is_ended()
-            || (kind == KIND_DELAY && (self.is_diverted() || self.straight == 1))
-            || (kind == KIND_DUPLICATE && self.duplicate == 1)
+            || (KC_LINE.load() == 1 && kind == KIND_DELAY && (self.is_diverted() || self.straight == 1))
+            || (KC_DUPLICATE.load() == 1 && kind == KIND_DUPLICATE && self.duplicate == 1)
     }
 
     #[inline(always)]
-    fn add(&mut self, index: u32, rule: &Rule) {
-        match rule.kind {
-            KIND_DELAY => self.line_rule = index,
-            KIND_REORDER => self.straight = 1,
-            KIND_DUPLICATE => self.duplicate = 1,
-            _ => {
-                self.ended = 1;
-                self.errno = rule.errno;
-            }
+    fn add(&mut self, rule: &Rule) {
+        // The globals keep the verifier from following what no rule does.
+        if KC_LINE.load() == 1 && rule.kind == KIND_DELAY {
+            self.line_rule = rule.number;
+        } else if KC_LINE.load() == 1 && rule.kind == KIND_REORDER {
+            self.straight = 1;
+        } else if KC_DUPLICATE.load() == 1 && rule.kind == KIND_DUPLICATE {
+            self.duplicate = 1;
+        } else {
+            self.ended = 1;
+            self.errno = rule.errno;
         }
     }
 }
@@ -131,7 +133,7 @@ pub fn judge(
         };
         count(index, outcome, weight);
         if outcome == Outcome::Injected {
-            verdict.add(index, rule);
+            verdict.add(rule);
         }
     }
     verdict

@@ -1,7 +1,7 @@
 //! Numbers that are handed out once each across all CPUs.
 
 use crate::{
-    globals::{KC_CHAIN, KC_EXACT},
+    globals::{KC_CHAIN, KC_EXACT, KC_FLOW},
     maps::KC_ORDINALS,
 };
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
@@ -21,6 +21,16 @@ pub struct Kernel {
 
 impl Source for Kernel {
     #[inline(always)]
+    fn has_chains(&self) -> bool {
+        KC_CHAIN.load() == 1
+    }
+
+    #[inline(always)]
+    fn has_flows(&self) -> bool {
+        KC_FLOW.load() == 1
+    }
+
+    #[inline(always)]
     fn next_ordinal(&mut self) -> Option<u64> {
         if KC_EXACT.load() == 0 {
             return None;
@@ -32,7 +42,7 @@ impl Source for Kernel {
 
     #[inline(always)]
     fn step(&mut self, rule: &Rule, draws: [u32; 2]) -> Option<bool> {
-        if KC_EXACT.load() == 0 || KC_CHAIN.load() == 0 {
+        if KC_EXACT.load() == 0 {
             return None;
         }
         let ordinal = KC_ORDINALS.get_ptr_mut(self.rule)?;

@@ -138,15 +138,13 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     Mechanism::Lsm { id, .. } => image.add_call(&planned.fault, bit, *id),
                 }
             }
-            let mut rule = Rule { run: slot as u32, ..Rule::default() };
+            let mut rule = Rule { run: slot as u32, number: image.rules.len() as u32, ..Rule::default() };
             planned.fault.when().encode(&mut rule);
             if let Some(seed) = job.plan.seed {
                 // Rules of one run must not hit the same events.
                 rule.when |= WHEN_SEEDED;
                 rule.seed = seed ^ u64::from(seeded_draw(seed, image.rules.len() as u64)) << 32;
             }
-            // What is drawn per flow needs no counting.
-            image.exact |= rule.when != 0;
             match &planned.fault {
                 Fault::Network(fault) => {
                     rule.kind = match &fault.effect {
@@ -166,9 +164,11 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     if fault.per_flow {
                         rule.when |= WHEN_PER_FLOW;
                         rule.matches |= MATCH_FLOW;
+                        // What is drawn per flow needs no counting: the seed alone says which flows are hit.
                         if rule.when & WHEN_SEEDED == 0 {
                             rule.seed = salt(&job.plan.run, image.rules.len());
                         }
+                        rule.when &= !WHEN_SEEDED;
                     }
                     network::encode_match(&fault.matches, &mut rule, bit, &mut image, &mut prefixes);
                 }
@@ -177,6 +177,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     rule.errno = fault.error.number();
                 }
             }
+            image.exact |= rule.when & !WHEN_PER_FLOW != 0;
             image.rules.push(rule);
         }
         image.add_target(job.cgroup_id, Target { rules: mask, runs: 1 << slot });

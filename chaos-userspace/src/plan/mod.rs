@@ -119,7 +119,8 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     let mut rules: Vec<PlannedRule> = vec![];
     let mut unable = vec![];
     for fault in &spec.faults {
-        if (fault.is_exact() || spec.seed.is_some()) && !abilities.exact_counting() {
+        if (fault.is_exact() || (spec.seed.is_some() && !fault.is_per_flow())) && !abilities.exact_counting()
+        {
             let why = "counting across CPUs (every, after, limit, seed) needs atomic operations that return a value";
             unable.push((fault.to_string(), Unable::new(why, "use Linux 5.12 or later, or leave them out")));
             continue;

@@ -55,6 +55,11 @@ impl Fault {
 }
 
 impl Fault {
+    /// Whether one draw serves a whole flow.
+    pub fn is_per_flow(&self) -> bool {
+        matches!(self, Self::Network(fault) if fault.per_flow)
+    }
+
     /// Whether the kernel has to remember something across CPUs, which needs fetching atomics (5.12).
     pub fn is_exact(&self) -> bool {
         let has_chain =
