@@ -37,7 +37,7 @@ pub fn entrance(skb: *mut __sk_buff, rule: u32) -> Option<Entrance> {
     let device = unsafe { (*skb).ifindex };
     let key = LineKey { namespace, device, rule, reserved: 0 };
     // SAFETY: entries are written as a whole before the device's program is attached, and not changed.
-    unsafe { KC_LINES.get(&key) }.copied()
+    unsafe { KC_LINES.get(key) }.copied()
 }
 
 /// Sends the packet into the rule's line, and a copy of it if `twice`.
