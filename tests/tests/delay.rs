@@ -143,6 +143,9 @@ fn connections_are_held_back_over_veth_and_lo_in_both_versions() -> Result<()> {
     Ok(())
 }
 
+/// How often a measurement is repeated on a busy machine.
+const ATTEMPTS: usize = 5;
+
 /// Largest difference of two distributions between their 5th and 90th percentile.
 fn distance(one: &Traffic, other: &Traffic) -> f64 {
     (5..=90).map(|p| (one.delays_ms[p] - other.delays_ms[p]).abs()).fold(0.0, f64::max)
@@ -170,29 +173,32 @@ fn distributions_are_netems() -> Result<()> {
             Ok(traffic)
         };
         let faults = format!("--delay 60ms --jitter 10ms --distribution {distribution}");
-        let mut runs = vec![];
-        let (first, second) = (netem(7003)?, netem(7004)?);
-        // A pause of the machine can only add to a distance: the better of two runs counts.
-        for _ in 0..2 {
-            let ours = scene.send(&faults, packets(), pace)?.traffic;
-            runs.push((distance(&first, &ours).min(distance(&second, &ours)), ours));
-        }
-        runs.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let (own, ours) = runs.swap_remove(0);
-        let control = distance(&first, &second);
-        measure(
-            "delay_distribution",
-            json!({"distribution": distribution, "netem_to_netem_ms": control, "kchaos_to_netem_ms": own,
-                "kchaos": [ours.delays_ms[5], ours.delays_ms[50], ours.delays_ms[95]],
-                "netem": [first.delays_ms[5], first.delays_ms[50], first.delays_ms[95]]}),
-        );
-        ensure!(ours.lost() == 0 && ours.out_of_order > 0, "{distribution}: {ours}");
-        // Without jitter the distance would be about 16 ms at the ends, with another distribution several.
+        // A pause of the machine can only add to a distance; a wrong distribution stays wrong.
+        let mut attempts = vec![];
+        let within = loop {
+            let (first, ours, second) =
+                (netem(7003)?, scene.send(&faults, packets(), pace)?.traffic, netem(7004)?);
+            let own = distance(&first, &ours).min(distance(&second, &ours));
+            let control = distance(&first, &second);
+            measure(
+                "delay_distribution",
+                json!({"distribution": distribution, "netem_to_netem_ms": control, "kchaos_to_netem_ms": own,
+                    "kchaos": [ours.delays_ms[5], ours.delays_ms[50], ours.delays_ms[95]],
+                    "netem": [first.delays_ms[5], first.delays_ms[50], first.delays_ms[95]]}),
+            );
+            ensure!(ours.lost() == 0 && ours.out_of_order > 0, "{distribution}: {ours}");
+            attempts.push((own, control));
+            // Without jitter the distance would be about 16 ms at the ends, with another distribution several.
+            if own <= 1.25 * control + 2.5 {
+                break true;
+            }
+            if attempts.len() == ATTEMPTS {
+                break false;
+            }
+        };
         ensure!(
-            own <= 1.25 * control + 2.5,
-            "{distribution}: {own} ms from netem, which is {control} ms from itself: {:?} beside {:?}",
-            ours.delays_ms,
-            first.delays_ms
+            within,
+            "{distribution}: distances from netem, and of netem from itself, in ms: {attempts:?}"
         );
     }
     Ok(())
