@@ -32,7 +32,7 @@ impl Scene {
     fn new() -> Result<Self> {
         let cgroup = TestCgroup::new()?;
         let runner = cgroup.child("runner")?;
-        let netns = NetNs::new()?;
+        let netns = NetNs::new()?.with_clsact_where_needed()?;
         let place = Place::default().in_cgroup(&runner).in_netns(&netns);
         let furniture = netns.furniture()?;
         Ok(Self { cgroup, runner, netns, place, furniture, objects: KernelObjects::now()? })
