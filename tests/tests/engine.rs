@@ -194,10 +194,10 @@ fn the_last_of_the_most_rules_is_reached() -> Result<()> {
     let count = |rule: usize, outcome: Outcome| closed.counters[rule].outcomes[outcome as usize].events;
     let injected = count(63, Outcome::Injected);
     let (spared, reached) = (count(63, Outcome::Chance), count(0, Outcome::Chance));
-    ensure!(
-        injected > 20 && injected + spared == reached,
-        "{injected} lost and {spared} spared of {reached}"
-    );
+    // A packet on its way past the rules when the engine closes may not get to the last one.
+    let on_its_way =
+        reached.checked_sub(injected + spared).context("more came to the last rule than to the first")?;
+    ensure!(injected > 20 && on_its_way <= 2, "{injected} lost and {spared} spared of {reached}");
     victim.stop(Role::Second)?;
     KernelObjects::now()?.since(&scene.objects).wait_gone().map(|_| ())
 }
