@@ -70,6 +70,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
         let placement = Placement { plan: &plan, cgroup: &cgroup.0, await_exec: true };
         let mut engine = Engine::open(&[placement], run::options(true, verbose))?;
         run::forward_kernel_log(&engine, verbose);
+        let mut news = run::watch_devices(&mut engine)?;
         let mut child = spawn(&arguments.command, &cgroup.0, signals.mask_before())?;
         engine.wait_armed(0).map_err(Failure::internal)?;
         for attachment in engine.attachments() {
@@ -93,6 +94,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
                     ending.interrupted_by.get_or_insert(arrived.signal as i32);
                     pass_on(arrived, &child);
                 }
+                Some(()) = news.recv() => engine.iter_mut().for_each(run::follow_devices),
                 () = &mut over, if plan.duration.is_some() && engine.is_some() => {
                     closed = engine.take().map(Engine::close);
                 }

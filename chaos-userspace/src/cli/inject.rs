@@ -52,19 +52,26 @@ pub fn run(arguments: &Inject, verbose: u8, sink: &mut Sink) -> Result<u8, Failu
             // Before any thread is started, so that the signals wait for us on all of them.
             let mut signals = Signals::take().map_err(Failure::internal)?;
             let placement = Placement { plan: &plan, cgroup: &cgroup, await_exec: false };
-            let engine = Engine::open(&[placement], run::options(false, verbose))?;
+            let mut engine = Engine::open(&[placement], run::options(false, verbose))?;
             run::forward_kernel_log(&engine, verbose);
             engine.arm(0);
+            let mut news = run::watch_devices(&mut engine)?;
             for attachment in engine.attachments() {
                 log::info!("attached {attachment}");
             }
             sink.write(&Event::Armed { run: &plan.run, pid: None, cgroup: cgroup.path() });
             let mut ending = Ending::default();
-            tokio::select! {
-                arrived = signals.next() => {
-                    ending.interrupted_by = Some(arrived.map_err(Failure::internal)?.signal as i32);
+            let over = tokio::time::sleep(plan.duration.unwrap_or_default());
+            tokio::pin!(over);
+            loop {
+                tokio::select! {
+                    arrived = signals.next() => {
+                        ending.interrupted_by = Some(arrived.map_err(Failure::internal)?.signal as i32);
+                        break;
+                    }
+                    Some(()) = news.recv() => run::follow_devices(&mut engine),
+                    () = &mut over => break,
                 }
-                () = tokio::time::sleep(plan.duration.unwrap_or_default()) => {}
             }
             engine.disarm(0);
             let summary = run::summarize(&plan, cgroup.path(), engine.close(), bystander, ending, sink);

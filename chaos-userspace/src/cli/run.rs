@@ -4,7 +4,7 @@ use super::{exit, failure::Failure};
 use crate::{
     host::privilege,
     inject::engine::{Closed, Engine, Options},
-    observe::{bystander::Bystander, kernel_log},
+    observe::{bystander::Bystander, devices, kernel_log},
     plan::Plan,
     report::{
         event::{Event, Sink},
@@ -12,6 +12,7 @@ use crate::{
     },
 };
 use std::path::Path;
+use tokio::sync::mpsc;
 
 /// Refuses early, with the capability that is missing.
 pub fn check_privileges() -> Result<(), Failure> {
@@ -38,6 +39,24 @@ pub fn forward_kernel_log(engine: &Engine, verbose: u8) {
     // All programs share one buffer; some say nothing and do not refer to it.
     if !programs.iter().any(|program| kernel_log::forward(*program).is_ok()) {
         log::warn!("the kernel programs' messages cannot be shown: none of {programs:?} has a log");
+    }
+}
+
+/// Starts to follow the devices of the target's network namespaces: who receives a message calls
+/// [`Engine::follow_devices`].
+pub fn watch_devices(engine: &mut Engine) -> Result<mpsc::Receiver<()>, Failure> {
+    let news = engine.device_news().and_then(devices::listen).map_err(Failure::internal)?;
+    // What has appeared since the engine listed them.
+    follow_devices(engine);
+    Ok(news)
+}
+
+/// Attaches to devices that have appeared. A device that cannot be judged must not end the run, but be told.
+pub fn follow_devices(engine: &mut Engine) {
+    match engine.follow_devices() {
+        Ok(0) => {}
+        Ok(count) => log::info!("attached to {count} more devices"),
+        Err(error) => log::warn!("packets leaving a new device are not judged: {error}"),
     }
 }
 

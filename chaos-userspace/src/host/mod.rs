@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod device;
 pub mod kernel;
+pub mod link_events;
 pub mod namespace;
 pub mod netlink;
 pub mod privilege;

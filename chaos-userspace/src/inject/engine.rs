@@ -17,6 +17,7 @@ use crate::{
         cgroup::Cgroup,
         device::{self, Device},
         kernel,
+        link_events::LinkEvents,
         namespace::NetworkNamespace,
     },
     plan::{Mechanism, Plan},
@@ -29,6 +30,7 @@ use chaos_common::{
     line::{Entrance, Exit, LAYER_ETHERNET, LAYER_LOOPBACK, LineKey},
 };
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -104,12 +106,25 @@ pub struct Engine {
     lines: Option<Lines>,
     programs: Vec<OwnedFd>,
     exits: u32,
+    places: Vec<Place>,
     lease: Option<Lease>,
     page: Arc<ControlPage>,
     maps: Maps,
     image: Image,
     journal: Journal,
     guardian: Option<Guardian>,
+}
+
+/// A network namespace whose devices carry an egress program.
+struct Place {
+    namespace: Arc<NetworkNamespace>,
+    /// Number of the namespace in the keys of lines.
+    number: u32,
+    mechanism: Mechanism,
+    /// Place of the program among the engine's.
+    program: usize,
+    /// Indices of the devices.
+    devices: BTreeSet<u32>,
 }
 
 /// What an engine left when it was closed.
@@ -172,6 +187,7 @@ impl Engine {
             lines: None,
             programs: vec![],
             exits: 0,
+            places: vec![],
             lease: Some(lease),
             page,
             maps,
@@ -224,7 +240,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the lines of every device first and attaches the program that leads into them last.
+    /// Makes lines and loads the programs that lead into them.
     fn attach_with_lines(
         &mut self,
         programs: &mut Programs,
@@ -237,13 +253,10 @@ impl Engine {
             placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(&Mechanism::Tcx))
         });
         for (number, namespace) in namespaces_of(users)?.into_iter().enumerate() {
-            let namespace = Arc::new(namespace);
             let number = number as u32;
-            for device in devices_in(&namespace)? {
-                self.lay_lines(&namespace, number, &device)?;
-            }
             self.programs.push(programs.load(&Kind::NetEgressWithLines { namespace: number })?);
-            self.attach_to_devices(&namespace, &Mechanism::Tcx, self.programs.len() - 1)?;
+            let program = self.programs.len() - 1;
+            self.add_place(namespace, number, &Mechanism::Tcx, program)?;
         }
         Ok(())
     }
@@ -300,8 +313,8 @@ impl Engine {
             .filter(|placement| placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(mechanism)));
         match mechanism {
             Mechanism::Tcx | Mechanism::Clsact => {
-                for namespace in namespaces_of(users)? {
-                    self.attach_to_devices(&namespace, mechanism, program)?;
+                for (number, namespace) in namespaces_of(users)?.into_iter().enumerate() {
+                    self.add_place(namespace, number as u32, mechanism, program)?;
                 }
                 Ok(())
             }
@@ -336,25 +349,81 @@ impl Engine {
         }
     }
 
-    fn attach_to_devices(
+    fn add_place(
         &mut self,
-        namespace: &NetworkNamespace,
+        namespace: NetworkNamespace,
+        number: u32,
         mechanism: &Mechanism,
         program: usize,
     ) -> Result<(), Error> {
-        for device in devices_in(namespace)? {
-            let what = format!("{} egress of {}", mechanism.name(), device.name);
-            if *mechanism == Mechanism::Tcx {
-                self.link(&what, |this| {
-                    let program = this.programs[program].as_fd();
-                    namespace.within(|| Link::tcx_egress(program, device.index, &device.name))?
-                })?;
-            } else {
-                self.add_filter(namespace, device.index, program)
-                    .map_err(|source| Error::Attach { what, source })?;
+        let namespace = Arc::new(namespace);
+        let devices = devices_in(&namespace)?;
+        for device in &devices {
+            self.attach_to_device(&namespace, number, mechanism, program, device)?;
+        }
+        let devices = devices.iter().map(|device| device.index).collect();
+        self.places.push(Place { namespace, number, mechanism: mechanism.clone(), program, devices });
+        Ok(())
+    }
+
+    /// The device's lines first, the program that leads into them last.
+    fn attach_to_device(
+        &mut self,
+        namespace: &Arc<NetworkNamespace>,
+        number: u32,
+        mechanism: &Mechanism,
+        program: usize,
+        device: &Device,
+    ) -> Result<(), Error> {
+        let what = format!("{} egress of {}", mechanism.name(), device.name);
+        if *mechanism != Mechanism::Tcx {
+            return self
+                .add_filter(namespace, device.index, program)
+                .map_err(|source| Error::Attach { what, source });
+        }
+        if self.lines.is_some() {
+            self.lay_lines(namespace, number, device)?;
+        }
+        self.link(&what, |this| {
+            let program = this.programs[program].as_fd();
+            namespace.within(|| Link::tcx_egress(program, device.index, &device.name))?
+        })
+    }
+
+    /// Subscribes to news of the devices in the namespaces where packets are judged as they leave.
+    pub fn device_news(&self) -> io::Result<Vec<LinkEvents>> {
+        let subscribe =
+            |place: &Place| place.namespace.within(LinkEvents::subscribe).and_then(|events| events);
+        self.places.iter().map(subscribe).collect()
+    }
+
+    /// Attaches to devices that have appeared. Returns how many.
+    pub fn follow_devices(&mut self) -> Result<usize, Error> {
+        let mut attached = 0;
+        for index in 0..self.places.len() {
+            let place = &self.places[index];
+            let (namespace, number) = (Arc::clone(&place.namespace), place.number);
+            let (mechanism, program) = (place.mechanism.clone(), place.program);
+            let devices = devices_in(&namespace)?;
+            let known = place.devices.clone();
+            for device in devices.iter().filter(|device| !known.contains(&device.index)) {
+                let result = self.attach_to_device(&namespace, number, &mechanism, program, device);
+                // It may have gone meanwhile.
+                if result.is_err() && !devices_in(&namespace)?.contains(device) {
+                    continue;
+                }
+                result?;
+                attached += 1;
+            }
+            // An index may come back with another device.
+            self.places[index].devices = devices.iter().map(|device| device.index).collect();
+        }
+        if attached > 0 {
+            for link in &mut self.links {
+                link.move_high().map_err(io_error("moving a link to a high descriptor"))?;
             }
         }
-        Ok(())
+        Ok(attached)
     }
 
     fn add_filter(&mut self, namespace: &NetworkNamespace, device: u32, program: usize) -> io::Result<()> {

@@ -1,4 +1,5 @@
 //! Reads what happened.
 
 pub mod bystander;
+pub mod devices;
 pub mod kernel_log;
