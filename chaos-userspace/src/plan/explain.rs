@@ -32,7 +32,8 @@ fn sentence(mechanism: &Mechanism) -> String {
              owner."
             .to_owned(),
         Mechanism::Clsact => "A clsact filter on every device of the target's network namespaces does it: this kernel has \
-             no tcx links. After a kill -9 the filter stays behind without effect until the guardian or `kchaos clean` \
+             no tcx links. Where a device has no clsact yet, adding and removing it makes the kernel drop what passes the device in \
+             that instant, of every process. After a kill -9 the filter stays behind without effect until the guardian or `kchaos clean` \
              removes it."
             .to_owned(),
         Mechanism::Line => "Held-back packets go through a veth pair (kc-...) with netem on it, one for loopback and one for all other \
