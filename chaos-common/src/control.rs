@@ -26,8 +26,10 @@ pub struct Header {
     pub egress_rules: u64,
     /// Rules that judge packets arriving at a target.
     pub ingress_rules: u64,
+    /// Thread group ids of the owner and of the guardian, whose own calls always pass.
+    pub own: [u32; 2],
     /// Explicit padding.
-    pub reserved2: [u64; 3],
+    pub reserved2: [u64; 2],
 }
 
 /// One run: an experiment from apply to rollback.

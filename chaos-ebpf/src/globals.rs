@@ -76,3 +76,26 @@ pub static KC_LINE: Global<u32> = Global::new(0);
 /// the then unreachable instructions.
 #[unsafe(no_mangle)]
 pub static KC_EXACT: Global<u32> = Global::new(0);
+
+/// How tracing programs find a task's registers: one of `REGISTERS_*`.
+#[unsafe(no_mangle)]
+pub static KC_REGISTERS: Global<u32> = Global::new(0);
+
+/// The same for socket hooks.
+#[unsafe(no_mangle)]
+pub static KC_SOCKET_REGISTERS: Global<u32> = Global::new(0);
+
+/// Offset of `stack` in `struct task_struct`, with `REGISTERS_ON_STACK`.
+#[unsafe(no_mangle)]
+pub static KC_TASK_STACK: Global<u32> = Global::new(0);
+
+/// Offset of `thread_info.status` in `struct task_struct`.
+#[unsafe(no_mangle)]
+pub static KC_TASK_STATUS: Global<u32> = Global::new(0);
+
+/// Offsets of `cred` and `real_cred` in `struct task_struct`; equal where they are not known.
+#[unsafe(no_mangle)]
+pub static KC_TASK_CRED: Global<u32> = Global::new(0);
+/// See [`KC_TASK_CRED`].
+#[unsafe(no_mangle)]
+pub static KC_TASK_REAL_CRED: Global<u32> = Global::new(0);

@@ -7,6 +7,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod caller;
 mod count;
 mod exec;
 mod globals;

@@ -8,12 +8,11 @@ use chaos_common::{
     control::Control,
     counter::RuleCounters,
     limits::{
-        CALLS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX,
-        WALK_TARGETS_MAX,
+        CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX, WALK_TARGETS_MAX,
     },
     line::{Entrance, Exit, LineKey},
     rule::{Ordinal, Rule, TABLE_LEN},
-    syscall::Call,
+    syscall::{Call, ROWS},
     target::Target,
 };
 
@@ -38,7 +37,8 @@ pub static KC_TARGETS: HashMap<u64, Target> = HashMap::with_max_entries(TARGETS_
 #[map]
 pub static KC_WALK: CgroupArray = CgroupArray::with_max_entries(WALK_TARGETS_MAX, 0);
 
-/// What the cgroup of the same slot of [`KC_WALK`] is subject to.
+/// Targets by slot: what the cgroup of the same slot of [`KC_WALK`], or the one a socket hook is attached to, is
+/// subject to.
 #[map]
 pub static KC_WALK_TARGETS: Array<Target> = Array::with_max_entries(WALK_TARGETS_MAX, 0);
 
@@ -66,9 +66,9 @@ pub static KC_LINES: HashMap<LineKey, Entrance> = HashMap::with_max_entries(LINE
 #[map]
 pub static KC_EXITS: Array<Exit> = Array::with_max_entries(LINE_SLOTS_MAX as u32, 0);
 
-/// System call number -> rules, and the hook that judges it.
+/// Row (system call number of 64-bit or 32-bit callers, hook of io_uring) -> rules, and the hook that judges it.
 #[map]
-pub static KC_CALLS: Array<Call> = Array::with_max_entries(CALLS_MAX, 0);
+pub static KC_CALLS: Array<Call> = Array::with_max_entries(ROWS, 0);
 
 /// Rule -> what happened, per CPU.
 #[map]

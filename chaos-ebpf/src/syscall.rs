@@ -1,28 +1,30 @@
 //! System calls of a target.
 
 use crate::{
+    caller,
     count::Weight,
+    globals::{KC_REGISTERS, KC_SOCKET_REGISTERS},
     judge::{Match, armed, judge},
     maps::KC_CALLS,
     target,
 };
 use aya_ebpf::{
-    helpers::generated::{
-        bpf_get_current_task_btf, bpf_override_return, bpf_probe_read_kernel, bpf_task_pt_regs,
-    },
-    macros::kprobe,
-    programs::ProbeContext,
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_override_return, bpf_set_retval},
+    macros::{cgroup_sock_addr, kprobe},
+    programs::{ProbeContext, SockAddrContext},
 };
 use chaos_common::{
     arch::native,
     limits::ERRNO_MAX,
-    syscall::{HOOK_ENTRY, HOOK_MAGIC},
+    syscall::{HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_MAGIC, HOOK_SOCKET, ROW_RING, SLOT_MAGIC},
 };
+use core::{arch::asm, hint::black_box};
 
 const ONE_CALL: Weight = Weight { segments: 1, bytes: 0 };
 
-/// Entry of a system call function; needs CONFIG_BPF_KPROBE_OVERRIDE. The outer registers' first argument points to
-/// the caller's registers (arch/x86/include/asm/syscall_wrapper.h).
+/// Entry of system call functions, as a kprobe on each or as one kprobe.multi link on all; needs
+/// CONFIG_BPF_KPROBE_OVERRIDE. The outer registers' first argument points to the caller's registers
+/// (arch/x86/include/asm/syscall_wrapper.h).
 #[kprobe]
 pub fn kc_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(errno) = kprobe_errno(&ctx) {
@@ -35,67 +37,99 @@ pub fn kc_kprobe(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn kprobe_errno(ctx: &ProbeContext) -> Option<i32> {
     let target = target::of_task()?;
-    let caller: *const u8 = ctx.arg::<*const u8>(0)?;
-    let mut number = 0u64;
-    // SAFETY: the helper reads fault-tolerantly and `number` has room for 8 bytes.
-    let result = unsafe {
-        bpf_probe_read_kernel(
-            (&raw mut number).cast(),
-            8,
-            caller.wrapping_add(native::PT_REGS_ORIG_AX).cast(),
-        )
-    };
-    if result != 0 {
-        return None;
-    }
-    errno_for(target.rules, number as u32, HOOK_ENTRY)
+    let caller = ctx.arg::<u64>(0)?;
+    let number = caller::word(caller + native::PT_REGS_ORIG_AX as u64)?;
+    entry_errno(target.rules, number as u32)
 }
 
-/// A BPF LSM hook. One body for all hooks: the loader writes the hook's id over [`HOOK_MAGIC`] in each copy.
+/// Entry of system call functions in a trampoline (`fmod_ret`); needs CONFIG_FUNCTION_ERROR_INJECTION. Anything but 0
+/// is returned in place of the call. A full 64 bits: the system call's caller reads them all.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "fentry/kc_entry")]
+pub extern "C" fn kc_entry(ctx: *const u64) -> i64 {
+    let Some(target) = target::of_task() else { return 0 };
+    // SAFETY: the first argument is a trusted pointer to the caller's registers; the verifier checks both loads.
+    let number = unsafe { (*ctx as *const u8).add(native::PT_REGS_ORIG_AX).cast::<u64>().read_volatile() };
+    entry_errno(target.rules, number as u32).unwrap_or(0) as i64
+}
+
+#[inline(always)]
+fn entry_errno(rules: u64, number: u32) -> Option<i32> {
+    errno_for(rules, caller::entry_row(number)?, HOOK_ENTRY)
+}
+
+/// A security hook, as a BPF LSM program or in a trampoline (`fmod_ret`) of the kernel's `security_*` function. One
+/// body for all hooks: the loader writes the hook's id over [`HOOK_MAGIC`] in each copy.
 ///
 /// Security hooks also serve calls nobody named (`file_open` serves execve), so the call is looked up by the number
 /// the caller entered the kernel with.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "lsm/kc_hook")]
-pub extern "C" fn kc_hook(_ctx: *const u64) -> i64 {
+pub extern "C" fn kc_hook(ctx: *const u64) -> i64 {
     // The verifier wants to see that this is in -4095..0 (kernel/bpf/bpf_lsm.c, `bpf_lsm_get_retval_range`); the
     // compiler knows it already and would leave the comparison out.
-    let value = core::hint::black_box(hook_errno().unwrap_or(0) as i64);
+    let value = black_box(hook_errno(ctx).unwrap_or(0) as i64);
     if value < -(ERRNO_MAX as i64) || value > 0 { 0 } else { value }
 }
 
 #[inline(always)]
-fn hook_errno() -> Option<i32> {
+fn hook_errno(ctx: *const u64) -> Option<i32> {
+    /// `MAY_WRITE` of include/linux/fs.h.
+    const MAY_WRITE: u64 = 2;
     let target = target::of_task()?;
-    let number = entered_by()?;
-    errno_for(target.rules, number, core::hint::black_box(HOOK_MAGIC))
+    let hook = patched::<HOOK_MAGIC>();
+    // SAFETY: `file_permission` has two arguments, the second is the mask; the verifier does not follow the branch in
+    // copies for other hooks.
+    let write = hook == HOOK_FILE_PERMISSION && unsafe { ctx.add(1).read_volatile() } & MAY_WRITE != 0;
+    let row = caller::row(KC_REGISTERS.load(), hook, write)?;
+    if row < ROW_RING && caller::acts_for_another() {
+        return None;
+    }
+    errno_for(target.rules, row, hook)
 }
 
-/// The 64-bit system call the current task is in. `None` for 32-bit callers, whose numbers mean other calls.
+/// A socket hook of a target's cgroup (connect, bind, unconnected UDP send): the socket belongs to the target. 0 with a
+/// value set is that error (5.18).
+#[cgroup_sock_addr(connect4)]
+pub fn kc_socket(_ctx: SockAddrContext) -> i32 {
+    const PASS: i32 = 1;
+    const FAIL: i32 = 0;
+    let Some(errno) = socket_errno() else { return PASS };
+    // SAFETY: the helper takes a plain number.
+    unsafe { bpf_set_retval(errno) };
+    FAIL
+}
+
 #[inline(always)]
-fn entered_by() -> Option<u32> {
-    // SAFETY: the helpers return trusted pointers to the current task and to its registers; both loads are checked by
-    // the verifier against the kernel's own type information.
-    unsafe {
-        let task = bpf_get_current_task_btf();
-        let status = task.cast::<u8>().add(native::TASK_STATUS).cast::<u32>().read_volatile();
-        if status & native::TS_COMPAT != 0 {
-            return None;
-        }
-        let registers = bpf_task_pt_regs(task) as *const u8;
-        Some(registers.add(native::PT_REGS_ORIG_AX).cast::<u64>().read_volatile() as u32)
-    }
+fn socket_errno() -> Option<i32> {
+    let target = target::in_slot(patched::<SLOT_MAGIC>())?;
+    errno_for(target.rules, caller::row(KC_SOCKET_REGISTERS.load(), HOOK_SOCKET, true)?, HOOK_SOCKET)
+}
+
+/// What the loader writes over `MAGIC` in this copy: unknown to the compiler, a constant for the verifier.
+#[inline(always)]
+fn patched<const MAGIC: u32>() -> u32 {
+    let value: u64;
+    // SAFETY: loads an immediate.
+    unsafe { asm!("{0} = {1}", out(reg) value, const MAGIC, options(pure, nomem)) };
+    value as u32
 }
 
 /// Judges a call. Returns a negative errno.
 #[inline(always)]
-fn errno_for(target_rules: u64, number: u32, hook: u32) -> Option<i32> {
-    let call = KC_CALLS.get(number & !native::X32_BIT)?;
+fn errno_for(target_rules: u64, row: u32, hook: u32) -> Option<i32> {
+    let call = KC_CALLS.get(row)?;
     let rules = target_rules & call.rules;
-    if rules == 0 || call.hook != hook {
+    if rules == 0 || (call.hook != hook && call.other_hook != hook) {
+        return None;
+    }
+    let control = armed()?;
+    // SAFETY: the helper has no preconditions.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    if control.header.own.contains(&tgid) {
         return None;
     }
     // An event that no rule has ended has no errno.
-    let errno = judge(armed()?, rules, &ONE_CALL, 0, |_, _| Match::Yes).errno;
+    let errno = judge(control, rules, &ONE_CALL, 0, |_, _| Match::Yes).errno;
     if errno == 0 || errno > ERRNO_MAX { None } else { Some(-(errno as i32)) }
 }

@@ -36,6 +36,12 @@ pub fn of_task() -> Option<Target> {
     if select == SELECT_FAST { fast(ancestor) } else { levels(ancestor) }
 }
 
+/// The target in `slot`: of a program that is attached to that target's cgroup and runs for nobody else.
+#[inline(always)]
+pub fn in_slot(slot: u32) -> Option<Target> {
+    KC_WALK_TARGETS.get(slot).copied()
+}
+
 #[inline(always)]
 fn fast(ancestor: impl Fn(u32) -> u64) -> Option<Target> {
     let id = ancestor(KC_FAST_LEVEL.load());

@@ -56,9 +56,71 @@ pub fn kprobe_override_works() -> bool {
     listed && loads_override_program()
 }
 
-/// Whether `--fail` has any mechanism here.
+/// Whether a trampoline can replace the functions that ask the security modules.
+pub fn fmod_ret_security_works() -> Result<bool> {
+    attaches_fmod_ret("security_file_open")
+}
+
+/// Whether a trampoline can replace the functions of system calls.
+pub fn fmod_ret_sys_works() -> Result<bool> {
+    attaches_fmod_ret("__x64_sys_openat")
+}
+
+/// Whether a kprobe.multi program that overrides can be loaded and attached.
+pub fn kprobe_multi_works() -> bool {
+    const BPF_PROG_TYPE_KPROBE: u32 = 2;
+    const BPF_LINK_CREATE: u32 = 28;
+    const BPF_TRACE_KPROBE_MULTI: u32 = 42;
+    let Ok(program) = load(BPF_PROG_TYPE_KPROBE, BPF_TRACE_KPROBE_MULTI, 0, &OVERRIDE) else {
+        return false;
+    };
+    // struct bpf_attr.link_create {prog_fd, target, attach_type, flags, kprobe_multi {flags, cnt, syms, addrs, cookies}};
+    // a system call that nobody makes.
+    let names = [c"__x64_sys_vhangup".as_ptr()];
+    let symbols = names.as_ptr() as u64;
+    let (low, high) = (symbols as u32, (symbols >> 32) as u32);
+    let attribute = [program as u32, 0, BPF_TRACE_KPROBE_MULTI, 0, 0, 1, low, high, 0, 0, 0, 0];
+    let link = bpf(BPF_LINK_CREATE, &attribute);
+    close(program);
+    link.map(close).is_ok()
+}
+
+/// Whether socket hooks can set any errno (5.18).
+pub fn socket_hooks_work() -> bool {
+    const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+    const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+    // r1 = -1; call bpf_set_retval; r0 = 1; exit
+    const SET: [u64; 4] =
+        [0xffff_ffff_0000_01b7, 0x0000_00bb_0000_0085, 0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+    load(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT, 0, &SET).map(close).is_ok()
+}
+
+/// Whether a mechanism, by its name on the command line, works here.
+pub fn mechanism_works(name: &str) -> Result<bool> {
+    Ok(match name {
+        "lsm" => lsm_works()?,
+        "fmod_ret_security" => fmod_ret_security_works()?,
+        "fmod_ret_sys" => fmod_ret_sys_works()?,
+        "kprobe_multi" => kprobe_multi_works(),
+        "kprobe" => kprobe_override_works(),
+        "cgroup_sock_addr" => socket_hooks_work(),
+        other => anyhow::bail!("no mechanism is called {other}"),
+    })
+}
+
+/// The mechanism that carries `openat` here, if any.
+pub fn openat_mechanism() -> Result<Option<&'static str>> {
+    for name in ["lsm", "fmod_ret_security", "fmod_ret_sys", "kprobe_multi", "kprobe"] {
+        if mechanism_works(name)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether `--fail` has any mechanism for calls on files here.
 pub fn fails_syscalls() -> Result<bool> {
-    Ok(kprobe_override_works() || lsm_works()?)
+    Ok(openat_mechanism()?.is_some())
 }
 
 /// Whether the packages the tests need are there.
@@ -120,11 +182,21 @@ fn loads_override_program() -> bool {
 fn attaches_lsm_program() -> Result<bool> {
     const BPF_PROG_TYPE_LSM: u32 = 29;
     const BPF_LSM_MAC: u32 = 27;
+    attaches_trampoline(BPF_PROG_TYPE_LSM, BPF_LSM_MAC, "bpf_lsm_file_open")
+}
+
+fn attaches_fmod_ret(function: &str) -> Result<bool> {
+    const BPF_PROG_TYPE_TRACING: u32 = 26;
+    const BPF_MODIFY_RETURN: u32 = 26;
+    attaches_trampoline(BPF_PROG_TYPE_TRACING, BPF_MODIFY_RETURN, function)
+}
+
+fn attaches_trampoline(kind: u32, attach_type: u32, function: &str) -> Result<bool> {
     let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-    let Ok(hook) = btf.id_by_type_name_kind("bpf_lsm_file_open", BtfKind::Func) else {
+    let Ok(hook) = btf.id_by_type_name_kind(function, BtfKind::Func) else {
         return Ok(false);
     };
-    let Ok(program) = load(BPF_PROG_TYPE_LSM, BPF_LSM_MAC, hook, &RETURN_ZERO) else {
+    let Ok(program) = load(kind, attach_type, hook, &RETURN_ZERO) else {
         return Ok(false);
     };
     // struct bpf_attr.raw_tracepoint {name (8 bytes), prog_fd}

@@ -60,6 +60,9 @@ pub struct Rule {
     pub matched: Amount,
     /// Those that were hit.
     pub injected: Amount,
+    /// Calls of anybody that the kernel did not show to the programs.
+    #[serde(default)]
+    pub missed: u64,
     /// Those that were not, by reason.
     #[serde(default)]
     pub spared: BTreeMap<String, Amount>,

@@ -1,12 +1,13 @@
 //! System call errors as the caller feels them: the right errno, on the right call, in every task, and in no other.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::{Role, SharedBoard};
-use integration_tests::capability::{fails_syscalls, kprobe_override_works, lsm_lists_bpf, lsm_works};
+use integration_tests::capability::{
+    fails_syscalls, fmod_ret_sys_works, kprobe_override_works, lsm_lists_bpf, lsm_works, openat_mechanism,
+};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
@@ -19,7 +20,7 @@ use integration_tests::syscall_errors::{check_task, suffer};
 use integration_tests::tasks::read_tasks;
 use serde_json::json;
 
-const NO_MECHANISM: &str = "neither kprobe override nor an active BPF LSM";
+const NO_MECHANISM: &str = "no mechanism fails calls on files";
 
 fn place(cgroup: &TestCgroup) -> Result<Place> {
     Ok(Place::default().in_cgroup(&cgroup.child("runner")?))
@@ -41,7 +42,7 @@ fn every_openat_fails_and_nothing_else_in_threads_and_descendants() -> Result<()
         &format!("--threads {threads} --children {}", generations - 1),
     )?;
     run.check(threads * generations, n, "EIO")?;
-    ensure!(run.errno("EIO") == run.calls(), "some calls got through: {:?}", run.tasks);
+    run.check_all_failed("EIO")?;
     let others = run.tasks.iter().filter(|task| task.tid != task.tgid).count();
     ensure!(
         others == run.tasks.len(),
@@ -49,7 +50,7 @@ fn every_openat_fails_and_nothing_else_in_threads_and_descendants() -> Result<()
         run.tasks
     );
     let rule = run.summary.rule()?;
-    let expected = if kprobe_override_works() { "kprobe" } else { "lsm" };
+    let expected = openat_mechanism()?.unwrap_or_default();
     ensure!(rule.mechanisms == [expected], "carried by {:?} instead of {expected}", rule.mechanisms);
     Ok(())
 }
@@ -75,65 +76,6 @@ fn a_share_of_the_calls_fails() -> Result<()> {
     Ok(())
 }
 
-/// Calls with the errno each is made to fail with, in two groups: each group is the other's control.
-const GROUPS: [&[(&str, &str)]; 2] = [
-    &[("openat2", "EMFILE"), ("read", "EIO"), ("getdents64", "ENOENT"), ("mkdirat", "EROFS")],
-    &[("open", "EACCES"), ("write", "ENOSPC"), ("connect", "ENETUNREACH"), ("renameat2", "EXDEV")],
-];
-
-fn each_call_fails_by(mechanism: &str) -> Result<()> {
-    let cgroup = TestCgroup::new()?;
-    let place = place(&cgroup)?;
-    for group in GROUPS {
-        let faults: Vec<String> =
-            group.iter().map(|(call, errno)| format!("--fail {call}={errno}@100%")).collect();
-        let faults = format!("--mechanism {mechanism} {}", faults.join(" "));
-        let (first, first_errno) = group[0];
-        let board = SharedBoard::create()?;
-        let words = format!("calls --call {first} -n 20 --threads 2 --children 1");
-        let finished = Kchaos::exec_victim(&faults, &words, &board)?.at(&place).run()?;
-        finished.expect_status(0)?;
-        let expected: BTreeSet<String> =
-            group[1..].iter().map(|(call, errno)| format!("{call}: {errno} (3 times)")).collect();
-        let tasks = read_tasks(&board);
-        ensure!(tasks.len() == 4, "{} tasks reported", tasks.len());
-        for task in &tasks {
-            ensure!(task.errno(first_errno) == 20 && task.calls == 20, "{first}: {task:?}");
-            let failed: BTreeSet<String> = task.controls_failed.iter().cloned().collect();
-            ensure!(
-                failed == expected,
-                "{mechanism}: these calls failed: {failed:?}, instead of {expected:?}"
-            );
-        }
-        for rule in &finished.summary()?.rules {
-            let events = if rule.call.as_deref() == Some(first) { 80 } else { 12 };
-            ensure!(
-                rule.mechanisms == [mechanism] && rule.injected.events == events,
-                "{events} hits by {mechanism} expected: {rule:?}"
-            );
-        }
-    }
-    Ok(())
-}
-
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn each_call_fails_by_kprobe() -> Result<()> {
-    if !kprobe_override_works() {
-        skip!("no kprobe override");
-    }
-    each_call_fails_by("kprobe")
-}
-
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn each_call_fails_by_lsm() -> Result<()> {
-    if !lsm_works()? {
-        skip!("no active BPF LSM");
-    }
-    each_call_fails_by("lsm")
-}
-
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn fsync_fails_by_kprobe() -> Result<()> {
@@ -143,7 +85,7 @@ fn fsync_fails_by_kprobe() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let run = suffer("--fail fsync=EIO@100%", &place(&cgroup)?, "fsync", 20, "")?;
     run.check(1, 20, "EIO")?;
-    ensure!(run.errno("EIO") == run.calls(), "some calls got through: {:?}", run.tasks);
+    run.check_all_failed("EIO")?;
     Ok(())
 }
 
@@ -279,8 +221,8 @@ fn an_impossible_mechanism_is_refused_before_the_command_runs() -> Result<()> {
         refused.push("--fail openat=EIO@100%");
         refused.push("--loss 5% --fail openat=EIO@100%");
     }
-    // No LSM hook is passed by close; only an override can fail it.
-    if !kprobe_override_works() {
+    // No security hook is passed by close; only its entry can fail it.
+    if !kprobe_override_works() && !fmod_ret_sys_works()? {
         refused.push("--fail close=EIO@100%");
     }
     if refused.is_empty() {

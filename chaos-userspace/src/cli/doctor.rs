@@ -75,9 +75,9 @@ fn table(rows: &[Row]) -> String {
     let mut text = format!("kernel {}\n", kernel::release());
     for row in rows {
         let answer = if row.works { "yes" } else { "no " };
-        text += &format!("{answer}  {:22} {:11} {}\n", row.what, row.mechanism, row.why);
+        text += &format!("{answer}  {:22} {:17} {}\n", row.what, row.mechanism, row.why);
         if !row.works {
-            text += &format!("{:40} remedy: {}\n", "", row.remedy);
+            text += &format!("{:46} remedy: {}\n", "", row.remedy);
         }
     }
     text

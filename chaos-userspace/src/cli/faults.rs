@@ -18,6 +18,10 @@ pub struct Faults {
     )]
     fail: Vec<String>,
 
+    /// Allow --fail for a call whose failure can make a process unusable, such as execve or munmap
+    #[arg(long, value_name = "SYSCALL", help_heading = "Faults")]
+    allow: Vec<String>,
+
     /// Make every random draw the same again (for one flow or one thread)
     #[arg(long, value_name = "NUMBER", help_heading = "Faults")]
     seed: Option<u64>,
@@ -41,11 +45,24 @@ impl Faults {
         );
         for text in &self.fail {
             match text.parse::<syscall::Fault>() {
-                Ok(fault) => faults.push(Fault::Syscall(fault)),
+                Ok(fault) => {
+                    let name = fault.call.name();
+                    match fault.call.danger().filter(|_| !self.allow.iter().any(|allowed| allowed == name)) {
+                        Some(why) => {
+                            problems
+                                .0
+                                .push(format!("--fail {name}: {why}; if that is meant, add --allow {name}"));
+                        }
+                        None => faults.push(Fault::Syscall(fault)),
+                    }
+                }
                 Err(more) => {
                     problems.0.extend(more.0.into_iter().map(|problem| format!("--fail: {problem}")))
                 }
             }
+        }
+        for text in &self.allow {
+            problems.take(text.parse::<syscall::Call>().map_err(|problem| format!("--allow: {problem}")));
         }
         if self.mechanism.is_some() && self.fail.is_empty() {
             problems.0.push("--mechanism chooses how calls fail: add --fail SYSCALL=ERRNO".to_owned());
@@ -86,6 +103,17 @@ mod tests {
         };
         let problems = flags.spec(Target::Fresh, Some("5")).unwrap_err();
         assert_eq!(problems.0.len(), 7, "{problems}");
+    }
+
+    #[test]
+    fn dangerous_calls_need_to_be_allowed() {
+        let flags = Faults { fail: vec!["execve=EIO".into()], ..Faults::default() };
+        let problems = flags.spec(Target::Fresh, None).unwrap_err().to_string();
+        assert!(problems.contains("--allow execve"), "{problems}");
+        let flags = Faults { allow: vec!["execve".into()], ..flags };
+        assert_eq!(flags.spec(Target::Fresh, None).unwrap().faults.len(), 1);
+        let flags = Faults { allow: vec!["execv".into()], ..flags };
+        assert!(flags.spec(Target::Fresh, None).unwrap_err().to_string().contains("did you mean execve"));
     }
 
     #[test]

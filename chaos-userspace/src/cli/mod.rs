@@ -12,6 +12,7 @@ mod packets;
 mod plan;
 mod run;
 mod signals;
+mod syscalls;
 
 use crate::{
     inject::guardian,
@@ -58,6 +59,8 @@ enum Command {
     Plan(plan::Plan),
     /// Say what this host can do, tried one by one, and the remedy for what it cannot
     Doctor,
+    /// List every system call with the mechanisms that reach it on this host
+    Syscalls,
     /// Remove what an owner killed together with its guardian left behind
     Clean,
     /// The process that disarms an engine when its owner dies
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Inject(arguments) => inject::run(&arguments, verbose, &mut sink),
         Command::Plan(arguments) => plan::run(&arguments, cli.common.json.is_some()),
         Command::Doctor => doctor::run(cli.common.json.is_some()),
+        Command::Syscalls => syscalls::run(cli.common.json.is_some()),
         Command::Clean => clean::run(cli.common.json.is_some()),
         Command::Guardian { journal } => {
             guardian::watch(journal).map(|()| exit::DONE).map_err(Failure::internal)

@@ -54,7 +54,8 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 serde_json::json!({
                     "name": rule.name,
                     "fault": rule.fault.to_string(),
-                    "mechanisms": rule.mechanisms.iter().map(|m| m.name()).collect::<Vec<_>>(),
+                    "mechanisms": plan::Mechanism::names(&rule.mechanisms),
+                    "limits": rule.limits,
                 })
             })
             .collect();

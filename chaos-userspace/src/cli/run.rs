@@ -81,7 +81,7 @@ pub fn summarize(
     sink: &mut Sink,
 ) -> Summary {
     let mut problems = closed.problems.clone();
-    let rules = RuleSummary::all(plan, &closed.counters);
+    let rules = RuleSummary::all(plan, &closed.counters, &closed.missed);
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
     let cgroup_removed = closed.finish();
     let bystander = bystander.and_then(|bystander| {

@@ -5,18 +5,21 @@ pub mod netem;
 mod network;
 
 use crate::{
-    plan::{Mechanism, Plan},
+    plan::{
+        Mechanism, Plan, Registers,
+        syscall::{entry, hooks},
+    },
     spec::{Fault, network::Effect},
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
-    limits::{CALLS_MAX, CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
+    limits::{CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
     probability::{mix, seeded_draw},
     rule::{
         KIND_DELAY, KIND_DUPLICATE, KIND_ERROR, KIND_LOSS, KIND_REORDER, MATCH_FLOW, Rule, WHEN_PER_FLOW,
         WHEN_SEEDED,
     },
-    syscall::{Call, HOOK_ENTRY},
+    syscall::{Call, HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_SOCKET, call_row, ring_row},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -48,6 +51,8 @@ pub struct Image {
     pub fast_ids: [u64; FAST_TARGETS_MAX],
     /// `KC_LEVELS`.
     pub levels: u32,
+    /// `KC_REGISTERS`, `KC_SOCKET_REGISTERS`, `KC_TASK_STACK` and `KC_TASK_STATUS`.
+    pub registers: Registers,
     /// `KC_CLSACT`.
     pub clsact: bool,
     /// Whether any rule looks into packets, at their remote address, at their remote port.
@@ -76,7 +81,9 @@ pub struct Image {
     pub ports: BTreeMap<u16, u64>,
     /// Local port -> rules, as above.
     pub local_ports: BTreeMap<u16, u64>,
-    /// Call number -> rules and hook.
+    /// Whether any target has socket hooks, which find it by its slot.
+    pub has_socket_hooks: bool,
+    /// Row of the call table -> rules and hook.
     pub calls: BTreeMap<u32, Call>,
     /// Runs, by slot.
     pub runs: Vec<Run>,
@@ -134,8 +141,12 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     Mechanism::CgroupSkb => image.ingress_rules |= bit,
                     // Its packets come from the egress hook.
                     Mechanism::Line => {}
-                    Mechanism::Kprobe { .. } => image.add_call(&planned.fault, bit, HOOK_ENTRY),
-                    Mechanism::Lsm { id, .. } => image.add_call(&planned.fault, bit, *id),
+                    Mechanism::Entry { .. } => image.add_call(&planned.fault, bit, HOOK_ENTRY),
+                    Mechanism::Security { id, .. } => image.add_call(&planned.fault, bit, *id),
+                    Mechanism::Socket(_) => {
+                        image.has_socket_hooks = true;
+                        image.add_call(&planned.fault, bit, HOOK_SOCKET);
+                    }
                 }
             }
             let mut rule = Rule { run: slot as u32, number: image.rules.len() as u32, ..Rule::default() };
@@ -195,13 +206,24 @@ fn salt(run: &str, rule: usize) -> u64 {
 }
 
 impl Image {
+    /// The rows in which `hook` finds the rule: the call as 64-bit and 32-bit callers make it, and, for what a ring can
+    /// ask for, the hook itself.
     fn add_call(&mut self, fault: &Fault, bit: u64, hook: u32) {
-        if let Fault::Syscall(fault) = fault
-            && fault.call.number() < CALLS_MAX
-        {
-            let call = self.calls.entry(fault.call.number()).or_default();
-            call.rules |= bit;
-            call.hook = hook;
+        let Fault::Syscall(fault) = fault else { return };
+        let call = fault.call;
+        let compat = entry::compat(call.name()).into_iter().filter_map(|(_, number)| call_row(number, true));
+        let through_ring = hook >= HOOK_FILE_PERMISSION && hooks::in_ring(call.name());
+        let write = hook == HOOK_FILE_PERMISSION && hooks::writes(call.name());
+        let ring = through_ring.then(|| ring_row(hook, write));
+        for row in call_row(call.number(), false).into_iter().chain(compat).chain(ring) {
+            let call = self.calls.entry(row).or_default();
+            if call.rules & bit == 0 {
+                call.rules |= bit;
+                call.hook = hook;
+                call.other_hook = hook;
+            } else {
+                call.other_hook = hook;
+            }
         }
     }
 
@@ -229,6 +251,10 @@ impl Image {
             self.select_skb = SELECT_LEVELS;
         }
         self.select_task = self.select_skb;
+        self.registers = jobs.first().map(|job| job.plan.registers).unwrap_or_default();
+        if self.has_socket_hooks {
+            within("targets with socket hooks", self.targets.len(), WALK_TARGETS_MAX as usize)?;
+        }
         if jobs.iter().any(|job| !job.plan.task_ancestor) {
             within("targets on a kernel below 5.12", self.targets.len(), WALK_TARGETS_MAX as usize)?;
             self.select_task = SELECT_WALK;
@@ -241,7 +267,7 @@ impl Image {
 mod tests {
     use super::*;
     use crate::{
-        plan::PlannedRule,
+        plan::{PlannedRule, SecurityHook},
         spec::{
             network::{self as spec_network, Direction},
             when::When,
@@ -264,12 +290,18 @@ mod tests {
             run: "test".into(),
             rules: rules
                 .into_iter()
-                .map(|(fault, mechanisms)| PlannedRule { name: "x".into(), fault, mechanisms })
+                .map(|(fault, mechanisms)| PlannedRule {
+                    name: "x".into(),
+                    fault,
+                    mechanisms,
+                    limits: vec![],
+                })
                 .collect(),
             duration: None,
             observe: false,
             seed: None,
             task_ancestor: true,
+            registers: Registers::default(),
         }
     }
 
@@ -285,7 +317,7 @@ mod tests {
         )]);
         let failing = plan(vec![(
             Fault::Syscall("openat=EIO".parse().unwrap()),
-            vec![Mechanism::Lsm { hook: "file_open", id: 1 }],
+            vec![Mechanism::Security { by: SecurityHook::Lsm, hook: "file_open", id: 3 }],
         )]);
         let image = encode(&[job(&lossy, 10, 2), job(&failing, 11, 3), job(&failing, 10, 2)]).unwrap();
         assert_eq!(
@@ -293,7 +325,9 @@ mod tests {
             [(10, Target { rules: 0b101, runs: 0b101 }), (11, Target { rules: 0b10, runs: 0b10 })]
         );
         assert_eq!((image.egress_rules, image.ingress_rules), (1, 1));
-        assert_eq!(image.calls[&257], Call { rules: 0b110, hook: 1, reserved: 0 });
+        let call = Call { rules: 0b110, hook: 3, other_hook: 3 };
+        let rows = [257, call_row(295, true).unwrap(), ring_row(3, false)];
+        assert_eq!(image.calls, BTreeMap::from(rows.map(|row| (row, call))));
         assert_eq!(image.rules.iter().map(|rule| rule.run).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!((image.select_skb, image.levels), (SELECT_LEVELS, 0b1100));
     }

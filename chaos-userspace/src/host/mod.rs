@@ -7,3 +7,4 @@ pub mod link_events;
 pub mod namespace;
 pub mod netlink;
 pub mod privilege;
+pub mod types;

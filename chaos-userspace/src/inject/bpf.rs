@@ -23,6 +23,10 @@ pub enum ProgramType {
     CgroupSkb = 8,
     /// Raw tracepoint.
     RawTracepoint = 17,
+    /// A cgroup's socket hooks.
+    CgroupSockAddr = 18,
+    /// Trampolines.
+    Tracing = 26,
     /// BPF LSM.
     Lsm = 29,
 }
@@ -33,10 +37,26 @@ pub enum ProgramType {
 pub enum AttachType {
     /// Packets arriving at a cgroup's sockets; also what program types without an attach type carry.
     CgroupInetIngress = 0,
+    /// bind of an IPv4 socket.
+    Inet4Bind = 8,
+    /// bind of an IPv6 socket.
+    Inet6Bind = 9,
+    /// connect of an IPv4 socket.
+    Inet4Connect = 10,
+    /// connect of an IPv6 socket.
+    Inet6Connect = 11,
+    /// Sending from an unconnected IPv4 UDP socket.
+    Udp4Sendmsg = 14,
+    /// Sending from an unconnected IPv6 UDP socket.
+    Udp6Sendmsg = 15,
+    /// Trampoline that may replace the function (`fmod_ret`).
+    ModifyReturn = 26,
     /// LSM hook for all tasks.
     LsmMac = 27,
     /// kprobe through a perf event.
     PerfEvent = 41,
+    /// One link for many kprobes.
+    KprobeMulti = 42,
     /// tcx, arriving at a device.
     TcxIngress = 46,
     /// tcx, leaving a device.
@@ -184,13 +204,45 @@ pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Re
 }
 
 #[repr(C)]
+struct LinkCreateMulti {
+    prog_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    multi_flags: u32,
+    count: u32,
+    symbols: u64,
+    addresses: u64,
+    cookies: u64,
+}
+
+/// Attaches a kprobe program, loaded for [`AttachType::KprobeMulti`], to many functions at once (5.18).
+pub fn link_kprobe_multi(program: BorrowedFd<'_>, functions: &[&std::ffi::CStr]) -> io::Result<OwnedFd> {
+    let symbols: Vec<u64> = functions.iter().map(|function| function.as_ptr() as u64).collect();
+    call_for_fd(
+        LINK_CREATE,
+        &mut LinkCreateMulti {
+            prog_fd: program.as_raw_fd() as u32,
+            target: 0,
+            attach_type: AttachType::KprobeMulti as u32,
+            flags: 0,
+            multi_flags: 0,
+            count: symbols.len() as u32,
+            symbols: symbols.as_ptr() as u64,
+            addresses: 0,
+            cookies: 0,
+        },
+    )
+}
+
+#[repr(C)]
 struct RawTracepointOpen {
     name: u64,
     prog_fd: u32,
     reserved: u32,
 }
 
-/// Attaches to a raw tracepoint, or, without a name, to the function the program was loaded for (LSM hooks).
+/// Attaches to a raw tracepoint, or, without a name, to the function the program was loaded for (LSM hooks, `fmod_ret`).
 pub fn open_raw_tracepoint(program: BorrowedFd<'_>, name: Option<&std::ffi::CStr>) -> io::Result<OwnedFd> {
     call_for_fd(
         RAW_TRACEPOINT_OPEN,
@@ -200,6 +252,40 @@ pub fn open_raw_tracepoint(program: BorrowedFd<'_>, name: Option<&std::ffi::CStr
             reserved: 0,
         },
     )
+}
+
+const PROG_TEST_RUN: i32 = 10;
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+}
+
+/// Runs a raw tracepoint program once in the calling task (5.10) and returns its result.
+pub fn run_once(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let context = [0u64; 12];
+    let mut attributes = TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        ctx_size_in: size_of_val(&context) as u32,
+        ctx_in: context.as_ptr() as u64,
+        ..TestRun::default()
+    };
+    call(PROG_TEST_RUN, &mut attributes)?;
+    Ok(attributes.retval)
 }
 
 #[repr(C)]
@@ -259,6 +345,20 @@ pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
     };
     call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(info[1])
+}
+
+/// How often the kernel skipped a program because the processor was already inside it (5.12): field
+/// `recursion_misses` of `struct bpf_prog_info`.
+pub fn program_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    const RECURSION_MISSES: usize = 208 / 8;
+    let mut info = [0u64; RECURSION_MISSES + 1];
+    let mut attributes = GetInfo {
+        fd: program.as_raw_fd() as u32,
+        info_len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(info[RECURSION_MISSES])
 }
 
 /// Whether a program with this id is still in the kernel.

@@ -77,6 +77,12 @@ impl ControlPage {
         self.word64(|page| unsafe { &raw mut (*page).header.lease_ns }).store(lease_ns, Ordering::SeqCst);
     }
 
+    /// Tells the kernel programs a process whose own calls always pass: 0 is the owner, 1 the guardian.
+    pub fn set_own_tgid(&self, place: usize, tgid: u32) {
+        // SAFETY: projection inside the page; the masked index is in range.
+        self.word32(|page| unsafe { &raw mut (*page).header.own[place & 1] }).store(tgid, Ordering::SeqCst);
+    }
+
     /// State of a run: one of `STATE_*`.
     pub fn run_state(&self, index: usize) -> u32 {
         // SAFETY: projection inside the page.

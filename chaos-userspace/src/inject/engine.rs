@@ -4,6 +4,7 @@ use super::{
     bpf, clsact,
     control::ControlPage,
     guardian::Guardian,
+    identity,
     journal::{Filter, Journal, Process},
     lease::Lease,
     line::{self, Lines, Queue},
@@ -20,7 +21,7 @@ use crate::{
         link_events::LinkEvents,
         namespace::NetworkNamespace,
     },
-    plan::{Mechanism, Plan},
+    plan::{EntryHook, Mechanism, Plan, SocketHook},
 };
 use aya_obj::Object;
 use chaos_common::{
@@ -30,7 +31,7 @@ use chaos_common::{
     line::{Entrance, Exit, LAYER_ETHERNET, LAYER_LOOPBACK, LineKey},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -107,6 +108,8 @@ pub struct Engine {
     programs: Vec<OwnedFd>,
     exits: u32,
     places: Vec<Place>,
+    /// Places in `programs`, by rule.
+    serving: Vec<Vec<usize>>,
     lease: Option<Lease>,
     page: Arc<ControlPage>,
     maps: Maps,
@@ -132,6 +135,8 @@ struct Place {
 pub struct Closed {
     /// Counters by rule, in the order of the jobs' rules.
     pub counters: Vec<RuleCounters>,
+    /// By rule: how often the kernel skipped a program that serves it, for calls of any process on the host.
+    pub missed: Vec<u64>,
     /// Programs that are still in the kernel.
     pub programs_left: usize,
     /// Links that were closed.
@@ -179,6 +184,7 @@ impl Engine {
         let control_map = maps.descriptor("KC_CONTROL")?;
         let page = Arc::new(ControlPage::map(control_map).map_err(io_error("mapping the control page"))?);
         page.write_header(&image);
+        page.set_own_tgid(0, identity::thread_group_id());
         let guardian = Guardian::start(options.program, control_map, &journal)
             .map_err(io_error("starting the guardian"))?;
         let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
@@ -188,6 +194,7 @@ impl Engine {
             programs: vec![],
             exits: 0,
             places: vec![],
+            serving: vec![],
             lease: Some(lease),
             page,
             maps,
@@ -215,8 +222,13 @@ impl Engine {
             mechanisms.retain(|mechanism| !matches!(mechanism, Mechanism::Tcx | Mechanism::Line));
         }
         let mut loaded: Vec<(Kind, usize)> = vec![];
-        for mechanism in mechanisms {
-            let kind = mechanism.program();
+        let mut serving: BTreeMap<&Mechanism, usize> = BTreeMap::new();
+        for mechanism in &mechanisms {
+            if let Mechanism::Socket(hook) = mechanism {
+                self.attach_to_sockets(*hook, &mut programs, placements)?;
+                continue;
+            }
+            let kind = mechanism.program(0);
             let program = match loaded.iter().find(|(known, _)| *known == kind) {
                 Some((_, place)) => *place,
                 None => {
@@ -225,7 +237,22 @@ impl Engine {
                     self.programs.len() - 1
                 }
             };
+            serving.insert(mechanism, program);
             self.attach_mechanism(mechanism, program, placements)?;
+        }
+        for rule in placements.iter().flat_map(|placement| &placement.plan.rules) {
+            let mut places: Vec<_> =
+                rule.mechanisms.iter().filter_map(|mechanism| serving.get(mechanism).copied()).collect();
+            places.dedup();
+            self.serving.push(places);
+        }
+        if let Some((_, program)) = loaded.iter().find(|(kind, _)| *kind == Kind::KprobeMulti) {
+            // One link for all of them.
+            let functions: Vec<_> =
+                mechanisms.iter().filter_map(|mechanism| mechanism.multi_function()).collect();
+            self.link(&format!("a kprobe.multi link to {}", functions.join(", ")), |this| {
+                Link::kprobe_multi(this.programs[*program].as_fd(), &functions)
+            })?;
         }
         if placements.iter().any(|placement| placement.await_exec) {
             self.programs.push(programs.load(&Kind::Exec)?);
@@ -340,13 +367,53 @@ impl Engine {
                 }
                 Ok(())
             }
-            Mechanism::Kprobe { function } => self.link(&format!("a kprobe to {function}"), |this| {
-                Link::kprobe(this.programs[program].as_fd(), function)
-            }),
-            Mechanism::Lsm { hook, .. } => self.link(&format!("a BPF LSM program to {hook}"), |this| {
-                Link::lsm(this.programs[program].as_fd(), hook)
-            }),
+            Mechanism::Entry { by: EntryHook::Kprobe, function } => self
+                .link(&format!("a kprobe to {function}"), |this| {
+                    Link::kprobe(this.programs[program].as_fd(), function)
+                }),
+            // All of them at once, by the caller.
+            Mechanism::Entry { by: EntryHook::KprobeMulti, .. } => Ok(()),
+            Mechanism::Entry { by: EntryHook::FmodRet, function } => self.link_function(program, function),
+            Mechanism::Security { hook, .. } => {
+                self.link_function(program, &format!("{} {hook}", mechanism.name()))
+            }
+            // One program per target, by the caller.
+            Mechanism::Socket(_) => Ok(()),
         }
+    }
+
+    fn link_function(&mut self, program: usize, what: &str) -> Result<(), Error> {
+        self.link(what, |this| Link::function(this.programs[program].as_fd(), what))
+    }
+
+    /// Every target has a program of its own, which knows the target's slot.
+    fn attach_to_sockets(
+        &mut self,
+        hook: SocketHook,
+        programs: &mut Programs,
+        placements: &[Placement<'_>],
+    ) -> Result<(), Error> {
+        let cgroups = walk_order(&self.image, placements);
+        for (slot, cgroup) in cgroups.into_iter().enumerate() {
+            let uses = |placement: &&Placement<'_>| {
+                placement.cgroup.id() == cgroup.id()
+                    && placement
+                        .plan
+                        .rules
+                        .iter()
+                        .any(|rule| rule.mechanisms.contains(&Mechanism::Socket(hook)))
+            };
+            if !placements.iter().any(|placement| uses(&placement)) {
+                continue;
+            }
+            self.programs.push(programs.load(&Mechanism::Socket(hook).program(slot as u32))?);
+            let what = format!("{} of {}", hook.name(), cgroup.path().display());
+            self.link(&what, |this| {
+                let program = this.programs.last().ok_or(io::ErrorKind::NotFound)?;
+                Link::cgroup_socket(program.as_fd(), cgroup.as_fd(), hook.attach_type(), &what)
+            })?;
+        }
+        Ok(())
     }
 
     fn add_place(
@@ -486,6 +553,11 @@ impl Engine {
         let ids = self.program_ids();
         let links_closed = self.links.len() + self.lines.as_ref().map_or(0, Lines::links);
         self.links.clear();
+        let missed = |place: &usize| {
+            let program = self.programs.get(*place)?;
+            bpf::program_misses(program.as_fd()).ok()
+        };
+        let missed = self.serving.iter().map(|places| places.iter().filter_map(missed).sum()).collect();
         // Nothing leads into the lines any more: what is in them may still arrive.
         let queue = self.lines.take().map(|lines| lines.drain());
         let mut problems = self.journal.undo_filters();
@@ -509,6 +581,7 @@ impl Engine {
         drop(self.lease.take());
         Closed {
             counters,
+            missed,
             programs_left,
             links_closed,
             took: start.elapsed(),

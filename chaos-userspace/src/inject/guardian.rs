@@ -103,6 +103,7 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
     // SAFETY: the owner passes the control map with this number, and nobody else in this process uses it.
     let control_map = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
     let page = ControlPage::map(&control_map)?;
+    page.set_own_tgid(1, super::identity::thread_group_id());
     let mut out = io::stdout();
     out.write_all(&[READY])?;
     out.flush()?;

@@ -50,9 +50,27 @@ impl Link {
         Ok(Self::new(fd, format!("cgroup_skb ingress on {name}")))
     }
 
-    /// Attaches an LSM program to the hook it was loaded for.
-    pub fn lsm(program: BorrowedFd<'_>, hook: &str) -> io::Result<Self> {
-        Ok(Self::new(bpf::open_raw_tracepoint(program, None)?, format!("lsm {hook}")))
+    /// Attaches a program to the function it was loaded for: LSM hooks and `fmod_ret`.
+    pub fn function(program: BorrowedFd<'_>, what: &str) -> io::Result<Self> {
+        Ok(Self::new(bpf::open_raw_tracepoint(program, None)?, what.to_owned()))
+    }
+
+    /// Attaches to one of a cgroup's socket hooks.
+    pub fn cgroup_socket(
+        program: BorrowedFd<'_>,
+        cgroup: BorrowedFd<'_>,
+        attach_type: AttachType,
+        what: &str,
+    ) -> io::Result<Self> {
+        Ok(Self::new(bpf::link_cgroup(program, cgroup, attach_type)?, what.to_owned()))
+    }
+
+    /// Attaches to the entry of many kernel functions.
+    pub fn kprobe_multi(program: BorrowedFd<'_>, functions: &[&str]) -> io::Result<Self> {
+        let names = functions.iter().map(|name| CString::new(*name)).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<_> = names.iter().map(|name| name.as_c_str()).collect();
+        let link = bpf::link_kprobe_multi(program, &names)?;
+        Ok(Self::new(link, format!("kprobe.multi {}", functions.join(", "))))
     }
 
     /// Attaches the program that arms a run to the tracepoint of successful execs.

@@ -7,6 +7,7 @@ pub mod clsact;
 pub mod control;
 pub mod engine;
 pub mod guardian;
+pub mod identity;
 pub mod journal;
 pub mod lease;
 pub mod line;

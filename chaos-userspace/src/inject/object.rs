@@ -117,6 +117,12 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_DUPLICATE", flag(image.rules.iter().any(|rule| rule.kind == KIND_DUPLICATE))),
         ("KC_LINE", flag(!image.lines.is_empty())),
         ("KC_EXACT", flag(image.exact)),
+        ("KC_REGISTERS", word(image.registers.traced)),
+        ("KC_SOCKET_REGISTERS", word(image.registers.socket)),
+        ("KC_TASK_STACK", word(image.registers.task_stack)),
+        ("KC_TASK_STATUS", word(image.registers.task_status)),
+        ("KC_TASK_CRED", word(image.registers.task_cred)),
+        ("KC_TASK_REAL_CRED", word(image.registers.task_real_cred)),
         (aya_log::LEVEL, vec![log_level]),
     ]
 }
@@ -186,10 +192,13 @@ impl Maps {
         }
         let mut walk: Array<_, Target> =
             self.map("KC_WALK_TARGETS")?.try_into().map_err(of("KC_WALK_TARGETS"))?;
-        if image.select_task == chaos_common::target::SELECT_WALK {
+        let walks = image.select_task == chaos_common::target::SELECT_WALK;
+        if walks || image.has_socket_hooks {
             for (slot, (_, target)) in image.targets.iter().enumerate() {
                 walk.set(slot as u32, target, 0).map_err(of("KC_WALK_TARGETS"))?;
             }
+        }
+        if walks {
             let array = self.descriptor("KC_WALK")?;
             for (slot, cgroup) in cgroups.iter().enumerate() {
                 bpf::set_cgroup_slot(array, slot as u32, *cgroup)

@@ -1,9 +1,12 @@
 //! The kernel programs of the object file, one loaded copy at a time.
 
 use super::bpf::{self, AttachType, ProgramType};
-use aya::Btf;
-use aya_obj::{Object, btf::BtfKind, generated::bpf_insn};
-use chaos_common::{line::NAMESPACE_MAGIC, syscall::HOOK_MAGIC};
+use crate::host::types::KernelTypes;
+use aya_obj::{Object, generated::bpf_insn};
+use chaos_common::{
+    line::NAMESPACE_MAGIC,
+    syscall::{HOOK_ENTRY, HOOK_MAGIC, HOOK_SOCKET, SLOT_MAGIC},
+};
 use std::{
     collections::HashSet,
     io,
@@ -65,14 +68,35 @@ pub enum Kind {
     LineB,
     /// Packets arriving at a cgroup's sockets.
     NetIngress,
-    /// Entry of system call functions.
+    /// Entry of system call functions, as a kprobe.
     Kprobe,
+    /// Entry of system call functions, as a kprobe of a link on many.
+    KprobeMulti,
+    /// Entry of one system call function, in a trampoline.
+    Entry {
+        /// The function.
+        function: String,
+    },
     /// One LSM hook, by name and by the id the call table knows it by.
     Lsm {
         /// As in include/linux/lsm_hook_defs.h.
         hook: &'static str,
         /// Id in the call table.
         id: u32,
+    },
+    /// The kernel's function that asks an LSM hook, in a trampoline.
+    Security {
+        /// The function.
+        function: String,
+        /// Id of the hook in the call table.
+        id: u32,
+    },
+    /// A socket hook of one target's cgroup.
+    Socket {
+        /// Which.
+        attach_type: AttachType,
+        /// The target's slot.
+        slot: u32,
     },
     /// Arming at exec.
     Exec,
@@ -86,9 +110,26 @@ impl Kind {
             Self::LineA => "kc_line_a",
             Self::LineB => "kc_line_b",
             Self::NetIngress => "kc_net_ingress",
-            Self::Kprobe => "kc_kprobe",
-            Self::Lsm { .. } => "kc_hook",
+            Self::Kprobe | Self::KprobeMulti => "kc_kprobe",
+            Self::Entry { .. } => "kc_entry",
+            Self::Lsm { .. } | Self::Security { .. } => "kc_hook",
+            Self::Socket { .. } => "kc_socket",
             Self::Exec => "kc_exec",
+        }
+    }
+
+    /// What the loader writes into the copy: the hook's id and the target's slot.
+    fn places(&self) -> (u32, u32) {
+        match self {
+            Self::Kprobe | Self::KprobeMulti | Self::Entry { .. } => (HOOK_ENTRY, 0),
+            Self::Lsm { id, .. } | Self::Security { id, .. } => (*id, 0),
+            Self::Socket { slot, .. } => (HOOK_SOCKET, *slot),
+            Self::NetEgress
+            | Self::NetEgressWithLines { .. }
+            | Self::LineA
+            | Self::LineB
+            | Self::NetIngress
+            | Self::Exec => (0, 0),
         }
     }
 
@@ -100,7 +141,10 @@ impl Kind {
             }
             Self::NetIngress => (ProgramType::CgroupSkb, AttachType::CgroupInetIngress),
             Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
+            Self::KprobeMulti => (ProgramType::Kprobe, AttachType::KprobeMulti),
+            Self::Entry { .. } | Self::Security { .. } => (ProgramType::Tracing, AttachType::ModifyReturn),
             Self::Lsm { .. } => (ProgramType::Lsm, AttachType::LsmMac),
+            Self::Socket { attach_type, .. } => (ProgramType::CgroupSockAddr, *attach_type),
             Self::Exec => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
         }
     }
@@ -110,7 +154,7 @@ impl Kind {
 pub struct Programs {
     object: Object,
     exact: bool,
-    btf: Option<Btf>,
+    types: Option<KernelTypes>,
 }
 
 impl Programs {
@@ -127,7 +171,7 @@ impl Programs {
         });
         object.relocate_maps(known, &text).map_err(|e| unreadable(&e))?;
         object.relocate_calls(&text).map_err(|e| unreadable(&e))?;
-        Ok(Self { object, exact, btf: None })
+        Ok(Self { object, exact, types: None })
     }
 
     /// Loads one copy.
@@ -140,17 +184,19 @@ impl Programs {
             .functions
             .get(&program.function_key())
             .ok_or_else(|| Error::Parse(format!("no code for program {name}")))?;
-        let hook = if let Kind::Lsm { id, .. } = kind { *id } else { 0 };
+        let (hook, slot) = kind.places();
         let namespace = if let Kind::NetEgressWithLines { namespace } = kind { *namespace } else { 0 };
         let instructions: Vec<u64> = function
             .instructions
             .iter()
             .map(|instruction| with_constant(*instruction, HOOK_MAGIC, hook))
+            .map(|instruction| with_constant(instruction, SLOT_MAGIC, slot))
             .map(|instruction| with_constant(instruction, NAMESPACE_MAGIC, namespace))
             .map(|instruction| encode(without_fetch(instruction, self.exact)))
             .collect();
         let attach_btf_id = match kind {
             Kind::Lsm { hook, .. } => self.function_id(&format!("bpf_lsm_{hook}"))?,
+            Kind::Entry { function, .. } | Kind::Security { function, .. } => self.function_id(function)?,
             _ => 0,
         };
         let (program_type, attach_type) = kind.types();
@@ -158,12 +204,12 @@ impl Programs {
             .map_err(|(source, log)| Error::Refused { program: name.to_owned(), source, log })
     }
 
-    /// Id of a kernel function in the kernel's type information. Reading that takes 25 ms, so only who needs it pays.
+    /// Id of a kernel function in the kernel's type information. Only who needs it pays for reading that.
     fn function_id(&mut self, function: &str) -> Result<u32, Error> {
-        if self.btf.is_none() {
-            self.btf = Some(Btf::from_sys_fs().map_err(|_| Error::NoBtf)?);
+        if self.types.is_none() {
+            self.types = Some(KernelTypes::read().ok_or(Error::NoBtf)?);
         }
-        let found = self.btf.as_ref().and_then(|btf| btf.id_by_type_name_kind(function, BtfKind::Func).ok());
+        let found = self.types.as_ref().and_then(|types| types.function(function));
         found.ok_or_else(|| Error::NoFunction(function.to_owned()))
     }
 }
@@ -216,13 +262,18 @@ mod tests {
 
     #[test]
     fn names_fit_the_kernels_limit() {
+        let function = || "x".to_owned();
         for kind in [
             Kind::NetEgress,
             Kind::LineA,
             Kind::LineB,
             Kind::NetIngress,
             Kind::Kprobe,
+            Kind::KprobeMulti,
+            Kind::Entry { function: function() },
             Kind::Lsm { hook: "x", id: 1 },
+            Kind::Security { function: function(), id: 1 },
+            Kind::Socket { attach_type: AttachType::Inet4Connect, slot: 0 },
             Kind::Exec,
         ] {
             assert!(kind.program().len() <= 15 && kind.program().starts_with("kc_"));

@@ -1,6 +1,6 @@
 //! A plan in sentences.
 
-use super::{Mechanism, Plan};
+use super::{EntryHook, Mechanism, Plan, SecurityHook, syscall::security_function};
 use std::fmt::Write as _;
 
 /// Says what would be attached where, for `target` (in words).
@@ -21,9 +21,16 @@ pub fn explain(plan: &Plan, target: &str) -> String {
         for mechanism in &rule.mechanisms {
             let _ = writeln!(text, "   {}", sentence(mechanism));
         }
+        for limit in &rule.limits {
+            let _ = writeln!(text, "   {limit}");
+        }
     }
     text
 }
+
+/// `__bpf_prog_enter_recur`, kernel/bpf/trampoline.c.
+const SKIPPED: &str = " On preemptible kernels a call is let through while another task is interrupted inside the same \
+                       program on the same processor; the summary says how often.";
 
 fn sentence(mechanism: &Mechanism) -> String {
     match mechanism {
@@ -41,14 +48,34 @@ fn sentence(mechanism: &Mechanism) -> String {
              only kchaos holds, so that it goes with its owner. They lose skb->mark and skb->priority on the way."
             .to_owned(),
         Mechanism::CgroupSkb => "A cgroup_skb program on the target judges arriving packets; no other process runs it.".to_owned(),
-        Mechanism::Kprobe { function } => format!(
-            "A kprobe on {function} overrides its return value for tasks of the target. Every caller of this system \
-             call on the host pays for one look at its cgroup. io_uring does not pass here."
-        ),
-        Mechanism::Lsm { hook, .. } => format!(
-            "A BPF LSM program on {hook} fails it for tasks of the target that entered the kernel by this very system \
-             call. Every task that passes this hook pays for one look at its cgroup. Calls made through io_uring and \
-             by 32-bit callers are left alone."
+        Mechanism::Entry { by, function } => {
+            let how = match by {
+                EntryHook::FmodRet => "A trampoline (fmod_ret)",
+                EntryHook::KprobeMulti => "A kprobe.multi link",
+                EntryHook::Kprobe => "A kprobe",
+            };
+            format!(
+                "{how} on {function} sets its result for tasks of the target, before the call does anything. Every \
+                 caller of this system call on the host pays for one look at its cgroup. io_uring does not pass here.{}",
+                if *by == EntryHook::FmodRet { SKIPPED } else { "" }
+            )
+        }
+        Mechanism::Security { by, hook, .. } => {
+            let how = match by {
+                SecurityHook::Lsm => format!("A BPF LSM program on {hook}"),
+                SecurityHook::FmodRet => format!("A trampoline (fmod_ret) on {}", security_function(hook)),
+            };
+            format!(
+                "{how} fails it for tasks of the target that entered the kernel by this very system call, or by \
+                 io_uring where that can ask for it (from Linux 5.12 on). Every task that passes this hook pays for \
+                 one look at its cgroup. A call that fails by itself before it comes to the hook keeps its own errno.{}",
+                if *by == SecurityHook::FmodRet { SKIPPED } else { "" }
+            )
+        }
+        Mechanism::Socket(hook) => format!(
+            "A {} program on the target fails it for sockets that were created in the target, whoever uses them: IPv4 \
+             and IPv6 only, and only sends that name an address. io_uring is left alone. No other cgroup runs it.",
+            hook.name()
         ),
     }
 }

@@ -6,7 +6,7 @@ pub mod network;
 pub mod syscall;
 
 use crate::{
-    inject::program::Kind,
+    inject::{bpf::AttachType, program::Kind},
     probe::{Abilities, Unable},
     spec::{Fault, Problems, Spec},
 };
@@ -28,6 +28,25 @@ pub struct Plan {
     pub seed: Option<u64>,
     /// Whether the kernel can find a task's target by its ancestor (5.12); otherwise it walks the targets.
     pub task_ancestor: bool,
+    /// How the kernel programs find what a task entered the kernel with.
+    pub registers: Registers,
+}
+
+/// Where a task's registers at kernel entry are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// For tracing programs: one of `chaos_common::syscall::REGISTERS_*`.
+    pub traced: u32,
+    /// The same for socket hooks.
+    pub socket: u32,
+    /// Offset of `stack` in `struct task_struct`.
+    pub task_stack: u32,
+    /// Offset of `thread_info.status` in `struct task_struct`.
+    pub task_status: u32,
+    /// Offset of `cred` in `struct task_struct`.
+    pub task_cred: u32,
+    /// Offset of `real_cred`.
+    pub task_real_cred: u32,
 }
 
 /// One fault with the hooks that carry it.
@@ -39,6 +58,8 @@ pub struct PlannedRule {
     pub fault: Fault,
     /// The hooks.
     pub mechanisms: Vec<Mechanism>,
+    /// What they do not reach, in words.
+    pub limits: Vec<String>,
 }
 
 /// A kernel hook that carries a rule.
@@ -52,18 +73,108 @@ pub enum Mechanism {
     Line,
     /// cgroup_skb link on the target.
     CgroupSkb,
-    /// kprobe on a function, overriding its return value.
-    Kprobe {
+    /// Entry of the function that implements a call.
+    Entry {
+        /// How its result is set.
+        by: EntryHook,
         /// The function.
         function: String,
     },
-    /// BPF LSM hook.
-    Lsm {
+    /// Security hook.
+    Security {
+        /// How its result is set.
+        by: SecurityHook,
         /// Name of the hook.
         hook: &'static str,
         /// Its id in the call table.
         id: u32,
     },
+    /// Socket hook of the target's cgroup.
+    Socket(SocketHook),
+}
+
+/// How the result of a system call's function is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EntryHook {
+    /// In a trampoline.
+    FmodRet,
+    /// By one kprobe.multi link for all functions.
+    KprobeMulti,
+    /// By a kprobe.
+    Kprobe,
+}
+
+impl EntryHook {
+    /// Its short name, as in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FmodRet => "fmod_ret_sys",
+            Self::KprobeMulti => "kprobe_multi",
+            Self::Kprobe => "kprobe",
+        }
+    }
+}
+
+/// How the result of a security hook is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SecurityHook {
+    /// By a BPF LSM program.
+    Lsm,
+    /// In a trampoline of the function that asks the security modules.
+    FmodRet,
+}
+
+impl SecurityHook {
+    /// Its short name, as in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lsm => "lsm",
+            Self::FmodRet => "fmod_ret_security",
+        }
+    }
+}
+
+/// A socket hook of a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SocketHook {
+    /// connect, IPv4.
+    Connect4,
+    /// connect, IPv6.
+    Connect6,
+    /// bind, IPv4.
+    Bind4,
+    /// bind, IPv6.
+    Bind6,
+    /// Sending from an unconnected UDP socket, IPv4.
+    Send4,
+    /// Sending from an unconnected UDP socket, IPv6.
+    Send6,
+}
+
+impl SocketHook {
+    /// Its name, as in the kernel's documentation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Bind4 => "bind4",
+            Self::Bind6 => "bind6",
+            Self::Send4 => "sendmsg4",
+            Self::Send6 => "sendmsg6",
+        }
+    }
+
+    /// The kernel's number of it.
+    pub fn attach_type(self) -> AttachType {
+        match self {
+            Self::Connect4 => AttachType::Inet4Connect,
+            Self::Connect6 => AttachType::Inet6Connect,
+            Self::Bind4 => AttachType::Inet4Bind,
+            Self::Bind6 => AttachType::Inet6Bind,
+            Self::Send4 => AttachType::Udp4Sendmsg,
+            Self::Send6 => AttachType::Udp6Sendmsg,
+        }
+    }
 }
 
 impl Mechanism {
@@ -74,19 +185,46 @@ impl Mechanism {
             Self::Clsact => "clsact",
             Self::Line => "line",
             Self::CgroupSkb => "cgroup_skb",
-            Self::Kprobe { .. } => "kprobe",
-            Self::Lsm { .. } => "lsm",
+            Self::Entry { by, .. } => by.name(),
+            Self::Security { by, .. } => by.name(),
+            Self::Socket(_) => "cgroup_sock_addr",
         }
     }
 
-    /// The program that serves it.
-    pub fn program(&self) -> Kind {
+    /// Short names of several, each once.
+    pub fn names(mechanisms: &[Self]) -> Vec<&'static str> {
+        let mut names: Vec<_> = mechanisms.iter().map(Self::name).collect();
+        names.dedup();
+        names
+    }
+
+    /// The program that serves it. Socket hooks have one per target: `slot` is its place among the targets.
+    pub fn program(&self, slot: u32) -> Kind {
         match self {
             Self::Tcx | Self::Clsact | Self::Line => Kind::NetEgress,
             Self::CgroupSkb => Kind::NetIngress,
-            Self::Kprobe { .. } => Kind::Kprobe,
-            Self::Lsm { hook, id } => Kind::Lsm { hook, id: *id },
+            Self::Entry { by: EntryHook::Kprobe, .. } => Kind::Kprobe,
+            Self::Entry { by: EntryHook::KprobeMulti, .. } => Kind::KprobeMulti,
+            Self::Entry { by: EntryHook::FmodRet, function } => Kind::Entry { function: function.clone() },
+            Self::Security { by: SecurityHook::Lsm, hook, id } => Kind::Lsm { hook, id: *id },
+            Self::Security { by: SecurityHook::FmodRet, hook, id } => {
+                Kind::Security { function: syscall::security_function(hook), id: *id }
+            }
+            Self::Socket(hook) => Kind::Socket { attach_type: hook.attach_type(), slot },
         }
+    }
+
+    /// The function, if it is one that a kprobe.multi link takes.
+    pub fn multi_function(&self) -> Option<&str> {
+        match self {
+            Self::Entry { by: EntryHook::KprobeMulti, function } => Some(function),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the entry of this function.
+    pub fn is_function(&self, name: &str) -> bool {
+        matches!(self, Self::Entry { function, .. } if function == name)
     }
 }
 
@@ -127,19 +265,21 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
         }
         let mechanisms = match fault {
             Fault::Network(fault) => network::mechanisms(fault, abilities),
-            Fault::Syscall(fault) => {
-                syscall::mechanism(fault, spec.mechanism, abilities).map(|one| vec![one])
-            }
+            Fault::Syscall(fault) => syscall::mechanisms(fault, spec.mechanism, abilities),
         };
         let base = match fault {
             Fault::Network(fault) => fault.effect.name().to_owned(),
-            Fault::Syscall(fault) => format!("{}={}", fault.call.name(), fault.error.name()),
+            Fault::Syscall(fault) => format!("{}={}", fault.call.name(), fault.error),
         };
         match mechanisms {
             Ok(mechanisms) => {
                 let same = rules.iter().filter(|rule| rule.name.split('#').next() == Some(&base)).count();
                 let name = if same == 0 { base } else { format!("{base}#{}", same + 1) };
-                rules.push(PlannedRule { name, fault: fault.clone(), mechanisms });
+                let limits = match fault {
+                    Fault::Network(_) => vec![],
+                    Fault::Syscall(fault) => syscall::limits(fault.call, &mechanisms, abilities),
+                };
+                rules.push(PlannedRule { name, fault: fault.clone(), mechanisms, limits });
             }
             Err(reason) => unable.push((fault.to_string(), reason)),
         }
@@ -147,6 +287,8 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     if let Some(problem) = syscall::conflict(&rules) {
         return Err(Error::Spec(Problems(vec![problem])));
     }
+    let has_calls = rules.iter().any(|rule| matches!(rule.fault, Fault::Syscall(_)));
+    let registers = if has_calls { abilities.registers() } else { Registers::default() };
     if unable.is_empty() {
         Ok(Plan {
             run: new_run_id(),
@@ -155,6 +297,7 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
             observe: spec.observe,
             seed: spec.seed,
             task_ancestor: abilities.task_ancestor(),
+            registers,
         })
     } else {
         Err(Error::Unable(unable))

@@ -3,6 +3,14 @@
 /// Helper numbers (include/uapi/linux/bpf.h).
 pub const GET_CURRENT_CGROUP_ID: u32 = 80;
 /// See [`GET_CURRENT_CGROUP_ID`].
+pub const GET_CURRENT_PID_TGID: u32 = 14;
+/// See [`GET_CURRENT_CGROUP_ID`].
+pub const GET_CURRENT_TASK_BTF: u32 = 158;
+/// See [`GET_CURRENT_CGROUP_ID`].
+pub const TASK_PT_REGS: u32 = 175;
+/// See [`GET_CURRENT_CGROUP_ID`].
+pub const SET_RETVAL: u32 = 187;
+/// See [`GET_CURRENT_CGROUP_ID`].
 pub const OVERRIDE_RETURN: u32 = 58;
 /// See [`GET_CURRENT_CGROUP_ID`].
 pub const GET_CURRENT_ANCESTOR_CGROUP_ID: u32 = 123;
@@ -23,6 +31,11 @@ pub const fn mov(dst: u8, immediate: i32) -> u64 {
 /// `dst = src`
 pub const fn copy(dst: u8, src: u8) -> u64 {
     instruction(0xbf, dst, src, 0, 0)
+}
+
+/// `dst >>= bits`
+pub const fn shift_right(dst: u8, bits: u32) -> u64 {
+    instruction(0x77, dst, 0, 0, bits)
 }
 
 /// `dst = value`, two slots.

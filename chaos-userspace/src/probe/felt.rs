@@ -80,6 +80,23 @@ pub fn open_root() -> u8 {
     }
 }
 
+/// The errno of connecting a datagram socket to the discard port of loopback, 0 if that works.
+pub fn connect_loopback() -> u8 {
+    // SAFETY: plain system calls on valid arguments; all-zero is a valid address.
+    unsafe {
+        let mut address: libc::sockaddr_in = std::mem::zeroed();
+        address.sin_family = libc::AF_INET as libc::sa_family_t;
+        address.sin_port = 9u16.to_be();
+        address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        let length = size_of_val(&address) as libc::socklen_t;
+        let result = libc::connect(socket, (&raw const address).cast(), length);
+        let errno = if result >= 0 { 0 } else { *libc::__errno_location() as u8 };
+        libc::close(socket);
+        errno
+    }
+}
+
 /// Runs `work` on a thread inside a new network namespace, which goes with the thread.
 pub fn in_empty_network<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {

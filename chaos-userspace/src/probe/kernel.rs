@@ -2,25 +2,23 @@
 
 use super::{
     Abilities, Unable,
-    assembly::{
-        GET_CURRENT_ANCESTOR_CGROUP_ID, GET_CURRENT_CGROUP_ID, OVERRIDE_RETURN, call, copy, exit,
-        fetch_add_stack, jump_unless_equal, load, mov, store_stack,
-    },
-    felt::{self, Scratch, TELLTALE},
+    assembly::{GET_CURRENT_ANCESTOR_CGROUP_ID, call, exit, fetch_add_stack, mov, store_stack},
+    felt::{self, Scratch},
+    syscall,
 };
 use crate::{
     encode::netem::Netem,
-    host::kernel,
+    host::{kernel, types::KernelTypes},
     inject::{
         bpf::{self, AttachType, Load, ProgramType},
         line::{self, Part},
     },
+    plan::Registers,
     spec::delay::Delay,
 };
-use aya::Btf;
-use aya_obj::btf::BtfKind;
 use std::{
     cell::OnceCell,
+    collections::HashSet,
     fs, io,
     os::fd::{AsFd, OwnedFd},
 };
@@ -33,14 +31,19 @@ pub struct Kernel {
     line: OnceCell<Result<(), Unable>>,
     cgroup_skb: OnceCell<Result<(), Unable>>,
     kprobe: OnceCell<Result<(), Unable>>,
+    kprobe_multi: OnceCell<Result<(), Unable>>,
+    fmod_ret_sys: OnceCell<Result<(), Unable>>,
+    fmod_ret_security: OnceCell<Result<(), Unable>>,
+    socket_hooks: OnceCell<Result<(), Unable>>,
+    registers: OnceCell<Registers>,
     lsm: OnceCell<Result<(), Unable>>,
     task_ancestor: OnceCell<bool>,
     exact_counting: OnceCell<bool>,
-    btf: OnceCell<Option<Btf>>,
-    symbols: OnceCell<String>,
+    types: OnceCell<Option<KernelTypes>>,
+    symbols: OnceCell<HashSet<String>>,
 }
 
-fn program(
+pub(super) fn program(
     program_type: ProgramType,
     attach_type: AttachType,
     code: &[u64],
@@ -56,7 +59,7 @@ fn program(
     })
 }
 
-fn refused(what: &str, (error, log): (io::Error, String)) -> Unable {
+pub(super) fn refused(what: &str, (error, log): (io::Error, String)) -> Unable {
     let reason = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed"));
     let reason = reason.map(|line| format!(": {line}")).unwrap_or_default();
     let remedy = if error.raw_os_error() == Some(libc::EPERM) {
@@ -68,8 +71,9 @@ fn refused(what: &str, (error, log): (io::Error, String)) -> Unable {
 }
 
 impl Kernel {
-    fn btf(&self) -> Result<&Btf, Unable> {
-        self.btf.get_or_init(|| Btf::from_sys_fs().ok()).as_ref().ok_or_else(|| {
+    /// The kernel's type information.
+    pub(super) fn types(&self) -> Result<&KernelTypes, Unable> {
+        self.types.get_or_init(KernelTypes::read).as_ref().ok_or_else(|| {
             Unable::new(
                 format!("the kernel has no type information ({} is missing)", kernel::BTF_PATH),
                 "use a kernel with CONFIG_DEBUG_INFO_BTF",
@@ -77,9 +81,30 @@ impl Kernel {
         })
     }
 
+    /// Whether the kernel has a system call function of this name.
     fn has_symbol(&self, name: &str) -> bool {
-        let symbols = self.symbols.get_or_init(|| fs::read_to_string("/proc/kallsyms").unwrap_or_default());
-        symbols.lines().any(|line| line.split_ascii_whitespace().nth(2) == Some(name))
+        let symbols = self.symbols.get_or_init(|| {
+            let all = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+            let names = all.lines().filter_map(|line| line.split_ascii_whitespace().nth(2));
+            names.filter(|name| name.starts_with("__") && name.contains("_sys_")).map(str::to_owned).collect()
+        });
+        symbols.contains(name)
+    }
+
+    fn with_symbol(&self, mechanism: &str, function: &str) -> Result<(), Unable> {
+        if self.has_symbol(function) {
+            return Ok(());
+        }
+        let why = format!("{mechanism}: this kernel has no function {function}");
+        Err(Unable::new(why, "name another call"))
+    }
+
+    fn with_type(&self, mechanism: &str, function: &str) -> Result<(), Unable> {
+        if self.types()?.function(function).is_some() {
+            return Ok(());
+        }
+        let why = format!("{mechanism}: this kernel's type information has no function {function}");
+        Err(Unable::new(why, "name another call"))
     }
 
     fn try_tcx() -> Result<(), Unable> {
@@ -148,68 +173,13 @@ impl Kernel {
             })
     }
 
-    fn try_kprobe_override() -> Result<(), Unable> {
-        // Loads only where the helper exists; it is never attached, so it never runs.
-        let code = [mov(2, 0), call(OVERRIDE_RETURN), mov(0, 0), exit()];
-        let error = match program(ProgramType::Kprobe, AttachType::CgroupInetIngress, &code, 0) {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        if error.0.raw_os_error() == Some(libc::EPERM) {
-            return Err(refused("kprobe programs", error));
-        }
-        Err(Unable::new(
-            "kprobe: this kernel cannot override return values",
-            "use a kernel with CONFIG_BPF_KPROBE_OVERRIDE",
-        ))
-    }
-
-    fn try_lsm(&self) -> Result<(), Unable> {
-        let hook = self.btf()?.id_by_type_name_kind("bpf_lsm_file_open", BtfKind::Func).map_err(|_| {
-            Unable::new("lsm: this kernel has no BPF LSM", "use a kernel with CONFIG_BPF_LSM")
-        })?;
-        let scratch = scratch()?;
-        // A program that fails file_open in the scratch cgroup and nowhere else.
-        let [low, high] = load(6, scratch.cgroup().id());
-        let code = [
-            call(GET_CURRENT_CGROUP_ID),
-            copy(1, 0),
-            low,
-            high,
-            mov(0, 0),
-            jump_unless_equal(1, 6, 1),
-            mov(0, -TELLTALE),
-            exit(),
-        ];
-        let program = program(ProgramType::Lsm, AttachType::LsmMac, &code, hook)
-            .map_err(|e| refused("BPF LSM programs", e))?;
-        let _link = bpf::open_raw_tracepoint(program.as_fd(), None).map_err(|error| {
-            Unable::new(
-                format!("lsm: programs cannot be attached: {error}"),
-                "use a kernel with BPF trampolines",
-            )
-        })?;
-        let felt = felt::by_child(scratch.cgroup(), felt::open_root)
-            .map_err(|error| Unable::new(format!("lsm: the self-test failed: {error}"), "run it again"))?;
-        if i32::from(felt) == TELLTALE {
-            return Ok(());
-        }
-        let active = kernel::security_modules().unwrap_or_else(|| "securityfs is not mounted".to_owned());
-        Err(Unable::new(
-            format!(
-                "lsm: BPF LSM programs attach but never fire, bpf is not an active security module ({active})"
-            ),
-            "boot with bpf in the lsm= list of the kernel command line",
-        ))
-    }
-
     fn try_task_ancestor() -> bool {
         let code = [mov(1, 0), call(GET_CURRENT_ANCESTOR_CGROUP_ID), mov(0, 0), exit()];
         program(ProgramType::RawTracepoint, AttachType::CgroupInetIngress, &code, 0).is_ok()
     }
 }
 
-fn scratch() -> Result<Scratch, Unable> {
+pub(super) fn scratch() -> Result<Scratch, Unable> {
     Scratch::make()
         .map_err(|error| Unable::new(format!("no scratch cgroup: {error}"), "run as root on cgroup v2"))
 }
@@ -232,21 +202,40 @@ impl Abilities for Kernel {
     }
 
     fn kprobe_override(&self, function: &str) -> Result<(), Unable> {
-        self.kprobe.get_or_init(Self::try_kprobe_override).clone()?;
-        if self.has_symbol(function) {
-            Ok(())
-        } else {
-            Err(Unable::new(format!("kprobe: this kernel has no function {function}"), "name another call"))
-        }
+        self.kprobe.get_or_init(syscall::try_kprobe).clone()?;
+        self.with_symbol("kprobe", function)
+    }
+
+    fn kprobe_multi(&self, function: &str) -> Result<(), Unable> {
+        self.kprobe_multi.get_or_init(syscall::try_kprobe_multi).clone()?;
+        self.with_symbol("kprobe_multi", function)
+    }
+
+    fn fmod_ret_sys(&self, function: &str) -> Result<(), Unable> {
+        self.fmod_ret_sys.get_or_init(|| syscall::try_fmod_ret_sys(self)).clone()?;
+        self.with_type("fmod_ret_sys", function)
+    }
+
+    fn fmod_ret_security(&self, function: &str) -> Result<(), Unable> {
+        self.fmod_ret_security.get_or_init(|| syscall::try_fmod_ret_security(self)).clone()?;
+        self.with_type("fmod_ret_security", function)
     }
 
     fn lsm(&self, hook: &str) -> Result<(), Unable> {
-        self.lsm.get_or_init(|| self.try_lsm()).clone()?;
-        if self.btf()?.id_by_type_name_kind(&format!("bpf_lsm_{hook}"), BtfKind::Func).is_ok() {
-            Ok(())
-        } else {
-            Err(Unable::new(format!("lsm: this kernel has no hook {hook}"), "name another call"))
-        }
+        self.lsm.get_or_init(|| syscall::try_lsm(self)).clone()?;
+        self.with_type("lsm", &format!("bpf_lsm_{hook}"))
+    }
+
+    fn socket_hooks(&self) -> Result<(), Unable> {
+        self.socket_hooks.get_or_init(syscall::try_socket_hooks).clone()
+    }
+
+    fn has_function(&self, function: &str) -> bool {
+        self.has_symbol(function)
+    }
+
+    fn registers(&self) -> Registers {
+        *self.registers.get_or_init(|| syscall::registers(self.types().ok()))
     }
 
     fn task_ancestor(&self) -> bool {

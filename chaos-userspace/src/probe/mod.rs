@@ -1,10 +1,12 @@
 //! What this kernel can do, decided by trying.
 
-mod assembly;
+pub mod assembly;
 pub mod felt;
 pub mod kernel;
 pub mod selftest;
+mod syscall;
 
+use crate::plan::Registers;
 use std::fmt;
 
 /// Why something cannot be done, and what would help.
@@ -47,10 +49,26 @@ pub trait Abilities {
     fn line(&self) -> Result<(), Unable>;
     /// cgroup_skb links.
     fn cgroup_skb(&self) -> Result<(), Unable>;
-    /// Overriding the return value of this function.
+    /// Overriding the return value of this function by a kprobe.
     fn kprobe_override(&self, function: &str) -> Result<(), Unable>;
+    /// The same by a kprobe.multi link.
+    fn kprobe_multi(&self, function: &str) -> Result<(), Unable>;
+    /// Replacing this system call function in a trampoline.
+    fn fmod_ret_sys(&self, function: &str) -> Result<(), Unable>;
+    /// Replacing this security function in a trampoline.
+    fn fmod_ret_security(&self, function: &str) -> Result<(), Unable>;
     /// A BPF LSM program on this hook that really fires.
     fn lsm(&self, hook: &str) -> Result<(), Unable>;
+    /// Socket hooks of a cgroup that can set any errno.
+    fn socket_hooks(&self) -> Result<(), Unable>;
+    /// Whether the kernel has this function.
+    fn has_function(&self, function: &str) -> bool;
+    /// Whether 32-bit programs run here.
+    fn has_compat_callers(&self) -> bool {
+        self.has_function("__ia32_sys_read")
+    }
+    /// Where a task's registers are.
+    fn registers(&self) -> Registers;
     /// Whether tracing programs can ask for a task's ancestor cgroup (5.12).
     fn task_ancestor(&self) -> bool;
     /// Whether programs can count exactly across CPUs: atomic operations that return a value (5.12).

@@ -20,7 +20,7 @@ use std::{
 type Test = fn(&Kernel) -> Result<String, Unable>;
 
 /// What is tested, by which mechanism.
-pub const ALL: [(&str, &str, Test); 6] = [
+pub const ALL: [(&str, &str, Test); 10] = [
     ("packet loss, egress", "tcx", |kernel| {
         kernel.tcx()?;
         loss(kernel, network::Direction::Egress, Mechanism::Tcx)
@@ -38,22 +38,31 @@ pub const ALL: [(&str, &str, Test); 6] = [
         kernel.cgroup_skb()?;
         loss(kernel, network::Direction::Ingress, Mechanism::CgroupSkb)
     }),
-    ("system call errors", "kprobe", |kernel| error(kernel, spec_syscall::Mechanism::Kprobe)),
     ("system call errors", "lsm", |kernel| error(kernel, spec_syscall::Mechanism::Lsm)),
+    ("system call errors", "fmod_ret_security", |kernel| {
+        error(kernel, spec_syscall::Mechanism::FmodRetSecurity)
+    }),
+    ("system call errors", "fmod_ret_sys", |kernel| error(kernel, spec_syscall::Mechanism::FmodRetSys)),
+    ("system call errors", "kprobe_multi", |kernel| error(kernel, spec_syscall::Mechanism::KprobeMulti)),
+    ("system call errors", "kprobe", |kernel| error(kernel, spec_syscall::Mechanism::Kprobe)),
+    ("system call errors", "cgroup_sock_addr", |kernel| {
+        error(kernel, spec_syscall::Mechanism::CgroupSockAddr)
+    }),
 ];
 
 fn failed(what: &str) -> impl FnOnce(io::Error) -> Unable {
     move |error| Unable::new(format!("{what}: {error}"), "run it again with -v")
 }
 
-fn plan(kernel: &Kernel, fault: Fault, mechanism: Mechanism) -> Plan {
+fn plan(kernel: &Kernel, fault: Fault, mechanisms: Vec<Mechanism>) -> Plan {
     Plan {
         run: format!("selftest-{}", std::process::id()),
-        rules: vec![PlannedRule { name: "selftest".to_owned(), fault, mechanisms: vec![mechanism] }],
+        rules: vec![PlannedRule { name: "selftest".to_owned(), fault, mechanisms, limits: vec![] }],
         duration: Some(std::time::Duration::from_secs(30)),
         observe: false,
         seed: None,
         task_ancestor: kernel.task_ancestor(),
+        registers: kernel.registers(),
     }
 }
 
@@ -77,7 +86,7 @@ fn loss(kernel: &Kernel, direction: network::Direction, mechanism: Mechanism) ->
         per_flow: false,
         when: When::default(),
     }));
-    let plan = plan(kernel, fault, mechanism);
+    let plan = plan(kernel, fault, vec![mechanism]);
     let (victim, bystander) = felt::in_empty_network(|| {
         felt::bring_loopback_up()?;
         let scratch = Scratch::make().map_err(io::Error::other)?;
@@ -131,7 +140,7 @@ fn delay(kernel: &Kernel) -> Result<String, Unable> {
         per_flow: false,
         when: When::default(),
     }));
-    let mut plan = plan(kernel, fault, Mechanism::Tcx);
+    let mut plan = plan(kernel, fault, vec![Mechanism::Tcx]);
     plan.rules.iter_mut().for_each(|rule| rule.mechanisms.push(Mechanism::Line));
     let (victim, bystander) = felt::in_empty_network(|| {
         felt::bring_loopback_up()?;
@@ -170,20 +179,24 @@ fn milliseconds_of_a_datagram() -> io::Result<u8> {
 }
 
 fn error(kernel: &Kernel, wanted: spec_syscall::Mechanism) -> Result<String, Unable> {
+    let (call, make): (&str, fn() -> u8) = match wanted {
+        spec_syscall::Mechanism::CgroupSockAddr => ("connect", felt::connect_loopback),
+        _ => ("openat", felt::open_root),
+    };
     let fault: spec_syscall::Fault =
-        "openat=EHWPOISON".parse().map_err(|problems: crate::spec::Problems| {
+        format!("{call}=EHWPOISON").parse().map_err(|problems: crate::spec::Problems| {
             Unable::new(problems.to_string(), "report this as a bug")
         })?;
-    let mechanism = syscall::mechanism(&fault, Some(wanted), kernel)?;
-    let plan = plan(kernel, Fault::Syscall(fault), mechanism);
+    let mechanisms = syscall::mechanisms(&fault, Some(wanted), kernel)?;
+    let plan = plan(kernel, Fault::Syscall(fault), mechanisms);
     let scratch =
         Scratch::make().map_err(|error| Unable::new(error.to_string(), "run as root on cgroup v2"))?;
     let engine = start(&plan, &scratch)?;
-    let felt = felt::by_child(scratch.cgroup(), felt::open_root).map_err(failed("the self-test failed"))?;
-    let bystander = felt::open_root();
+    let felt = felt::by_child(scratch.cgroup(), make).map_err(failed("the self-test failed"))?;
+    let bystander = make();
     drop(engine);
     if i32::from(felt) == TELLTALE && bystander == 0 {
-        Ok("self-test: victim's openat returned the errno asked for, bystander's worked".to_owned())
+        Ok(format!("self-test: victim's {call} returned the errno asked for, bystander's worked"))
     } else {
         Err(Unable::new(
             format!("the self-test's victim felt errno {felt}, its bystander {bystander}"),

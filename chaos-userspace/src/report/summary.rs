@@ -47,6 +47,9 @@ pub struct RuleSummary {
     pub matched: Count,
     /// Of the matched, inflicted.
     pub injected: Count,
+    /// How often the kernel skipped the rule's programs because a task was preempted inside them, for calls of any
+    /// process on the host: at most so many of the target's calls were not seen.
+    pub missed: u64,
     /// Of the matched, let through, by reason.
     pub spared: std::collections::BTreeMap<&'static str, Count>,
 }
@@ -93,11 +96,12 @@ pub struct Undone {
 
 impl RuleSummary {
     /// One per rule of the plan.
-    pub fn all(plan: &Plan, counters: &[RuleCounters]) -> Vec<Self> {
+    pub fn all(plan: &Plan, counters: &[RuleCounters], missed: &[u64]) -> Vec<Self> {
         plan.rules
             .iter()
             .zip(counters)
-            .map(|(rule, counters)| {
+            .zip(missed)
+            .map(|((rule, counters), missed)| {
                 let of = |outcome: Outcome| Count::from(counters.outcomes[outcome as usize]);
                 let injected = of(Outcome::Injected);
                 let mut matched = injected;
@@ -114,10 +118,11 @@ impl RuleSummary {
                     name: rule.name.clone(),
                     fault,
                     call,
-                    mechanisms: rule.mechanisms.iter().map(|mechanism| mechanism.name()).collect(),
+                    mechanisms: crate::plan::Mechanism::names(&rule.mechanisms),
                     seen: of(Outcome::Seen),
                     matched,
                     injected,
+                    missed: *missed,
                     spared,
                 }
             })
@@ -164,9 +169,14 @@ impl Summary {
             } else {
                 String::new()
             };
+            let missed = if rule.missed > 0 {
+                format!(" (up to {} more not seen: its programs were skipped)", rule.missed)
+            } else {
+                String::new()
+            };
             let reasons =
                 if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-            let _ = writeln!(text, "{segments}{reasons}");
+            let _ = writeln!(text, "{segments}{reasons}{missed}");
         }
         if let Some(queue) = self.queue.filter(|queue| *queue != Queue::default()) {
             let _ = writeln!(

@@ -1,6 +1,7 @@
 //! Faults on system calls.
 
 use super::when::When;
+use chaos_common::limits::ERRNO_MAX;
 use std::{fmt, str::FromStr};
 use syscalls::Errno;
 use syscalls::x86_64::Sysno;
@@ -19,19 +20,33 @@ pub struct Fault {
 /// How a call is made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Mechanism {
-    /// kprobe on the call's entry with `bpf_override_return`.
-    Kprobe,
-    /// BPF LSM hook, gated by the system call number.
+    /// BPF LSM hook, gated by the system call number
     Lsm,
+    /// trampoline on the kernel's function that asks an LSM hook, gated likewise
+    FmodRetSecurity,
+    /// trampoline on the call's entry
+    FmodRetSys,
+    /// one kprobe.multi link on the entries of all calls
+    KprobeMulti,
+    /// kprobe on the call's entry with `bpf_override_return`
+    Kprobe,
+    /// socket hooks of the target's cgroup: connect, bind, unconnected UDP send
+    CgroupSockAddr,
 }
 
-impl fmt::Display for Mechanism {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Kprobe => "kprobe",
+impl Mechanism {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Lsm => "lsm",
-        })
+            Self::FmodRetSecurity => "fmod_ret_security",
+            Self::FmodRetSys => "fmod_ret_sys",
+            Self::KprobeMulti => "kprobe_multi",
+            Self::Kprobe => "kprobe",
+            Self::CgroupSockAddr => "cgroup_sock_addr",
+        }
     }
 }
 
@@ -43,6 +58,26 @@ impl Call {
     /// The number at 64-bit entry.
     pub fn number(self) -> u32 {
         self.0.id() as u32
+    }
+
+    /// Every call, by number.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Sysno::iter().map(Self)
+    }
+
+    /// Why a failure of the call needs to be allowed by name, if it does.
+    pub fn danger(self) -> Option<&'static str> {
+        Some(match self.name() {
+            "exit" | "exit_group" => "a process whose exit fails runs on into nothing",
+            "rt_sigreturn" | "restart_syscall" => {
+                "a process cannot return from its signal handlers without it"
+            }
+            "execve" | "execveat" => "no program can be started without it",
+            "munmap" | "brk" | "arch_prctl" | "set_tid_address" | "set_robust_list" | "rseq" => {
+                "programs do not expect it to fail, and most cannot even start without it"
+            }
+            _ => return None,
+        })
     }
 
     /// The name, as in `man 2`.
@@ -62,19 +97,24 @@ impl FromStr for Call {
     }
 }
 
-/// An errno by number and name.
+/// An errno: the number, positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Error(Errno);
+pub struct Error(u32);
 
 impl Error {
     /// The number, positive.
     pub fn number(self) -> u32 {
-        self.0.into_raw() as u32
+        self.0
     }
+}
 
-    /// The name, as in `man 3 errno`.
-    pub fn name(self) -> &'static str {
-        self.0.name().unwrap_or("?")
+/// The name, as in `man 3 errno`; the number where it has none.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match errnos().find(|errno| errno.into_raw() as u32 == self.0).and_then(|errno| errno.name()) {
+            Some(name) => f.write_str(name),
+            None => self.0.fmt(f),
+        }
     }
 }
 
@@ -86,14 +126,22 @@ fn errnos() -> impl Iterator<Item = Errno> {
 impl FromStr for Error {
     type Err = String;
 
+    /// Reads a name or a number.
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with(|first: char| first.is_ascii_digit()) {
+            let number = text.parse().ok().filter(|number| (1..=ERRNO_MAX).contains(number));
+            return number
+                .map(Self)
+                .ok_or_else(|| format!("'{text}' is not an errno: numbers go from 1 to {ERRNO_MAX}"));
+        }
         let alias = match text {
             "EWOULDBLOCK" => "EAGAIN",
             "EDEADLOCK" => "EDEADLK",
             "ENOTSUP" => "EOPNOTSUPP",
             other => other,
         };
-        errnos().find(|errno| errno.name() == Some(alias)).map(Self).ok_or_else(|| {
+        let found = errnos().find(|errno| errno.name() == Some(alias));
+        found.map(|errno| Self(errno.into_raw() as u32)).ok_or_else(|| {
             let close = closest(text, errnos().filter_map(|errno| errno.name()));
             format!("'{text}' is not an errno name{close}")
         })
@@ -149,7 +197,7 @@ impl FromStr for Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "fail {} of {} calls with {}", self.when, self.call.name(), self.error.name())
+        write!(f, "fail {} of {} calls with {}", self.when, self.call.name(), self.error)
     }
 }
 
@@ -167,7 +215,10 @@ mod tests {
         assert_eq!(fault.when, When::default());
         let fault: Fault = "openat=EIO,every=3".parse().unwrap();
         assert_eq!(fault.when.every, Some(3));
-        assert_eq!("accept4=EWOULDBLOCK".parse::<Fault>().unwrap().error.name(), "EAGAIN");
+        assert_eq!("accept4=EWOULDBLOCK".parse::<Fault>().unwrap().error.to_string(), "EAGAIN");
+        assert_eq!("openat=5".parse::<Fault>().unwrap().error.to_string(), "EIO");
+        assert_eq!("openat=4095".parse::<Fault>().unwrap().error.to_string(), "4095");
+        assert!("openat=4096".parse::<Fault>().is_err() && "openat=0".parse::<Fault>().is_err());
     }
 
     #[test]

@@ -1,0 +1,67 @@
+//! `kchaos syscalls`: which call can be made to fail here, and how.
+
+use super::{exit, failure::Failure, run};
+use crate::{
+    plan::syscall,
+    probe::{Abilities as _, kernel::Kernel},
+    spec::syscall::Call,
+};
+use serde::Serialize;
+
+/// One call.
+#[derive(Serialize)]
+struct Row {
+    number: u32,
+    name: &'static str,
+    /// In the order in which they are tried.
+    mechanisms: Vec<&'static str>,
+    /// Names under which 32-bit callers escape the first of them.
+    compat_escapes: Vec<&'static str>,
+    /// Needs --allow.
+    dangerous: bool,
+}
+
+/// Runs the command. Ends with 8 if no call can be made to fail here.
+pub fn run(json: bool) -> Result<u8, Failure> {
+    run::check_privileges()?;
+    let kernel = Kernel::default();
+    let rows: Vec<Row> = Call::all().map(|call| row(call, &kernel)).collect();
+    for row in &rows {
+        if json {
+            println!("{}", serde_json::json!({"event": "syscall", "call": row}));
+        } else {
+            print!("{}", line(row));
+        }
+    }
+    let any = rows.iter().any(|row| !row.mechanisms.is_empty());
+    Ok(if any { exit::DONE } else { exit::UNABLE })
+}
+
+fn row(call: Call, kernel: &Kernel) -> Row {
+    let able: Vec<_> = syscall::LADDER
+        .into_iter()
+        .filter_map(|mechanism| Some((mechanism.name(), syscall::by(mechanism, call, kernel).ok()?)))
+        .collect();
+    let compat_escapes = match able.first() {
+        Some((_, hooks)) if kernel.has_compat_callers() => syscall::compat_escapes(call, hooks, kernel),
+        _ => vec![],
+    };
+    Row {
+        number: call.number(),
+        name: call.name(),
+        mechanisms: able.into_iter().map(|(name, _)| name).collect(),
+        compat_escapes,
+        dangerous: call.danger().is_some(),
+    }
+}
+
+fn line(row: &Row) -> String {
+    let mechanisms = if row.mechanisms.is_empty() { "none".to_owned() } else { row.mechanisms.join(", ") };
+    let allow = if row.dangerous { " (needs --allow)" } else { "" };
+    let escapes = if row.compat_escapes.is_empty() {
+        String::new()
+    } else {
+        format!(" (32-bit callers escape: {})", row.compat_escapes.join(", "))
+    };
+    format!("{:3} {:24} {mechanisms}{allow}{escapes}\n", row.number, row.name)
+}

@@ -1,0 +1,129 @@
+//! The kernel's type information (BTF): ids of functions and offsets of members.
+//! Layout: Documentation/bpf/btf.rst.
+
+use std::{collections::HashMap, fs};
+
+/// What is needed of it.
+#[derive(Debug)]
+pub struct KernelTypes {
+    data: Vec<u8>,
+    strings: usize,
+    functions: HashMap<Box<[u8]>, u32>,
+    structs: HashMap<Box<[u8]>, Struct>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Struct {
+    members: usize,
+    count: usize,
+    bitfields: bool,
+}
+
+const HEADER_MAGIC: u16 = 0xeb9f;
+const KIND_STRUCT: u32 = 4;
+const KIND_FUNC: u32 = 12;
+/// Structures whose members are asked for.
+const STRUCTS: [&[u8]; 2] = [b"task_struct", b"thread_info"];
+
+impl KernelTypes {
+    /// Reads it from sysfs. `None` where there is none or where it cannot be understood.
+    pub fn read() -> Option<Self> {
+        Self::parse(fs::read(super::kernel::BTF_PATH).ok()?)
+    }
+
+    fn parse(data: Vec<u8>) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_le_bytes(data.get(at..at + 4)?.try_into().ok()?));
+        if data.get(..2)? != HEADER_MAGIC.to_le_bytes() {
+            return None;
+        }
+        let header = word(4)? as usize;
+        let (types, types_len) = (header + word(8)? as usize, word(12)? as usize);
+        let strings = header + word(16)? as usize;
+        let text = |offset: u32| -> Option<&[u8]> {
+            let rest = data.get(strings + offset as usize..)?;
+            rest.split(|byte| *byte == 0).next()
+        };
+        let mut functions = HashMap::new();
+        let mut structs = HashMap::new();
+        let (mut at, end) = (types, types + types_len);
+        for id in 1.. {
+            if at >= end {
+                break;
+            }
+            let (name, info) = (word(at)?, word(at + 4)?);
+            let (count, kind) = ((info & 0xffff) as usize, info >> 24 & 0x1f);
+            at += 12;
+            match kind {
+                KIND_FUNC => {
+                    functions.entry(text(name)?.into()).or_insert(id);
+                }
+                KIND_STRUCT if STRUCTS.contains(&text(name)?) => {
+                    let found = Struct { members: at, count, bitfields: info >> 31 == 1 };
+                    structs.entry(text(name)?.into()).or_insert(found);
+                }
+                _ => {}
+            }
+            at += match kind {
+                1 | 14 | 17 => 4,
+                3 => 12,
+                4 | 5 | 15 | 19 => 12 * count,
+                6 | 13 => 8 * count,
+                _ => 0,
+            };
+        }
+        Some(Self { strings, functions, structs, data })
+    }
+
+    /// Id of a function.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.functions.get(name.as_bytes()).copied()
+    }
+
+    /// Byte offset of a direct member of `task_struct` or `thread_info`.
+    pub fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
+        let structure = self.structs.get(structure.as_bytes())?;
+        let word = |at: usize| Some(u32::from_le_bytes(self.data.get(at..at + 4)?.try_into().ok()?));
+        (0..structure.count).find_map(|index| {
+            let at = structure.members + 12 * index;
+            let name = self.data.get(self.strings + word(at)? as usize..)?;
+            let bits = if structure.bitfields { word(at + 8)? & 0xff_ffff } else { word(at + 8)? };
+            (name.split(|byte| *byte == 0).next() == Some(member.as_bytes())).then_some(bits / 8)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One function and one structure with one member behind 24 bytes.
+    fn sample() -> Vec<u8> {
+        let strings = b"\0openat\0task_struct\0stack\0";
+        let words: [u32; 9] = [1, KIND_FUNC << 24, 0, 8, KIND_STRUCT << 24 | 1, 32, 20, 0, 24 * 8];
+        let mut data = HEADER_MAGIC.to_le_bytes().to_vec();
+        data.extend([1, 0]);
+        for word in [24, 0, 36, 36, strings.len() as u32].iter().chain(&words) {
+            data.extend(word.to_le_bytes());
+        }
+        data.extend(strings);
+        data
+    }
+
+    #[test]
+    fn functions_and_members_are_found() {
+        let types = KernelTypes::parse(sample()).unwrap();
+        assert_eq!(types.function("openat"), Some(1));
+        assert_eq!(types.function("close"), None);
+        assert_eq!(types.member_offset("task_struct", "stack"), Some(24));
+        assert_eq!(types.member_offset("task_struct", "pid"), None);
+    }
+
+    #[test]
+    fn damaged_data_is_refused() {
+        let sample = sample();
+        for length in 0..sample.len() - 30 {
+            let _ = KernelTypes::parse(sample[..length].to_vec());
+        }
+        assert!(KernelTypes::parse(vec![0; 64]).is_none());
+    }
+}

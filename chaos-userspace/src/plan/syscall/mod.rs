@@ -1,0 +1,155 @@
+//! Which hook carries a system call fault.
+
+pub mod entry;
+pub mod hooks;
+
+use super::{EntryHook, Mechanism, PlannedRule, SecurityHook, SocketHook};
+use crate::{
+    probe::{Abilities, Unable},
+    spec::{
+        Fault as SpecFault,
+        syscall::{Call, Fault, Mechanism as Wanted},
+    },
+};
+
+/// The order in which mechanisms are tried. First those that also see io_uring and cost others least; the call's own
+/// entry is there for calls that pass no security hook.
+pub const LADDER: [Wanted; 6] = [
+    Wanted::Lsm,
+    Wanted::FmodRetSecurity,
+    Wanted::FmodRetSys,
+    Wanted::KprobeMulti,
+    Wanted::Kprobe,
+    Wanted::CgroupSockAddr,
+];
+
+/// Chooses the hooks for a fault: the first mechanism of the ladder that reaches the call here, or the one `wanted`.
+pub fn mechanisms(
+    fault: &Fault,
+    wanted: Option<Wanted>,
+    abilities: &impl Abilities,
+) -> Result<Vec<Mechanism>, Unable> {
+    let ladder = wanted.as_ref().map_or(&LADDER[..], std::slice::from_ref);
+    let mut unable: Option<Unable> = None;
+    for mechanism in ladder {
+        match by(*mechanism, fault.call, abilities) {
+            Ok(hooks) => return Ok(hooks),
+            Err(reason) => {
+                unable = Some(match unable {
+                    None => reason,
+                    Some(before) => before.and(reason),
+                });
+            }
+        }
+    }
+    Err(unable.unwrap_or_else(|| Unable::new("no mechanism is known", "report this as a bug")))
+}
+
+/// The hooks that carry a call's faults by one mechanism.
+pub fn by(mechanism: Wanted, call: Call, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
+    match mechanism {
+        Wanted::Lsm => security(SecurityHook::Lsm, call, |hook| abilities.lsm(hook)),
+        Wanted::FmodRetSecurity => security(SecurityHook::FmodRet, call, |hook| {
+            abilities.fmod_ret_security(&security_function(hook))
+        }),
+        Wanted::FmodRetSys => entry(EntryHook::FmodRet, call, abilities, |f| abilities.fmod_ret_sys(f)),
+        Wanted::KprobeMulti => entry(EntryHook::KprobeMulti, call, abilities, |f| abilities.kprobe_multi(f)),
+        Wanted::Kprobe => entry(EntryHook::Kprobe, call, abilities, |f| abilities.kprobe_override(f)),
+        Wanted::CgroupSockAddr => socket(call, abilities),
+    }
+}
+
+/// The kernel's function that asks an LSM hook.
+pub fn security_function(hook: &str) -> String {
+    format!("security_{hook}")
+}
+
+fn security(
+    by: SecurityHook,
+    call: Call,
+    able: impl Fn(&'static str) -> Result<(), Unable>,
+) -> Result<Vec<Mechanism>, Unable> {
+    let Some((hook, other)) = hooks::of(call.name()) else {
+        return Err(Unable::new(
+            format!("{}: no security hook is passed exactly once by {}", by.name(), call.name()),
+            "use a kernel with CONFIG_BPF_KPROBE_OVERRIDE or CONFIG_FUNCTION_ERROR_INJECTION",
+        ));
+    };
+    let hooks = std::iter::once(hook).chain(other);
+    hooks
+        .map(|hook| {
+            able(hook)?;
+            Ok(Mechanism::Security { by, hook, id: hooks::id(hook) })
+        })
+        .collect()
+}
+
+fn entry(
+    by: EntryHook,
+    call: Call,
+    abilities: &impl Abilities,
+    able: impl Fn(&str) -> Result<(), Unable>,
+) -> Result<Vec<Mechanism>, Unable> {
+    let function = entry::function(call.name(), by == EntryHook::FmodRet);
+    able(&function)?;
+    let (compat, _) = entry::compat_functions(call.name(), |name| abilities.has_function(name));
+    let compat = compat.into_iter().filter(|function| able(function).is_ok());
+    Ok(std::iter::once(function).chain(compat).map(|function| Mechanism::Entry { by, function }).collect())
+}
+
+fn socket(call: Call, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
+    let hooks = match call.name() {
+        "connect" => [SocketHook::Connect4, SocketHook::Connect6],
+        "bind" => [SocketHook::Bind4, SocketHook::Bind6],
+        "sendto" | "sendmsg" => [SocketHook::Send4, SocketHook::Send6],
+        other => {
+            return Err(Unable::new(
+                format!("cgroup_sock_addr: no socket hook is passed by {other}"),
+                "name connect, bind, sendto or sendmsg",
+            ));
+        }
+    };
+    abilities.socket_hooks()?;
+    Ok(hooks.map(Mechanism::Socket).to_vec())
+}
+
+/// Names under which 32-bit callers escape these hooks.
+pub fn compat_escapes(call: Call, hooks: &[Mechanism], abilities: &impl Abilities) -> Vec<&'static str> {
+    if !abilities.has_compat_callers() {
+        return vec![];
+    }
+    let mut escapes = match hooks.first() {
+        Some(Mechanism::Entry { .. }) => {
+            let taken = |name: &str| hooks.iter().any(|hook| hook.is_function(name));
+            entry::compat_functions(call.name(), taken).1
+        }
+        _ => vec![],
+    };
+    escapes.extend(entry::multiplexer(call.name()));
+    escapes
+}
+
+/// What these hooks do not reach, in words.
+pub fn limits(call: Call, hooks: &[Mechanism], abilities: &impl Abilities) -> Vec<String> {
+    let mut limits = vec![];
+    let escapes = compat_escapes(call, hooks, abilities);
+    if !escapes.is_empty() {
+        limits.push(format!("32-bit programs escape when they call {}.", escapes.join(" or ")));
+    }
+    limits
+}
+
+/// A call is judged at one place. Two rules for one call always choose the same one, unless a later change breaks that.
+pub fn conflict(rules: &[PlannedRule]) -> Option<String> {
+    let calls: Vec<_> = rules
+        .iter()
+        .filter_map(|rule| match &rule.fault {
+            SpecFault::Syscall(fault) => Some((fault.call, &rule.mechanisms)),
+            SpecFault::Network(_) => None,
+        })
+        .collect();
+    let (call, _) = calls
+        .iter()
+        .find(|(call, ours)| calls.iter().any(|(other, theirs)| call == other && ours != theirs))?;
+    Some(format!("{} would be judged at two hooks: choose one with --mechanism", call.name()))
+}

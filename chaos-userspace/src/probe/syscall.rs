@@ -1,0 +1,232 @@
+//! Whether a mechanism of system call faults really works here: a program that fails one call in a scratch cgroup and
+//! nowhere else is attached, and a child in that cgroup makes the call. Attaching proves nothing: BPF LSM programs
+//! attach and never fire where bpf is not an active security module.
+
+use super::{
+    Unable,
+    assembly::{
+        GET_CURRENT_CGROUP_ID, GET_CURRENT_TASK_BTF, OVERRIDE_RETURN, SET_RETVAL, TASK_PT_REGS, call, copy,
+        exit, jump_unless_equal, load, mov,
+    },
+    felt::{self, TELLTALE},
+    kernel::{Kernel, program, refused, scratch},
+};
+use crate::{
+    host::{kernel, types::KernelTypes},
+    inject::{
+        bpf::{self, AttachType, ProgramType},
+        link::Link,
+    },
+    plan::{
+        Registers,
+        syscall::{entry, security_function},
+    },
+};
+use chaos_common::{
+    arch::native::{TASK_STATUS, TASK_STATUS_OLD},
+    syscall::{REGISTERS_ASKED, REGISTERS_ON_STACK},
+};
+use std::{io, os::fd::AsFd};
+
+/// `r0 = -TELLTALE` in the cgroup, 0 elsewhere.
+fn fail_in(cgroup: u64) -> Vec<u64> {
+    let [low, high] = load(6, cgroup);
+    vec![
+        call(GET_CURRENT_CGROUP_ID),
+        copy(1, 0),
+        low,
+        high,
+        mov(0, 0),
+        jump_unless_equal(1, 6, 1),
+        mov(0, -TELLTALE),
+        exit(),
+    ]
+}
+
+/// The same by overriding the probed function's return value.
+fn override_in(cgroup: u64) -> Vec<u64> {
+    let [low, high] = load(7, cgroup);
+    vec![
+        copy(6, 1),
+        call(GET_CURRENT_CGROUP_ID),
+        low,
+        high,
+        jump_unless_equal(0, 7, 3),
+        copy(1, 6),
+        mov(2, -TELLTALE),
+        call(OVERRIDE_RETURN),
+        mov(0, 0),
+        exit(),
+    ]
+}
+
+fn tested(mechanism: &str, felt: io::Result<u8>, otherwise: impl FnOnce(u8) -> Unable) -> Result<(), Unable> {
+    let felt = felt.map_err(|error| {
+        Unable::new(format!("{mechanism}: the self-test failed: {error}"), "run it again")
+    })?;
+    if i32::from(felt) == TELLTALE { Ok(()) } else { Err(otherwise(felt)) }
+}
+
+fn felt_nothing(mechanism: &'static str) -> impl FnOnce(u8) -> Unable {
+    move |felt| {
+        let why = format!("{mechanism}: programs attach but never fire: the self-test's victim felt {felt}");
+        Unable::new(why, "use another mechanism")
+    }
+}
+
+fn trampoline(
+    mechanism: &'static str,
+    types: (ProgramType, AttachType),
+    function: u32,
+    unusable: impl FnOnce((io::Error, String)) -> Unable,
+    otherwise: impl FnOnce(u8) -> Unable,
+) -> Result<(), Unable> {
+    let scratch = scratch()?;
+    let code = fail_in(scratch.cgroup().id());
+    let program = program(types.0, types.1, &code, function).map_err(unusable)?;
+    let _link = bpf::open_raw_tracepoint(program.as_fd(), None).map_err(|error| {
+        Unable::new(
+            format!("{mechanism}: programs cannot be attached: {error}"),
+            "use a kernel with BPF trampolines",
+        )
+    })?;
+    tested(mechanism, felt::by_child(scratch.cgroup(), felt::open_root), otherwise)
+}
+
+/// BPF LSM.
+pub fn try_lsm(kernel: &Kernel) -> Result<(), Unable> {
+    let hook = kernel
+        .types()?
+        .function("bpf_lsm_file_open")
+        .ok_or_else(|| Unable::new("lsm: this kernel has no BPF LSM", "use a kernel with CONFIG_BPF_LSM"))?;
+    let types = (ProgramType::Lsm, AttachType::LsmMac);
+    trampoline(
+        "lsm",
+        types,
+        hook,
+        |error| refused("BPF LSM programs", error),
+        |_| {
+            let active = kernel::security_modules().unwrap_or_else(|| "securityfs is not mounted".to_owned());
+            Unable::new(
+                format!(
+                    "lsm: BPF LSM programs attach but never fire, bpf is not an active security module ({active})"
+                ),
+                "boot with bpf in the lsm= list of the kernel command line",
+            )
+        },
+    )
+}
+
+/// `fmod_ret` on the functions that ask the security modules.
+pub fn try_fmod_ret_security(kernel: &Kernel) -> Result<(), Unable> {
+    const NAME: &str = "fmod_ret_security";
+    let function = security_function("file_open");
+    let function = kernel.types()?.function(&function).ok_or_else(|| {
+        let why = format!("{NAME}: this kernel's type information has no function {function}");
+        Unable::new(why, "use a kernel with CONFIG_SECURITY")
+    })?;
+    let types = (ProgramType::Tracing, AttachType::ModifyReturn);
+    trampoline(NAME, types, function, |error| refused(NAME, error), felt_nothing(NAME))
+}
+
+/// `fmod_ret` on the functions of system calls.
+pub fn try_fmod_ret_sys(kernel: &Kernel) -> Result<(), Unable> {
+    const NAME: &str = "fmod_ret_sys";
+    let function = entry::function("openat", true);
+    let function = kernel.types()?.function(&function).ok_or_else(|| {
+        let why = format!("{NAME}: this kernel's type information has no function {function}");
+        Unable::new(why, "use a kernel with CONFIG_DEBUG_INFO_BTF")
+    })?;
+    let types = (ProgramType::Tracing, AttachType::ModifyReturn);
+    let unusable = |error: (io::Error, String)| {
+        if error.1.contains("is not modifiable") {
+            return Unable::new(
+                format!("{NAME}: this kernel's system call functions cannot be replaced"),
+                "use a kernel with CONFIG_FUNCTION_ERROR_INJECTION",
+            );
+        }
+        refused(NAME, error)
+    };
+    trampoline(NAME, types, function, unusable, felt_nothing(NAME))
+}
+
+fn overriding(
+    mechanism: &'static str,
+    attach_type: AttachType,
+    attach: impl FnOnce(std::os::fd::BorrowedFd<'_>, &str) -> io::Result<Link>,
+) -> Result<(), Unable> {
+    let scratch = scratch()?;
+    let code = override_in(scratch.cgroup().id());
+    let program = program(ProgramType::Kprobe, attach_type, &code, 0).map_err(|error| {
+        if error.0.raw_os_error() == Some(libc::EPERM) {
+            return refused("kprobe programs", error);
+        }
+        Unable::new(
+            format!("{mechanism}: this kernel cannot override return values"),
+            "use a kernel with CONFIG_BPF_KPROBE_OVERRIDE",
+        )
+    })?;
+    let _link = attach(program.as_fd(), &entry::function("openat", false)).map_err(|error| {
+        Unable::new(format!("{mechanism}: programs cannot be attached: {error}"), "use another mechanism")
+    })?;
+    tested(mechanism, felt::by_child(scratch.cgroup(), felt::open_root), felt_nothing(mechanism))
+}
+
+/// kprobes that override.
+pub fn try_kprobe() -> Result<(), Unable> {
+    overriding("kprobe", AttachType::CgroupInetIngress, Link::kprobe)
+}
+
+/// kprobe.multi links that override.
+pub fn try_kprobe_multi() -> Result<(), Unable> {
+    overriding("kprobe_multi", AttachType::KprobeMulti, |program, function| {
+        Link::kprobe_multi(program, &[function])
+    })
+}
+
+/// Socket hooks that set an errno (5.18).
+pub fn try_socket_hooks() -> Result<(), Unable> {
+    const NAME: &str = "cgroup_sock_addr";
+    let scratch = scratch()?;
+    let attach_type = AttachType::Inet4Connect;
+    let code = [mov(1, -TELLTALE), call(SET_RETVAL), mov(0, 0), exit()];
+    let program = program(ProgramType::CgroupSockAddr, attach_type, &code, 0).map_err(|error| {
+        if error.1.contains("unknown func") {
+            return Unable::new(
+                format!("{NAME}: socket hooks cannot set an errno"),
+                "use Linux 5.18 or later",
+            );
+        }
+        refused("socket hooks", error)
+    })?;
+    let _link = Link::cgroup_socket(program.as_fd(), scratch.cgroup().as_fd(), attach_type, "connect4")
+        .map_err(|error| {
+            Unable::new(
+                format!("{NAME}: programs cannot be attached: {error}"),
+                "use a kernel with CONFIG_CGROUP_BPF",
+            )
+        })?;
+    tested(NAME, felt::by_child(scratch.cgroup(), felt::connect_loopback), felt_nothing(NAME))
+}
+
+/// How programs find a task's registers.
+pub fn registers(types: Option<&KernelTypes>) -> Registers {
+    let asking = [call(GET_CURRENT_TASK_BTF), copy(1, 0), call(TASK_PT_REGS), mov(0, 0), exit()];
+    let asked = |program_type, attach_type| {
+        let loads = program(program_type, attach_type, &asking, 0).is_ok();
+        if loads { REGISTERS_ASKED } else { REGISTERS_ON_STACK }
+    };
+    let offset = |structure, member| types.and_then(|types| types.member_offset(structure, member));
+    // thread_info comes first in task_struct on x86.
+    let status = offset("thread_info", "status");
+    let has_syscall_work = offset("thread_info", "syscall_work").is_some() || types.is_none();
+    let usual = if has_syscall_work { TASK_STATUS } else { TASK_STATUS_OLD };
+    Registers {
+        traced: asked(ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
+        socket: asked(ProgramType::CgroupSockAddr, AttachType::Inet4Connect),
+        task_stack: offset("task_struct", "stack").unwrap_or_default(),
+        task_status: status.unwrap_or(usual as u32),
+        task_cred: offset("task_struct", "cred").unwrap_or_default(),
+        task_real_cred: offset("task_struct", "real_cred").unwrap_or_default(),
+    }
+}
