@@ -9,7 +9,7 @@ use crate::{
     target,
 };
 use aya_ebpf::{
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_override_return, bpf_set_retval},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_override_return},
     macros::{cgroup_sock_addr, kprobe},
     programs::{ProbeContext, SockAddrContext},
 };
@@ -19,6 +19,9 @@ use chaos_common::{
     syscall::{HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_MAGIC, HOOK_SOCKET, ROW_RING, SLOT_MAGIC},
 };
 use core::{arch::asm, hint::black_box};
+
+/// Number of the helper (include/uapi/linux/bpf.h).
+const BPF_SET_RETVAL: usize = 187;
 
 const ONE_CALL: Weight = Weight { segments: 1, bytes: 0 };
 
@@ -94,9 +97,16 @@ fn hook_errno(ctx: *const u64) -> Option<i32> {
 pub fn kc_socket(_ctx: SockAddrContext) -> i32 {
     const PASS: i32 = 1;
     const FAIL: i32 = 0;
-    let Some(errno) = socket_errno() else { return PASS };
-    // SAFETY: the helper takes a plain number.
-    unsafe { bpf_set_retval(errno) };
+    let value = black_box(socket_errno().unwrap_or(0) as i64);
+    if value < -(ERRNO_MAX as i64) || value >= 0 {
+        return PASS;
+    }
+    // SAFETY: the helper takes a plain number. Passed in 64 bits, because the verifier wants to see its range and does
+    // not follow the compiler's sign extension of 32 (Linux 7).
+    unsafe {
+        let set: unsafe extern "C" fn(i64) -> i64 = core::mem::transmute(BPF_SET_RETVAL);
+        set(value);
+    }
     FAIL
 }
 

@@ -66,6 +66,11 @@ pub fn fmod_ret_sys_works() -> Result<bool> {
     attaches_fmod_ret("__x64_sys_openat")
 }
 
+/// Whether a trampoline can replace a system call function without arguments, which is known by its body's name.
+pub fn fmod_ret_reaches_bodies() -> Result<bool> {
+    attaches_fmod_ret("__do_sys_getppid")
+}
+
 /// Whether a kprobe.multi program that overrides can be loaded and attached.
 pub fn kprobe_multi_works() -> bool {
     const BPF_PROG_TYPE_KPROBE: u32 = 2;

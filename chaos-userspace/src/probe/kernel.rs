@@ -213,7 +213,8 @@ impl Abilities for Kernel {
 
     fn fmod_ret_sys(&self, function: &str) -> Result<(), Unable> {
         self.fmod_ret_sys.get_or_init(|| syscall::try_fmod_ret_sys(self)).clone()?;
-        self.with_type("fmod_ret_sys", function)
+        self.with_type("fmod_ret_sys", function)?;
+        syscall::try_modifiable(self.types()?, function)
     }
 
     fn fmod_ret_security(&self, function: &str) -> Result<(), Unable> {

@@ -150,6 +150,19 @@ pub fn try_fmod_ret_sys(kernel: &Kernel) -> Result<(), Unable> {
     trampoline(NAME, types, function, unusable, felt_nothing(NAME))
 }
 
+/// Whether this very function can be replaced: from Linux 7 on, kernels without error injection still allow it for the
+/// functions of 64-bit callers. Loads a program that does nothing; it is never attached.
+pub fn try_modifiable(types: &KernelTypes, function: &str) -> Result<(), Unable> {
+    let id = types.function(function).unwrap_or_default();
+    match program(ProgramType::Tracing, AttachType::ModifyReturn, &[mov(0, 0), exit()], id) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Unable::new(
+            format!("fmod_ret_sys: this kernel does not let {function} be replaced"),
+            "use a kernel with CONFIG_FUNCTION_ERROR_INJECTION",
+        )),
+    }
+}
+
 fn overriding(
     mechanism: &'static str,
     attach_type: AttachType,
