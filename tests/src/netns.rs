@@ -4,11 +4,12 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::capability::{has_tcx, has_tool};
+use crate::capability::{has_tcx, has_tool, on_host};
 use crate::spawn::Place;
 
 /// A network namespace of its own, with lo up.
@@ -19,6 +20,11 @@ pub struct NetNs {
 impl NetNs {
     /// Makes a namespace.
     pub fn new() -> Result<Self> {
+        keep_hooks_switched_on();
+        Self::bare()
+    }
+
+    fn bare() -> Result<Self> {
         let file = in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
             File::open("/proc/thread-self/ns/net").context("opening the network namespace")
@@ -104,6 +110,22 @@ impl NetNs {
         }
         Ok(inventory)
     }
+}
+
+/// Holds a clsact qdisc on emulated machines for as long as the test program lives.
+///
+/// The first and the last egress hook of a system patch the kernel's code. QEMU's emulation of several processors does not
+/// always bring that about safely under traffic: Linux 6.12 died of a stale int3 in `__dev_queue_xmit`.
+fn keep_hooks_switched_on() {
+    static KEEPER: OnceLock<Option<NetNs>> = OnceLock::new();
+    KEEPER.get_or_init(|| {
+        if on_host() {
+            return None;
+        }
+        let keeper = NetNs::bare().ok()?;
+        keeper.run("tc", "qdisc add dev lo clsact").ok()?;
+        Some(keeper)
+    });
 }
 
 /// Runs a closure in a thread of its own: namespaces belong to threads.
