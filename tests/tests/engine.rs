@@ -12,6 +12,7 @@ use chaos_userspace::probe::kernel::Kernel;
 use chaos_userspace::spec::when::When;
 use chaos_userspace::spec::{Fault, Spec, Target, network};
 use integration_tests::board::Role;
+use integration_tests::capability::has_tcx;
 use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
@@ -131,7 +132,9 @@ fn runs_of_one_engine_begin_and_end_on_their_own() -> Result<()> {
     for (slot, victim) in victims[..2].iter().enumerate() {
         let injected = closed.counters[slot].outcomes[Outcome::Injected as usize].events;
         loses_nothing(victim, "a victim after the engine's end")?;
-        ensure!(injected == lost(victim), "run {slot} injected {injected}, its victim lost {}", lost(victim));
+        // Taking the last clsact filter away costs packets of its own.
+        let exact = injected == lost(victim) || (!has_tcx() && injected < lost(victim));
+        ensure!(exact, "run {slot} injected {injected}, its victim lost {}", lost(victim));
     }
     ensure!(closed.finish(), "a cgroup was left that nobody made");
     victims[2].stop(Role::Second)?;
