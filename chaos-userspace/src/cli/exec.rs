@@ -69,7 +69,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
         let mut signals = Signals::take().map_err(Failure::internal)?;
         let placement = Placement { plan: &plan, cgroup: &cgroup.0, await_exec: true };
         let mut engine = Engine::open(&[placement], run::options(true, verbose))?;
-        run::forward_kernel_log(&engine, verbose);
+        let kernel_log = run::forward_kernel_log(&engine, verbose);
         let mut news = run::watch_devices(&mut engine)?;
         let mut child = spawn(&arguments.command, &cgroup.0, signals.mask_before())?;
         engine.wait_armed(0).map_err(Failure::internal)?;
@@ -109,6 +109,9 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
         }) else {
             return Err(Failure::internal("the engine was closed twice"));
         };
+        if let Some(kernel_log) = kernel_log {
+            kernel_log.finish().await;
+        }
         // The command is gone, but the kernel may still be counting it out of its cgroup.
         cgroup::wait_empty(cgroup.0.path(), Some(Duration::from_millis(20)));
         let summary = run::summarize(&plan, cgroup.0.path(), closed, bystander, ending, sink);

@@ -53,7 +53,7 @@ pub fn run(arguments: &Inject, verbose: u8, sink: &mut Sink) -> Result<u8, Failu
             let mut signals = Signals::take().map_err(Failure::internal)?;
             let placement = Placement { plan: &plan, cgroup: &cgroup, await_exec: false };
             let mut engine = Engine::open(&[placement], run::options(false, verbose))?;
-            run::forward_kernel_log(&engine, verbose);
+            let kernel_log = run::forward_kernel_log(&engine, verbose);
             engine.arm(0);
             let mut news = run::watch_devices(&mut engine)?;
             for attachment in engine.attachments() {
@@ -74,7 +74,11 @@ pub fn run(arguments: &Inject, verbose: u8, sink: &mut Sink) -> Result<u8, Failu
                 }
             }
             engine.disarm(0);
-            let summary = run::summarize(&plan, cgroup.path(), engine.close(), bystander, ending, sink);
+            let closed = engine.close();
+            if let Some(kernel_log) = kernel_log {
+                kernel_log.finish().await;
+            }
+            let summary = run::summarize(&plan, cgroup.path(), closed, bystander, ending, sink);
             Ok(summary.code)
         })
         .inspect(|code| log::debug!("code {code} ({})", exit::name(*code)))

@@ -4,7 +4,7 @@ use super::{exit, failure::Failure};
 use crate::{
     host::privilege,
     inject::engine::{Closed, Engine, Options},
-    observe::{bystander::Bystander, devices, kernel_log},
+    observe::{bystander::Bystander, devices, kernel_log::Forwarder},
     plan::Plan,
     report::{
         event::{Event, Sink},
@@ -30,16 +30,18 @@ pub fn options(made_cgroup: bool, verbose: u8) -> Options<'static> {
     Options { made_cgroup, log_level, ..Options::default() }
 }
 
-/// Starts to forward what the kernel programs say, if they say anything.
-pub fn forward_kernel_log(engine: &Engine, verbose: u8) {
-    let programs = engine.program_ids();
+/// Starts to forward what the kernel programs say, if they were asked to.
+pub fn forward_kernel_log(engine: &Engine, verbose: u8) -> Option<Forwarder> {
     if options(false, verbose).log_level == 0 {
-        return;
+        return None;
     }
+    let programs = engine.program_ids();
     // All programs share one buffer; some say nothing and do not refer to it.
-    if !programs.iter().any(|program| kernel_log::forward(*program).is_ok()) {
+    let forwarder = programs.iter().find_map(|program| Forwarder::start(*program).ok());
+    if forwarder.is_none() {
         log::warn!("the kernel programs' messages cannot be shown: none of {programs:?} has a log");
     }
+    forwarder
 }
 
 /// Starts to follow the devices of the target's network namespaces: who receives a message calls

@@ -3,18 +3,42 @@
 
 use aya_log::EbpfLogger;
 use std::io;
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, sync::oneshot, task::JoinHandle};
 
-/// Starts to forward the messages of the engine that this program belongs to. Must be called on a tokio runtime.
-pub fn forward(program: u32) -> Result<(), Box<dyn std::error::Error>> {
-    let logger = EbpfLogger::init_from_id(program)?;
-    // SAFETY: the logger owns the ring buffer's descriptor and keeps it open for as long as it is registered.
-    let mut logger = unsafe { AsyncFd::register(logger) }.map_err(io::Error::other)?;
-    tokio::spawn(async move {
-        while let Ok(mut ready) = logger.readable_mut().await {
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
-        }
-    });
-    Ok(())
+/// Messages on their way to the `log` crate.
+pub struct Forwarder {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Forwarder {
+    /// Starts to forward the messages of the engine that this program belongs to. Must be called on a tokio runtime.
+    pub fn start(program: u32) -> Result<Self, Box<dyn std::error::Error>> {
+        let logger = EbpfLogger::init_from_id(program)?;
+        // SAFETY: the logger owns the ring buffer's descriptor and keeps it open for as long as it is registered.
+        let mut logger = unsafe { AsyncFd::register(logger) }.map_err(io::Error::other)?;
+        let (stop, mut stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    ready = logger.readable_mut() => match ready {
+                        Ok(mut ready) => {
+                            ready.get_inner_mut().flush();
+                            ready.clear_ready();
+                        }
+                        Err(_) => return,
+                    },
+                    _ = &mut stopped => break,
+                }
+            }
+            logger.get_mut().flush();
+        });
+        Ok(Self { stop, task })
+    }
+
+    /// Forwards what is left and ends.
+    pub async fn finish(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
 }
