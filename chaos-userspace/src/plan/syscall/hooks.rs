@@ -6,8 +6,9 @@ use chaos_common::syscall::{HOOK_FILE_PERMISSION, HOOK_SECURITY_FIRST, HOOKS_MAX
 /// second one for calls that pass either of two. Which rows a victim has felt is shown by
 /// `tests/tests/syscall_mechanisms.rs`; the others follow include/linux/lsm_hook_defs.h.
 ///
-/// Not quite so: `file_open` fires after O_CREAT has made the file, `file_mprotect` fires once per mapping in the range. Calls that pass a hook twice
-/// (sendfile, splice, copy_file_range, socketpair's creation) or per message (sendmmsg, recvmmsg) are left out.
+/// Not quite so: `file_open` fires after O_CREAT has made the file, `file_mprotect` fires once per mapping in the range.
+/// Calls that pass a hook twice (sendfile, splice, copy_file_range, socketpair's creation) or per message (sendmmsg,
+/// recvmmsg) are left out.
 pub fn of(call: &str) -> Option<(&'static str, Option<&'static str>)> {
     Some(match call {
         "unlinkat" => ("inode_unlink", Some("inode_rmdir")),
