@@ -58,9 +58,9 @@ enum Cmd {
     Lint,
     /// All lints and tests, here and in virtual machines: what CI runs
     Test {
-        /// Machines at the same time; each uses two cores
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-        jobs: u16,
+        /// Machines at the same time; each keeps one core busy [default: as many as there are cores, at most 4]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+        jobs: Option<u16>,
     },
     /// The integration tests with full sample sizes; figures go to target/soak
     Soak(soak::SoakOptions),

@@ -3,6 +3,8 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -46,6 +48,24 @@ pub fn lock(part: &str) -> Result<File> {
         file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     }
     Ok(file)
+}
+
+/// Waits until one of `places` of the whole machine is free, whichever xtask holds the others; holds it until dropped.
+pub fn lock_one_of(part: &str, places: usize) -> Result<File> {
+    let dir = cache()?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let open = |place| {
+        let path = dir.join(format!("{part}-{place}.lock"));
+        File::create(&path).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let files = (0..places.max(1)).map(open).collect::<Result<Vec<_>>>()?;
+    loop {
+        if let Some(at) = files.iter().position(|file| file.try_lock().is_ok()) {
+            let mut files = files;
+            return Ok(files.swap_remove(at));
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Finds a program like a root shell would: PATH, then the sbin directories.

@@ -20,6 +20,9 @@ pub struct SoakOptions {
     kernels: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,
+    /// Machines at the same time; each keeps one core busy [default: as many as there are cores, at most 4]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: Option<u16>,
 }
 
 /// The command.
@@ -29,7 +32,7 @@ pub fn run(options: SoakOptions) -> Result<()> {
     let modified = !git(&["status", "--porcelain"])?.is_empty();
     let artifacts = artifacts::build()?;
     let mut report = Report::default();
-    let SoakOptions { mut kernels, filter } = options;
+    let SoakOptions { mut kernels, filter, jobs } = options;
     let all = kernels.is_empty();
     let on_host = all || kernels.iter().any(|kernel| kernel == "host");
     kernels.retain(|kernel| kernel != "host");
@@ -37,8 +40,8 @@ pub fn run(options: SoakOptions) -> Result<()> {
         report.add(host::run(&artifacts, filter.as_deref(), Samples::Full));
     }
     if all || !kernels.is_empty() {
-        // One machine at a time: figures are only worth something when nobody else uses the cores.
-        vm::matrix(&Options { kernels, filter, samples: Samples::Full, jobs: 1 }, &artifacts, &mut report)?;
+        let options = Options { kernels, filter, samples: Samples::Full, jobs };
+        vm::matrix(&options, &artifacts, &mut report)?;
     }
     let dir = paths::target().join("soak");
     fs::create_dir_all(&dir)?;

@@ -11,7 +11,7 @@ use crate::vm::{self, Options, Samples};
 use crate::{host, lint, unit};
 
 /// The command: every step runs, whatever fails before it.
-pub fn run(jobs: u16) -> Result<()> {
+pub fn run(jobs: Option<u16>) -> Result<()> {
     let start = Instant::now();
     let mut report = Report::default();
     for (name, check) in lint::CHECKS {

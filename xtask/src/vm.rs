@@ -33,9 +33,14 @@ pub struct Options {
     /// How many trials measurements take
     #[arg(long, value_enum, default_value_t = Samples::Small)]
     pub samples: Samples,
-    /// Machines at the same time; each uses two cores
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub jobs: u16,
+    /// Machines at the same time; each keeps one core busy [default: as many as there are cores, at most 4]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: Option<u16>,
+}
+
+/// Cores of this machine, and with it how many emulated machines it carries.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Sizes of measurements.
@@ -74,11 +79,12 @@ pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> 
     let bench = Bench { matrix: &matrix, image: &image, options, artifacts };
     let queue = Mutex::new(selected.iter());
     let lines = Mutex::new(Vec::new());
-    let work = |place: u16| {
+    let places = options.jobs.map_or(cores().min(4), usize::from);
+    let work = || {
         loop {
-            // Two runs of this program at once would take the cores that time limits count on: their machines take
-            // turns.
-            let _turn = paths::lock(&format!("machine-{place}"));
+            // More machines than cores would take the time that limits count on: those of several runs of this program
+            // take turns.
+            let _turn = paths::lock_one_of("machine", places.max(cores()));
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(kernel) = next else { return };
             let line = bench.run(kernel);
@@ -86,9 +92,8 @@ pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> 
         }
     };
     thread::scope(|scope| {
-        for place in 0..options.jobs {
-            let work = &work;
-            scope.spawn(move || work(place));
+        for _ in 0..places {
+            scope.spawn(work);
         }
     });
     let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
