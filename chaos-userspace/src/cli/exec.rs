@@ -4,16 +4,15 @@ use super::{
     exit,
     failure::Failure,
     faults::Faults,
-    run::{self, Ending},
-    signals::{Arrived, Signals},
+    run,
+    session::{self, News, Session},
+    signals::Arrived,
 };
 use crate::{
     host::cgroup::{self, Cgroup, Hierarchy},
-    inject::engine::{Engine, Placement},
-    observe::bystander::Bystander,
     plan,
     probe::kernel::Kernel,
-    report::event::{Event, Sink},
+    report::event::Sink,
     spec::Target,
 };
 use clap::Args;
@@ -61,60 +60,26 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
     let hierarchy = Hierarchy::find()?;
     let cgroup = Fresh(hierarchy.make_fresh(&plan.run)?);
     check_joinable(&cgroup.0)?;
-    let bystander = arguments.bystander.then(|| Bystander::start(&plan.run)).transpose()?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
-    runtime.block_on(async {
-        // Before any thread is started, so that the signals wait for us on all of them.
-        let mut signals = Signals::take().map_err(Failure::internal)?;
-        let placement = Placement { plan: &plan, cgroup: &cgroup.0, await_exec: true };
-        let mut engine = Engine::open(&[placement], run::options(true, verbose))?;
-        let kernel_log = run::forward_kernel_log(&engine, verbose);
-        let mut news = run::watch_devices(&mut engine)?;
-        let mut child = spawn(&arguments.command, &cgroup.0, signals.mask_before())?;
-        engine.wait_armed(0).map_err(Failure::internal)?;
-        for attachment in engine.attachments() {
-            log::info!("attached {attachment}");
-        }
-        sink.write(&Event::Armed { run: &plan.run, pid: child.id(), cgroup: cgroup.0.path() });
-        let mut engine = Some(engine);
-        let mut closed = None;
-        let mut ending = Ending::default();
-        let over = tokio::time::sleep(plan.duration.unwrap_or(Duration::MAX / 4));
-        tokio::pin!(over);
+    session::block_on(async {
+        let mut session = Session::open(&plan, &cgroup.0, true, arguments.bystander, verbose)?;
+        let mut child = spawn(&arguments.command, &cgroup.0, session.mask_before())?;
+        session.arm(child.id(), sink)?;
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status.map_err(Failure::internal)?,
-                arrived = signals.next() => {
-                    let arrived = arrived.map_err(Failure::internal)?;
-                    // Who asks for the end wants the faults to end, whatever the command does about it.
-                    if let Some(engine) = &engine {
-                        engine.disarm(0);
-                    }
-                    ending.interrupted_by.get_or_insert(arrived.signal as i32);
-                    pass_on(arrived, &child);
-                }
-                Some(()) = news.recv() => engine.iter_mut().for_each(run::follow_devices),
-                () = &mut over, if plan.duration.is_some() && engine.is_some() => {
-                    closed = engine.take().map(Engine::close);
+                news = session.next() => match news? {
+                    News::Signal(arrived) => pass_on(arrived, &child),
+                    // The command goes on without faults.
+                    News::Over => session.close(),
                 }
             }
         };
-        ending.exit_status = status.code();
-        ending.signal = status.signal();
-        let Some(closed) = closed.or_else(|| {
-            let engine = engine.take()?;
-            engine.disarm(0);
-            Some(engine.close())
-        }) else {
-            return Err(Failure::internal("the engine was closed twice"));
-        };
-        if let Some(kernel_log) = kernel_log {
-            kernel_log.finish().await;
-        }
+        session.ending.exit_status = status.code();
+        session.ending.signal = status.signal();
+        session.close();
         // The command is gone, but the kernel may still be counting it out of its cgroup.
         cgroup::wait_empty(cgroup.0.path(), Some(Duration::from_millis(20)));
-        let summary = run::summarize(&plan, cgroup.0.path(), closed, bystander, ending, sink);
+        let summary = session.finish(sink).await?;
         Ok(exec_status(status, summary.code, arguments.require_hit))
     })
 }

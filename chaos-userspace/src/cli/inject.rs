@@ -1,21 +1,12 @@
 //! `kchaos inject`: faults for a cgroup that exists.
 
 use super::{
-    exit,
     failure::Failure,
     faults::Faults,
-    run::{self, Ending},
-    signals::Signals,
+    run,
+    session::{self, Session},
 };
-use crate::{
-    host::cgroup::Hierarchy,
-    inject::engine::{Engine, Placement},
-    observe::bystander::Bystander,
-    plan,
-    probe::kernel::Kernel,
-    report::event::{Event, Sink},
-    spec::Target,
-};
+use crate::{host::cgroup::Hierarchy, plan, probe::kernel::Kernel, report::event::Sink, spec::Target};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -44,42 +35,10 @@ pub fn run(arguments: &Inject, verbose: u8, sink: &mut Sink) -> Result<u8, Failu
     run::check_privileges()?;
     let cgroup = Hierarchy::find()?.open(&arguments.cgroup)?;
     let plan = plan::make(&spec, &Kernel::default())?;
-    let bystander = arguments.bystander.then(|| Bystander::start(&plan.run)).transpose()?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
-    runtime
-        .block_on(async {
-            // Before any thread is started, so that the signals wait for us on all of them.
-            let mut signals = Signals::take().map_err(Failure::internal)?;
-            let placement = Placement { plan: &plan, cgroup: &cgroup, await_exec: false };
-            let mut engine = Engine::open(&[placement], run::options(false, verbose))?;
-            let kernel_log = run::forward_kernel_log(&engine, verbose);
-            engine.arm(0);
-            let mut news = run::watch_devices(&mut engine)?;
-            for attachment in engine.attachments() {
-                log::info!("attached {attachment}");
-            }
-            sink.write(&Event::Armed { run: &plan.run, pid: None, cgroup: cgroup.path() });
-            let mut ending = Ending::default();
-            let over = tokio::time::sleep(plan.duration.unwrap_or_default());
-            tokio::pin!(over);
-            loop {
-                tokio::select! {
-                    arrived = signals.next() => {
-                        ending.interrupted_by = Some(arrived.map_err(Failure::internal)?.signal as i32);
-                        break;
-                    }
-                    Some(()) = news.recv() => run::follow_devices(&mut engine),
-                    () = &mut over => break,
-                }
-            }
-            engine.disarm(0);
-            let closed = engine.close();
-            if let Some(kernel_log) = kernel_log {
-                kernel_log.finish().await;
-            }
-            let summary = run::summarize(&plan, cgroup.path(), closed, bystander, ending, sink);
-            Ok(summary.code)
-        })
-        .inspect(|code| log::debug!("code {code} ({})", exit::name(*code)))
+    session::block_on(async {
+        let mut session = Session::open(&plan, &cgroup, false, arguments.bystander, verbose)?;
+        session.arm(None, sink)?;
+        session.next().await?;
+        Ok(session.finish(sink).await?.code)
+    })
 }

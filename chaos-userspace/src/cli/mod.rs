@@ -11,6 +11,7 @@ mod inject;
 mod packets;
 mod plan;
 mod run;
+mod session;
 mod signals;
 mod syscalls;
 

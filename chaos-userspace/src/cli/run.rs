@@ -1,10 +1,10 @@
-//! What `exec` and `inject` share: from a plan to a summary.
+//! The two ends of every run: what is checked before, and the summary.
 
 use super::{exit, failure::Failure};
 use crate::{
     host::privilege,
-    inject::engine::{Closed, Engine, Options},
-    observe::{bystander::Bystander, devices, kernel_log::Forwarder},
+    inject::engine::{Closed, Options},
+    observe::bystander::Bystander,
     plan::Plan,
     report::{
         event::{Event, Sink},
@@ -12,7 +12,6 @@ use crate::{
     },
 };
 use std::path::Path;
-use tokio::sync::mpsc;
 
 /// Refuses early, with the capability that is missing.
 pub fn check_privileges() -> Result<(), Failure> {
@@ -28,38 +27,6 @@ pub fn check_privileges() -> Result<(), Failure> {
 pub fn options(made_cgroup: bool, verbose: u8) -> Options<'static> {
     let log_level = if verbose >= 2 { log::Level::Debug as u8 } else { 0 };
     Options { made_cgroup, log_level, ..Options::default() }
-}
-
-/// Starts to forward what the kernel programs say, if they were asked to.
-pub fn forward_kernel_log(engine: &Engine, verbose: u8) -> Option<Forwarder> {
-    if options(false, verbose).log_level == 0 {
-        return None;
-    }
-    let programs = engine.program_ids();
-    // All programs share one buffer; some say nothing and do not refer to it.
-    let forwarder = programs.iter().find_map(|program| Forwarder::start(*program).ok());
-    if forwarder.is_none() {
-        log::warn!("the kernel programs' messages cannot be shown: none of {programs:?} has a log");
-    }
-    forwarder
-}
-
-/// Starts to follow the devices of the target's network namespaces: who receives a message calls
-/// [`Engine::follow_devices`].
-pub fn watch_devices(engine: &mut Engine) -> Result<mpsc::Receiver<()>, Failure> {
-    let news = engine.device_news().and_then(devices::listen).map_err(Failure::internal)?;
-    // What has appeared since the engine listed them.
-    follow_devices(engine);
-    Ok(news)
-}
-
-/// Attaches to devices that have appeared. A device that cannot be judged must not end the run, but be told.
-pub fn follow_devices(engine: &mut Engine) {
-    match engine.follow_devices() {
-        Ok(0) => {}
-        Ok(count) => log::info!("attached to {count} more devices"),
-        Err(error) => log::warn!("packets leaving a new device are not judged: {error}"),
-    }
 }
 
 /// How the watched thing ended.

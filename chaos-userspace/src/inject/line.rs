@@ -135,8 +135,30 @@ impl Lines {
         [&self.program_a, &self.program_b]
     }
 
-    /// Waits until nothing is in the lines any more. Nothing must lead into them by then.
-    pub fn drain(&self) -> Queue {
+    /// Waits until nothing is in the lines any more, then removes them. Nothing must lead into them by then. What could
+    /// not be undone is returned in words.
+    pub fn end(mut self) -> (Queue, Vec<String>) {
+        let queue = self.drain();
+        self.links.clear();
+        let mut problems = vec![];
+        // Their namespace takes its devices along as well, but a worker of the kernel does that at its leisure
+        // (cleanup_net, net/core/net_namespace.c).
+        for (number, line) in self.lines.iter().enumerate() {
+            let gone = line.namespace.within(|| {
+                remove(line.device)?;
+                Ok(device::list()?.iter().all(|device| device.index != line.device))
+            });
+            let why = match gone.and_then(|gone: io::Result<bool>| gone) {
+                Ok(true) => continue,
+                Ok(false) => "it is still there".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            problems.push(format!("the device {}{number} of a delay line: {why}", self.prefix));
+        }
+        (queue, problems)
+    }
+
+    fn drain(&self) -> Queue {
         let longest = self.lines.iter().map(|line| line.longest).max().unwrap_or_default();
         let limit = (longest + Duration::from_secs(1)).min(DRAIN_MAX);
         let start = Instant::now();
@@ -158,6 +180,16 @@ impl Lines {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// Removes a device by index, and its other end with it. Without one it is done.
+fn remove(device: u32) -> io::Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.index = device;
+    match request(RouteNetlinkMessage::DelLink(message), 0) {
+        Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,130 @@
+//! The end of an engine: everything goes, and what went is told.
+
+use super::Engine;
+use crate::inject::{
+    bpf,
+    guardian::Guardian,
+    journal::Journal,
+    line::{Lines, Queue},
+};
+use chaos_common::counter::RuleCounters;
+use std::{
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+/// What an engine left when it was closed.
+#[derive(Debug)]
+pub struct Closed {
+    /// Counters by rule, in the order of the jobs' rules.
+    pub counters: Vec<RuleCounters>,
+    /// By rule: how often the kernel skipped a program that serves it, for calls of any process on the host.
+    pub missed: Vec<u64>,
+    /// Programs that are still in the kernel.
+    pub programs_left: usize,
+    /// Links that were closed.
+    pub links_closed: usize,
+    /// From the start of the closing to the end of the last program.
+    pub took: Duration,
+    /// What became of packets in lines, if there were any.
+    pub queue: Option<Queue>,
+    /// What could not be undone, in words.
+    pub problems: Vec<String>,
+    /// The guardian, if it has to wait for the cgroup made for a command.
+    guardian: Option<Guardian>,
+    journal: Journal,
+}
+
+impl Engine {
+    /// Disarms, detaches and removes everything, then says what happened.
+    pub fn close(mut self) -> Closed {
+        let start = Instant::now();
+        self.page.set_armed(false);
+        let ids = self.program_ids();
+        let links_closed = self.links.len() + self.lines.as_ref().map_or(0, Lines::links);
+        self.links.clear();
+        let missed = |place: &usize| {
+            let program = self.programs.get(*place)?;
+            bpf::program_misses(program.as_fd()).ok()
+        };
+        let missed = self.serving.iter().map(|places| places.iter().filter_map(missed).sum()).collect();
+        // Nothing leads into the lines any more: what is in them may still arrive.
+        let (queue, lines_left) = self.lines.take().map(Lines::end).unzip();
+        let mut problems = self.journal.undo_filters();
+        if problems.is_empty() {
+            self.journal.filters.clear();
+        }
+        // Detached and a grace period later: no program runs any more, the counters are final.
+        let counters = (0..self.image.rules.len() as u32)
+            .map(|rule| {
+                self.maps.counters(rule).unwrap_or_else(|error| {
+                    problems.push(format!("reading the counters of rule {rule}: {error}"));
+                    RuleCounters::default()
+                })
+            })
+            .collect();
+        problems.extend(lines_left.into_iter().flatten());
+        self.programs.clear();
+        let programs_left = wait_gone(&ids, Duration::from_secs(5));
+        if programs_left > 0 {
+            problems.push(format!("{programs_left} programs are still in the kernel"));
+        }
+        drop(self.lease.take());
+        Closed {
+            counters,
+            missed,
+            programs_left,
+            links_closed,
+            took: start.elapsed(),
+            queue,
+            problems,
+            guardian: self.guardian.take(),
+            journal: std::mem::take(&mut self.journal),
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// The way out of a failed start: the links go with their descriptors, the filters have to be told.
+    fn drop(&mut self) {
+        self.page.set_armed(false);
+        let Some(guardian) = self.guardian.take() else { return };
+        self.links.clear();
+        if self.journal.undo_filters().is_empty() && self.journal.undo_cgroup() {
+            self.journal.erase();
+            guardian.dismiss();
+        }
+        // Else its pipe closes with this value and the guardian goes on where we failed.
+    }
+}
+
+impl Closed {
+    /// Removes what persists. `true` if nothing is left; `false` if processes live on in the cgroup made for a command,
+    /// which the guardian then removes after them.
+    pub fn finish(mut self) -> bool {
+        let gone = self.journal.undo_cgroup();
+        if gone && self.journal.filters.is_empty() {
+            self.journal.erase();
+            if let Some(guardian) = self.guardian.take() {
+                guardian.dismiss();
+            }
+        } else if let Some(guardian) = self.guardian.take() {
+            let _ = self.journal.write();
+            guardian.leave_cgroup();
+        }
+        gone
+    }
+}
+
+/// Waits until none of these programs is left; a program goes a grace period after its last reference. Returns how
+/// many are left when the time is up.
+fn wait_gone(ids: &[u32], limit: Duration) -> usize {
+    let start = Instant::now();
+    loop {
+        let left = ids.iter().filter(|id| bpf::program_exists(**id)).count();
+        if left == 0 || start.elapsed() > limit {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

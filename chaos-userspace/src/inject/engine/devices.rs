@@ -1,0 +1,135 @@
+//! The devices whose egress an engine judges: those of the targets' network namespaces, also the ones that appear.
+
+use super::{Engine, Error, Placement, io_error};
+use crate::{
+    host::{
+        device::{self, Device},
+        link_events::LinkEvents,
+        namespace::NetworkNamespace,
+    },
+    inject::{clsact, journal::Filter, line, link::Link, program::Kind},
+    plan::Mechanism,
+};
+use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc};
+
+/// A network namespace whose devices carry an egress program.
+pub(super) struct Place {
+    namespace: Arc<NetworkNamespace>,
+    /// Number of the namespace in the keys of lines.
+    number: u32,
+    mechanism: Mechanism,
+    /// Place of the program among the engine's.
+    program: usize,
+    /// Indices of the devices.
+    devices: BTreeSet<u32>,
+}
+
+impl Engine {
+    pub(super) fn add_place(
+        &mut self,
+        namespace: NetworkNamespace,
+        number: u32,
+        mechanism: &Mechanism,
+        program: usize,
+    ) -> Result<(), Error> {
+        let namespace = Arc::new(namespace);
+        let devices = devices_in(&namespace)?;
+        for device in &devices {
+            self.attach_to_device(&namespace, number, mechanism, program, device)?;
+        }
+        let devices = devices.iter().map(|device| device.index).collect();
+        self.places.push(Place { namespace, number, mechanism: mechanism.clone(), program, devices });
+        Ok(())
+    }
+
+    /// The device's lines first, the program that leads into them last.
+    fn attach_to_device(
+        &mut self,
+        namespace: &Arc<NetworkNamespace>,
+        number: u32,
+        mechanism: &Mechanism,
+        program: usize,
+        device: &Device,
+    ) -> Result<(), Error> {
+        let what = format!("{} egress of {}", mechanism.name(), device.name);
+        if *mechanism != Mechanism::Tcx {
+            return self
+                .add_filter(namespace, device.index, program)
+                .map_err(|source| Error::Attach { what, source });
+        }
+        if self.lines.is_some() {
+            self.lay_lines(namespace, number, device)?;
+        }
+        self.link(&what, |this| {
+            let program = this.programs[program].as_fd();
+            namespace.within(|| Link::tcx_egress(program, device.index, &device.name))?
+        })
+    }
+
+    /// Subscribes to news of the devices in the namespaces where packets are judged as they leave.
+    pub fn device_news(&self) -> io::Result<Vec<LinkEvents>> {
+        let subscribe =
+            |place: &Place| place.namespace.within(LinkEvents::subscribe).and_then(|events| events);
+        self.places.iter().map(subscribe).collect()
+    }
+
+    /// Attaches to devices that have appeared. Returns how many.
+    pub fn follow_devices(&mut self) -> Result<usize, Error> {
+        let mut attached = 0;
+        for index in 0..self.places.len() {
+            let place = &self.places[index];
+            let (namespace, number) = (Arc::clone(&place.namespace), place.number);
+            let (mechanism, program) = (place.mechanism.clone(), place.program);
+            let devices = devices_in(&namespace)?;
+            let known = place.devices.clone();
+            for device in devices.iter().filter(|device| !known.contains(&device.index)) {
+                let result = self.attach_to_device(&namespace, number, &mechanism, program, device);
+                // It may have gone meanwhile.
+                if result.is_err() && !devices_in(&namespace)?.contains(device) {
+                    continue;
+                }
+                result?;
+                attached += 1;
+            }
+            // An index may come back with another device.
+            self.places[index].devices = devices.iter().map(|device| device.index).collect();
+        }
+        if attached > 0 {
+            for link in &mut self.links {
+                link.move_high().map_err(io_error("moving a link to a high descriptor"))?;
+            }
+        }
+        Ok(attached)
+    }
+
+    fn add_filter(&mut self, namespace: &NetworkNamespace, device: u32, program: usize) -> io::Result<()> {
+        let made_qdisc = namespace.within(|| clsact::add_qdisc(device))??;
+        self.journal.filters.push(Filter { namespace: namespace.inode(), device, made_qdisc });
+        self.journal.write()?;
+        let program = self.programs[program].as_fd();
+        namespace.within(|| clsact::add_filter(device, program, Kind::NetEgress.program()))?
+    }
+}
+
+/// The network namespaces of the processes in the targets of `placements`, or our own.
+pub(super) fn namespaces_of<'a>(
+    placements: impl Iterator<Item = &'a Placement<'a>>,
+) -> Result<Vec<NetworkNamespace>, Error> {
+    let processes: Vec<_> = placements.flat_map(|placement| placement.cgroup.processes()).collect();
+    let mut namespaces = NetworkNamespace::of_processes(&processes);
+    if namespaces.is_empty() {
+        let own = NetworkNamespace::current();
+        namespaces.push(own.map_err(io_error("opening the own network namespace"))?);
+    }
+    Ok(namespaces)
+}
+
+/// The devices whose egress is judged: all but the ends of lines.
+fn devices_in(namespace: &NetworkNamespace) -> Result<Vec<Device>, Error> {
+    let mut devices = namespace
+        .within(device::list)
+        .and_then(|list| list)
+        .map_err(io_error("listing the devices of the target's network namespace"))?;
+    devices.retain(|device| !device.name.starts_with(line::NAME_PREFIX));
+    Ok(devices)
+}

@@ -1,0 +1,225 @@
+//! One owner with one set of maps and programs, hosting any number of runs.
+
+mod attach;
+mod close;
+mod devices;
+mod lines;
+
+use super::{
+    bpf,
+    control::ControlPage,
+    guardian::Guardian,
+    identity,
+    journal::{Journal, Process},
+    lease::Lease,
+    line::Lines,
+    link::Link,
+    object::{self, Maps},
+    program,
+};
+use crate::{
+    encode::{self, Image, Job},
+    host::{cgroup::Cgroup, kernel},
+    plan::Plan,
+};
+use chaos_common::control::{STATE_ARMED, STATE_IDLE};
+pub use close::Closed;
+use devices::Place;
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Why an engine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The runs do not fit.
+    #[error(transparent)]
+    Encode(#[from] encode::Error),
+    /// Maps.
+    #[error(transparent)]
+    Object(#[from] object::Error),
+    /// Programs.
+    #[error(transparent)]
+    Program(#[from] program::Error),
+    /// An attachment.
+    #[error("attaching {what}: {source}")]
+    Attach {
+        /// What to where.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Something else of the operating system.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { what, source }
+}
+
+/// One run to host.
+pub struct Placement<'a> {
+    /// What to do.
+    pub plan: &'a Plan,
+    /// To whom.
+    pub cgroup: &'a Cgroup,
+    /// Arm at the first exec in the target instead of by [`Engine::arm`].
+    pub await_exec: bool,
+}
+
+/// How an engine is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The first placement's cgroup was made for a command and has to be removed in the end.
+    pub made_cgroup: bool,
+    /// aya-log's level for the kernel programs: 0 for none.
+    pub log_level: u8,
+    /// The `kchaos` program, which also serves as guardian.
+    pub program: &'a Path,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self { made_cgroup: false, log_level: 0, program: Path::new("/proc/self/exe") }
+    }
+}
+
+/// A running engine. Dropping it lets everything go; [`Engine::close`] also reads the last counters.
+pub struct Engine {
+    // Dropped in this order: first what hits, last what watches.
+    links: Vec<Link>,
+    lines: Option<Lines>,
+    programs: Vec<OwnedFd>,
+    exits: u32,
+    places: Vec<Place>,
+    /// Places in `programs`, by rule.
+    serving: Vec<Vec<usize>>,
+    lease: Option<Lease>,
+    page: Arc<ControlPage>,
+    maps: Maps,
+    image: Image,
+    journal: Journal,
+    guardian: Option<Guardian>,
+}
+
+impl Engine {
+    /// Loads and attaches everything for these runs. Nothing acts before a run is armed.
+    pub fn open(placements: &[Placement<'_>], options: Options<'_>) -> Result<Self, Error> {
+        let jobs: Vec<_> = placements
+            .iter()
+            .map(|placement| Job {
+                plan: placement.plan,
+                cgroup_id: placement.cgroup.id(),
+                cgroup_level: placement.cgroup.level(),
+                await_exec: placement.await_exec,
+            })
+            .collect();
+        let image = encode::encode(&jobs)?;
+        let _memory_lock_limit = kernel::MemoryLockLimit::lift();
+        let journal = Journal {
+            run: placements.first().map(|placement| placement.plan.run.clone()).unwrap_or_default(),
+            owner: Process::current(),
+            cgroup: placements
+                .first()
+                .filter(|_| options.made_cgroup)
+                .map(|placement| placement.cgroup.path().to_path_buf()),
+            filters: vec![],
+        };
+        if !journal.is_empty() {
+            journal.write().map_err(io_error("writing the journal"))?;
+        }
+        let (mut maps, object) = object::open(&image, options.log_level)?;
+        let cgroups = walk_order(&image, placements);
+        maps.fill(&image, &cgroups.iter().map(|cgroup| cgroup.as_fd()).collect::<Vec<_>>())?;
+        let control_map = maps.descriptor("KC_CONTROL")?;
+        let page = Arc::new(ControlPage::map(control_map).map_err(io_error("mapping the control page"))?);
+        page.write_header(&image);
+        page.set_own_tgid(0, identity::thread_group_id());
+        let guardian = Guardian::start(options.program, control_map, &journal)
+            .map_err(io_error("starting the guardian"))?;
+        let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
+        let mut engine = Self {
+            links: vec![],
+            lines: None,
+            programs: vec![],
+            exits: 0,
+            places: vec![],
+            serving: vec![],
+            lease: Some(lease),
+            page,
+            maps,
+            image,
+            journal,
+            guardian: Some(guardian),
+        };
+        engine.attach(object, placements)?;
+        engine.page.set_armed(true);
+        Ok(engine)
+    }
+
+    /// Arms the run in `slot` from now on.
+    pub fn arm(&self, slot: usize) {
+        if let Some(run) = self.image.runs.get(slot) {
+            if run.duration_ns != 0 {
+                self.page.set_run_deadline_ns(slot, kernel::monotonic_ns() + run.duration_ns);
+            }
+            self.page.set_run_state(slot, STATE_ARMED);
+        }
+    }
+
+    /// Waits until an exec in the target has armed the run in `slot`, which happens before the exec returns, and takes
+    /// the arming program away.
+    pub fn wait_armed(&mut self, slot: usize) -> io::Result<()> {
+        let start = Instant::now();
+        while self.page.run_state(slot) != STATE_ARMED {
+            if start.elapsed() > Duration::from_secs(5) {
+                return Err(io::Error::other(
+                    "the command runs, but its exec was not seen by the kernel program",
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        self.links.retain(|link| !link.is_arming());
+        Ok(())
+    }
+
+    /// Ends the run in `slot` at once.
+    pub fn disarm(&self, slot: usize) {
+        self.page.set_run_state(slot, STATE_IDLE);
+    }
+
+    /// Ids of the loaded programs.
+    pub fn program_ids(&self) -> Vec<u32> {
+        let inside = self.lines.iter().flat_map(Lines::programs);
+        let all = self.programs.iter().chain(inside);
+        all.filter_map(|program| bpf::program_id(program.as_fd()).ok()).collect()
+    }
+
+    /// What is attached, in words.
+    pub fn attachments(&self) -> Vec<String> {
+        let filters =
+            self.journal.filters.iter().map(|filter| format!("clsact egress on device {}", filter.device));
+        self.links.iter().map(|link| link.what().to_owned()).chain(filters).collect()
+    }
+}
+
+/// The target cgroups in the order of the image's targets.
+fn walk_order<'a>(image: &Image, placements: &[Placement<'a>]) -> Vec<&'a Cgroup> {
+    image
+        .targets
+        .iter()
+        .filter_map(|(id, _)| {
+            placements.iter().map(|placement| placement.cgroup).find(|cgroup| cgroup.id() == *id)
+        })
+        .collect()
+}
