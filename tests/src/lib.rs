@@ -7,6 +7,7 @@ pub mod binomial;
 pub mod board;
 pub mod capability;
 pub mod cgroup;
+pub mod client;
 pub mod kchaos;
 pub mod kernel_objects;
 pub mod loss;

@@ -20,3 +20,8 @@ pub fn calls() -> u64 {
 pub fn tcp_bytes() -> u64 {
     if full() { 32 << 20 } else { 4 << 20 }
 }
+
+/// Echo requests of one ping.
+pub fn pings() -> u64 {
+    if full() { 5_000 } else { 300 }
+}

@@ -1,0 +1,85 @@
+//! Programs people run, as clients and servers of a test: found, started in their place, and read.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::capability::on_host;
+use crate::patience::wait_for;
+use crate::spawn::{Place, Process};
+
+/// Why the programs of the image are not used here.
+///
+/// They are in the image of the test machines; what a developer's machine has installed proves nothing.
+pub fn image_missing() -> Option<&'static str> {
+    on_host().then_some("the programs are in the image of the test machines")
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its exit status, or 128 + signal as a shell puts it.
+    pub status: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+    /// How long it ran, its start included.
+    pub took: Duration,
+}
+
+impl Answer {
+    /// Fails unless it ended with this status.
+    pub fn expect(self, status: i32) -> Result<Self> {
+        ensure!(self.status == status, "exit status {} instead of {status}: {self:?}", self.status);
+        Ok(self)
+    }
+
+    /// The number behind `label` in what it printed, up to the next character that is none of a number's.
+    pub fn number(&self, label: &str) -> Result<f64> {
+        let at = self.out.find(label).with_context(|| format!("no {label:?} in {self:?}"))?;
+        let rest = self.out[at + label.len()..].trim_start();
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        rest[..end].parse().with_context(|| format!("no number behind {label:?} in {self:?}"))
+    }
+}
+
+/// Runs a program to its end. Every client has to have a limit of its own: this waits for as long as it takes.
+pub fn run(place: &Place, words: &[&str]) -> Result<Answer> {
+    let mut command = command(words)?;
+    place.apply(&mut command)?;
+    let start = Instant::now();
+    let output = command.output().with_context(|| format!("running {words:?}"))?;
+    Ok(Answer {
+        status: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default()),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        took: start.elapsed(),
+    })
+}
+
+/// Starts a server that stays in the foreground, and waits until `asks` is answered with success.
+pub fn serve(place: &Place, words: &[&str], log: File, asks: &[&str], from: &Place) -> Result<Process> {
+    let mut command = command(words)?;
+    command.stdout(log.try_clone()?).stderr(log);
+    place.apply(&mut command)?;
+    let mut server = Process::start(command)?;
+    wait_for(&format!("{} to serve", words[0]), || {
+        if let Some(status) = server.ended()? {
+            anyhow::bail!("{words:?} ended: {status}");
+        }
+        Ok((run(from, asks)?.status == 0).then_some(()))
+    })?;
+    Ok(server)
+}
+
+fn command(words: &[&str]) -> Result<Command> {
+    let (program, arguments) = words.split_first().context("no program")?;
+    let mut command = Command::new(program);
+    // Names of months and decimal points as the tests read them.
+    command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+    Ok(command)
+}
