@@ -17,6 +17,7 @@ pub mod packet;
 pub mod probability;
 pub mod rule;
 pub mod syscall;
+pub mod syscall_match;
 pub mod target;
 #[cfg(feature = "user")]
 mod user;

@@ -22,6 +22,8 @@ pub const PORTS_MAX: u32 = 65_537;
 pub const PORT_NONE: u32 = 65_536;
 /// System call numbers the call table covers (the highest on x86-64 is 470 in Linux 6.18).
 pub const CALLS_MAX: u32 = 512;
+/// Entries of the table of task names and of that of users, per engine.
+pub const CALLERS_MAX: u32 = 1024;
 /// IPv6 extension headers that are stepped over before a packet counts as unparsable.
 pub const IPV6_EXTENSIONS_MAX: usize = 4;
 /// Devices that packets may be diverted from, in all network namespaces of one engine.

@@ -64,6 +64,9 @@ pub const MATCH_LOCAL_PORT: u32 = 1 << 3;
 /// Only packets that show which flow they belong to.
 pub const MATCH_FLOW: u32 = 1 << 4;
 
+/// Only calls of tasks that have the rule's bit in the tables of names and users.
+pub const MATCH_CALLER: u32 = 1 << 8;
+
 /// [`Rule::every`] and [`Rule::after`] apply.
 pub const WHEN_COUNTED: u32 = 1 << 0;
 /// [`Rule::limit`] applies.

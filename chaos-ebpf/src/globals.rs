@@ -77,6 +77,18 @@ pub static KC_LINE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_EXACT: Global<u32> = Global::new(0);
 
+/// Whether any rule asks for the task's name.
+#[unsafe(no_mangle)]
+pub static KC_COMM: Global<u32> = Global::new(0);
+
+/// Whether any rule asks for the task's user.
+#[unsafe(no_mangle)]
+pub static KC_UID: Global<u32> = Global::new(0);
+
+/// Rules that users who are in no table entry may be hit by.
+#[unsafe(no_mangle)]
+pub static KC_UID_OTHERS: Global<u64> = Global::new(0);
+
 /// How tracing programs find a task's registers: one of `REGISTERS_*`.
 #[unsafe(no_mangle)]
 pub static KC_REGISTERS: Global<u32> = Global::new(0);

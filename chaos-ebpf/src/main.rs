@@ -17,6 +17,7 @@ mod maps;
 mod network;
 mod ordinal;
 mod syscall;
+mod syscall_match;
 mod target;
 
 #[panic_handler]

@@ -8,11 +8,13 @@ use chaos_common::{
     control::Control,
     counter::RuleCounters,
     limits::{
-        CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX, WALK_TARGETS_MAX,
+        CALLERS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX,
+        WALK_TARGETS_MAX,
     },
     line::{Entrance, Exit, LineKey},
     rule::{Ordinal, Rule, TABLE_LEN},
     syscall::{Call, ROWS},
+    syscall_match::COMM_BYTES,
     target::Target,
 };
 
@@ -69,6 +71,14 @@ pub static KC_EXITS: Array<Exit> = Array::with_max_entries(LINE_SLOTS_MAX as u32
 /// Row (system call number of 64-bit or 32-bit callers, hook of io_uring) -> rules, and the hook that judges it.
 #[map]
 pub static KC_CALLS: Array<Call> = Array::with_max_entries(ROWS, 0);
+
+/// Beginning of a task's name -> rules it is not ruled out for, what shorter beginnings say included.
+#[map]
+pub static KC_COMMS: LpmTrie<[u8; COMM_BYTES], u64> = LpmTrie::with_max_entries(CALLERS_MAX, NO_PREALLOC);
+
+/// User -> rules it is not ruled out for; see `KC_UID_OTHERS`.
+#[map]
+pub static KC_UIDS: HashMap<u32, u64> = HashMap::with_max_entries(CALLERS_MAX, 0);
 
 /// Rule -> what happened, per CPU.
 #[map]

@@ -4,8 +4,9 @@ use crate::{
     caller,
     count::Weight,
     globals::{KC_REGISTERS, KC_SOCKET_REGISTERS},
-    judge::{Match, armed, judge},
+    judge::{armed, judge},
     maps::KC_CALLS,
+    syscall_match::Facts,
     target,
 };
 use aya_ebpf::{
@@ -58,7 +59,7 @@ pub extern "C" fn kc_entry(ctx: *const u64) -> i64 {
 
 #[inline(always)]
 fn entry_errno(rules: u64, number: u32) -> Option<i32> {
-    errno_for(rules, caller::entry_row(number)?, HOOK_ENTRY)
+    errno_for(rules, caller::entry_row(number)?, HOOK_ENTRY, Facts::of_task)
 }
 
 /// A security hook, as a BPF LSM program or in a trampoline (`fmod_ret`) of the kernel's `security_*` function. One
@@ -88,7 +89,7 @@ fn hook_errno(ctx: *const u64) -> Option<i32> {
     if row < ROW_RING && caller::acts_for_another() {
         return None;
     }
-    errno_for(target.rules, row, hook)
+    errno_for(target.rules, row, hook, Facts::of_task)
 }
 
 /// A socket hook of a target's cgroup (connect, bind, unconnected UDP send): the socket belongs to the target. 0 with a
@@ -113,7 +114,8 @@ pub fn kc_socket(_ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn socket_errno() -> Option<i32> {
     let target = target::in_slot(patched::<SLOT_MAGIC>())?;
-    errno_for(target.rules, caller::row(KC_SOCKET_REGISTERS.load(), HOOK_SOCKET, true)?, HOOK_SOCKET)
+    let row = caller::row(KC_SOCKET_REGISTERS.load(), HOOK_SOCKET, true)?;
+    errno_for(target.rules, row, HOOK_SOCKET, || Facts::NONE)
 }
 
 /// What the loader writes over `MAGIC` in this copy: unknown to the compiler, a constant for the verifier.
@@ -125,9 +127,9 @@ fn patched<const MAGIC: u32>() -> u32 {
     value as u32
 }
 
-/// Judges a call. Returns a negative errno.
+/// Judges a call; `facts` gathers what its rules may ask for. Returns a negative errno.
 #[inline(always)]
-fn errno_for(target_rules: u64, row: u32, hook: u32) -> Option<i32> {
+fn errno_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Facts) -> Option<i32> {
     let call = KC_CALLS.get(row)?;
     let rules = target_rules & call.rules;
     if rules == 0 || (call.hook != hook && call.other_hook != hook) {
@@ -139,7 +141,8 @@ fn errno_for(target_rules: u64, row: u32, hook: u32) -> Option<i32> {
     if control.header.own.contains(&tgid) {
         return None;
     }
+    let facts = facts();
     // An event that no rule has ended has no errno.
-    let errno = judge(control, rules, &ONE_CALL, 0, |_, _| Match::Yes).errno;
+    let errno = judge(control, rules, &ONE_CALL, 0, |index, rule| facts.matches(index, rule)).errno;
     if errno == 0 || errno > ERRNO_MAX { None } else { Some(-(errno as i32)) }
 }

@@ -3,6 +3,7 @@
 //!
 //! The tests themselves are in `tests/tests`, one file per theme; the victims' side is in [`victim`].
 
+pub mod attempts;
 pub mod binomial;
 pub mod board;
 pub mod capability;

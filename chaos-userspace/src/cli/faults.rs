@@ -13,7 +13,7 @@ pub struct Faults {
     /// Make a system call fail, all or a share of its calls; repeat for more
     #[arg(
         long,
-        value_name = "SYSCALL=ERRNO[@PERCENT][,every=N][,after=N][,limit=N]",
+        value_name = "SYSCALL=ERRNO[@PERCENT][,every=N][,after=N][,limit=N][,comm=NAME[*]][,uid=USER]",
         help_heading = "Faults"
     )]
     fail: Vec<String>,

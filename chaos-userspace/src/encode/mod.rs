@@ -3,6 +3,7 @@
 mod distribution;
 pub mod netem;
 mod network;
+mod syscall_match;
 
 use crate::{
     plan::{
@@ -13,7 +14,7 @@ use crate::{
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
-    limits::{CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
+    limits::{CALLERS_MAX, CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
     probability::{mix, seeded_draw},
     rule::{
         KIND_DELAY, KIND_DUPLICATE, KIND_ERROR, KIND_LOSS, KIND_REORDER, MATCH_FLOW, Rule, WHEN_PER_FLOW,
@@ -85,6 +86,12 @@ pub struct Image {
     pub has_socket_hooks: bool,
     /// Row of the call table -> rules and hook.
     pub calls: BTreeMap<u32, Call>,
+    /// Beginning of a task's name -> rules it is not ruled out for, what shorter beginnings say included.
+    pub comms: Vec<(Vec<u8>, u64)>,
+    /// User -> rules it is not ruled out for.
+    pub uids: Vec<(u32, u64)>,
+    /// The same for all other users.
+    pub uid_others: u64,
     /// Runs, by slot.
     pub runs: Vec<Run>,
 }
@@ -120,6 +127,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
     within("rules", jobs.iter().map(|job| job.plan.rules.len()).sum(), RULES_MAX)?;
     let mut image = Image::default();
     let mut prefixes = network::Prefixes::default();
+    let mut matches = syscall_match::Matches::default();
     for (slot, job) in jobs.iter().enumerate() {
         if job.cgroup_level >= LEVELS_MAX {
             return Err(Error::TooDeep { level: job.cgroup_level });
@@ -186,6 +194,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                 Fault::Syscall(fault) => {
                     rule.kind = KIND_ERROR;
                     rule.errno = fault.error.number();
+                    matches.add(&fault.matches, &mut rule, bit);
                 }
             }
             image.exact |= rule.when & !WHEN_PER_FLOW != 0;
@@ -194,6 +203,9 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
         image.add_target(job.cgroup_id, Target { rules: mask, runs: 1 << slot });
     }
     (image.remote4, image.remote6) = prefixes.cumulate();
+    matches.finish(&mut image);
+    within("task names", image.comms.len(), CALLERS_MAX as usize)?;
+    within("users", image.uids.len(), CALLERS_MAX as usize)?;
     within("IPv4 prefixes", image.remote4.len(), CIDRS_MAX as usize)?;
     within("IPv6 prefixes", image.remote6.len(), CIDRS_MAX as usize)?;
     image.choose_selection(jobs)?;

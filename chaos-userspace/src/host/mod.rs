@@ -8,3 +8,4 @@ pub mod namespace;
 pub mod netlink;
 pub mod privilege;
 pub mod types;
+pub mod users;

@@ -10,6 +10,7 @@ use chaos_common::{
     line::{Entrance, Exit, LineKey},
     rule::{KIND_DUPLICATE, Rule, WHEN_PER_FLOW, table_index},
     syscall::Call,
+    syscall_match::COMM_BYTES,
     target::Target,
 };
 use std::{
@@ -117,6 +118,9 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_DUPLICATE", flag(image.rules.iter().any(|rule| rule.kind == KIND_DUPLICATE))),
         ("KC_LINE", flag(!image.lines.is_empty())),
         ("KC_EXACT", flag(image.exact)),
+        ("KC_COMM", flag(!image.comms.is_empty())),
+        ("KC_UID", flag(!image.uids.is_empty())),
+        ("KC_UID_OTHERS", image.uid_others.to_ne_bytes().to_vec()),
         ("KC_REGISTERS", word(image.registers.traced)),
         ("KC_SOCKET_REGISTERS", word(image.registers.socket)),
         ("KC_TASK_STACK", word(image.registers.task_stack)),
@@ -133,6 +137,8 @@ fn entries(map: &str, image: &Image) -> Option<u32> {
         "KC_TARGETS" => image.targets.len(),
         "KC_REMOTE4" => image.remote4.len(),
         "KC_REMOTE6" => image.remote6.len(),
+        "KC_COMMS" => image.comms.len(),
+        "KC_UIDS" => image.uids.len(),
         "KC_PORTS" if !image.remote_port => 0,
         "KC_LOCAL_PORTS" if image.local_ports.is_empty() => 0,
         "KC_LINES" | "KC_EXITS" if image.lines.is_empty() => 0,
@@ -189,6 +195,17 @@ impl Maps {
         let mut calls: Array<_, Call> = self.map("KC_CALLS")?.try_into().map_err(of("KC_CALLS"))?;
         for (number, call) in &image.calls {
             calls.set(*number, call, 0).map_err(of("KC_CALLS"))?;
+        }
+        let mut comms: LpmTrie<_, [u8; COMM_BYTES], u64> =
+            self.map("KC_COMMS")?.try_into().map_err(of("KC_COMMS"))?;
+        for (begin, mask) in &image.comms {
+            let mut name = [0; COMM_BYTES];
+            name.iter_mut().zip(begin).for_each(|(to, from)| *to = *from);
+            comms.insert(&Key::new(8 * begin.len() as u32, name), mask, 0).map_err(of("KC_COMMS"))?;
+        }
+        let mut uids: HashMap<_, u32, u64> = self.map("KC_UIDS")?.try_into().map_err(of("KC_UIDS"))?;
+        for (uid, mask) in &image.uids {
+            uids.insert(uid, mask, 0).map_err(of("KC_UIDS"))?;
         }
         let mut walk: Array<_, Target> =
             self.map("KC_WALK_TARGETS")?.try_into().map_err(of("KC_WALK_TARGETS"))?;

@@ -256,7 +256,7 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     problems.or(|| ())?;
     let mut rules: Vec<PlannedRule> = vec![];
     let mut unable = vec![];
-    for fault in &spec.faults {
+    for fault in &resolved(&spec.faults, abilities)? {
         if (fault.is_exact() || (spec.seed.is_some() && !fault.is_per_flow())) && !abilities.exact_counting()
         {
             let why = "counting across CPUs (every, after, limit, seed) needs atomic operations that return a value";
@@ -277,7 +277,11 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
                 let name = if same == 0 { base } else { format!("{base}#{}", same + 1) };
                 let limits = match fault {
                     Fault::Network(_) => vec![],
-                    Fault::Syscall(fault) => syscall::limits(fault.call, &mechanisms, abilities),
+                    Fault::Syscall(fault) => {
+                        let mut limits = syscall::matches::limits(&fault.matches);
+                        limits.extend(syscall::limits(fault.call, &mechanisms, abilities));
+                        limits
+                    }
                 };
                 rules.push(PlannedRule { name, fault: fault.clone(), mechanisms, limits });
             }
@@ -302,6 +306,20 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     } else {
         Err(Error::Unable(unable))
     }
+}
+
+/// The same faults with what this host has to be asked for filled in.
+fn resolved(faults: &[Fault], abilities: &impl Abilities) -> Result<Vec<Fault>, Problems> {
+    let mut problems = Problems::default();
+    let mut faults = faults.to_vec();
+    for fault in &mut faults {
+        if let Fault::Syscall(fault) = fault
+            && let Some(matches) = problems.take(syscall::matches::resolved(&fault.matches, abilities))
+        {
+            fault.matches = matches;
+        }
+    }
+    problems.or(|| faults)
 }
 
 /// A name that no other run of this host has: the pid and the time in base 36.

@@ -6,8 +6,8 @@ pub mod kernel;
 pub mod selftest;
 mod syscall;
 
-use crate::plan::Registers;
-use std::fmt;
+use crate::{host::users, plan::Registers};
+use std::{fmt, path::Path};
 
 /// Why something cannot be done, and what would help.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -66,6 +66,10 @@ pub trait Abilities {
     /// Whether 32-bit programs run here.
     fn has_compat_callers(&self) -> bool {
         self.has_function("__ia32_sys_read")
+    }
+    /// Number of a user of this host.
+    fn uid(&self, name: &str) -> Option<u32> {
+        users::uid(Path::new("/"), name)
     }
     /// Where a task's registers are.
     fn registers(&self) -> Registers;

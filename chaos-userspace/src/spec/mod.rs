@@ -4,6 +4,7 @@ pub mod delay;
 pub mod loss_model;
 pub mod network;
 pub mod syscall;
+pub mod syscall_match;
 pub mod units;
 pub mod when;
 

@@ -1,6 +1,9 @@
 //! Faults on system calls.
 
-use super::when::When;
+use super::{
+    syscall_match::{Match, split_options},
+    when::When,
+};
 use chaos_common::limits::ERRNO_MAX;
 use std::{fmt, str::FromStr};
 use syscalls::Errno;
@@ -13,7 +16,9 @@ pub struct Fault {
     pub call: Call,
     /// The error the caller gets.
     pub error: Error,
-    /// Which calls are hit.
+    /// Which calls it applies to.
+    pub matches: Match,
+    /// Which of them are hit.
     pub when: When,
 }
 
@@ -164,7 +169,7 @@ fn closest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> String {
 impl FromStr for Fault {
     type Err = super::Problems;
 
-    /// Reads `openat=EIO`, `openat=EIO@10%` or `openat=EIO@10%,every=7,after=100,limit=1000`.
+    /// Reads `openat=EIO`, `openat=EIO@10%` or `openat=EIO@10%,every=7,after=100,limit=1000,comm=nginx`.
     fn from_str(text: &str) -> Result<Self, super::Problems> {
         let mut problems = super::Problems::default();
         let Some((call, rest)) = text.split_once('=') else {
@@ -177,10 +182,13 @@ impl FromStr for Fault {
         let (error, options) = rest.split_at(end);
         let call = problems.take(call.parse());
         let error = problems.take(error.parse());
+        let mut matches = Match::default();
         let when = if options.is_empty() {
             Some(When::default())
         } else {
-            match When::from_parts(options[1..].split(',')) {
+            let options = split_options(&options[1..]).into_iter();
+            let options: Vec<_> = options.filter(|option| !matches.read(option, &mut problems)).collect();
+            match When::from_parts(options.into_iter()) {
                 Ok(when) => Some(when),
                 Err(more) => {
                     problems.0.extend(more.0);
@@ -189,7 +197,7 @@ impl FromStr for Fault {
             }
         };
         match (call, error, when) {
-            (Some(call), Some(error), Some(when)) => Ok(Self { call, error, when }),
+            (Some(call), Some(error), Some(when)) => problems.or(|| Self { call, error, matches, when }),
             _ => Err(problems),
         }
     }
@@ -197,7 +205,11 @@ impl FromStr for Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "fail {} of {} calls with {}", self.when, self.call.name(), self.error)
+        write!(f, "fail {} of {} calls with {}", self.when, self.call.name(), self.error)?;
+        if self.matches != Match::default() {
+            write!(f, " ({})", self.matches)?;
+        }
+        Ok(())
     }
 }
 

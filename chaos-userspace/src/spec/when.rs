@@ -42,7 +42,9 @@ impl When {
             match slot.map(|(slot, number)| (slot, number.parse::<u64>())) {
                 Some((slot, Ok(number))) if number > 0 => *slot = Some(number),
                 Some(_) => problems.0.push(format!("'{part}' needs a whole number of at least 1")),
-                None => problems.0.push(format!("'{part}' is not known: write every=N, after=N or limit=N")),
+                None => problems.0.push(format!(
+                    "'{part}' is not known: write every=N, after=N or limit=N, for calls also comm=NAME or uid=USER"
+                )),
             }
         }
         problems.or(|| when)

@@ -1,5 +1,6 @@
 //! What a faulted process does, and how it reports what it felt: the code behind the `victim` binary.
 
+mod attempts;
 mod calls;
 mod datagram;
 mod syscall_table;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 use crate::board::{Role, SharedBoard};
 
+pub use attempts::ROUNDS as ATTEMPT_ROUNDS;
 pub use calls::EXEC_EXIT_STATUS;
 pub use syscall_table::{TABLE as CALLS, by_name as call_by_name};
 
@@ -41,6 +43,8 @@ enum Act {
     TcpRecv(tcp::Receive),
     /// Make one system call many times, from threads and children
     Calls(calls::Calls),
+    /// Make calls that differ in one thing
+    Attempts(attempts::Attempts),
     /// Wait until told to end
     Sleep(trivia::Sleep),
     /// Exit with a status
@@ -104,6 +108,7 @@ fn act(arguments: Arguments) -> Result<c_int> {
         Act::TcpSend(send) => tcp::send(&send, &desk),
         Act::TcpRecv(receive) => tcp::receive(&receive, &desk),
         Act::Calls(calls) => calls::run(&calls, &desk),
+        Act::Attempts(attempts) => attempts::run(&attempts, &desk),
         Act::Sleep(sleep) => trivia::sleep(&sleep, &desk),
         Act::Exit(exit) => Ok(exit.status),
         Act::Die(die) => trivia::die(&die),

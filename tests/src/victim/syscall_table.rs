@@ -103,7 +103,7 @@ impl Fixture {
 }
 
 /// Makes a system call; the result as the kernel gives it, negative for an error.
-fn raw(number: libc::c_long, a: [usize; 6]) -> i64 {
+pub(super) fn raw(number: libc::c_long, a: [usize; 6]) -> i64 {
     // SAFETY: callers pass descriptors, sizes, and pointers to values that live across the call.
     let result = unsafe { libc::syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]) };
     if result == -1 { -i64::from(Errno::last_raw()) } else { result }

@@ -2,6 +2,7 @@
 
 pub mod entry;
 pub mod hooks;
+pub mod matches;
 
 use super::{EntryHook, Mechanism, PlannedRule, SecurityHook, SocketHook};
 use crate::{
@@ -32,7 +33,9 @@ pub fn mechanisms(
     let ladder = wanted.as_ref().map_or(&LADDER[..], std::slice::from_ref);
     let mut unable: Option<Unable> = None;
     for mechanism in ladder {
-        match by(*mechanism, fault.call, abilities) {
+        let chosen = by(*mechanism, fault.call, abilities)
+            .and_then(|hooks| matches::served_by(fault, &hooks).map(|()| hooks));
+        match chosen {
             Ok(hooks) => return Ok(hooks),
             Err(reason) => {
                 unable = Some(match unable {

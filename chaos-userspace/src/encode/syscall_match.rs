@@ -1,0 +1,140 @@
+//! Matches of system call faults as contents of the match tables.
+
+use super::Image;
+use crate::spec::syscall_match::{Choice, Comm, Match, User};
+use chaos_common::rule::{MATCH_CALLER, Rule};
+use std::collections::BTreeMap;
+
+/// Rules that a value belongs to, one bit each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rules {
+    only: u64,
+    except: u64,
+}
+
+/// What the rules of an engine ask for, before it becomes tables.
+#[derive(Debug, Default)]
+pub struct Matches {
+    /// Beginnings of task names. A whole name ends in a zero byte, as the kernel stores it.
+    comms: BTreeMap<Vec<u8>, Rules>,
+    uids: BTreeMap<u32, Rules>,
+    /// Rules that name tasks or users they want; a rule that only has exceptions wants all others.
+    with_comms: u64,
+    with_uids: u64,
+}
+
+impl Matches {
+    /// Writes a match into the rule and remembers what it asks for.
+    pub fn add(&mut self, matches: &Match, rule: &mut Rule, bit: u64) {
+        if matches.has_caller() {
+            rule.matches |= MATCH_CALLER;
+        }
+        add(&matches.comm, &mut self.comms, &mut self.with_comms, bit, |Comm { name, is_prefix }| {
+            let end = if *is_prefix { None } else { Some(0) };
+            Some(name.iter().copied().chain(end).collect())
+        });
+        add(&matches.uid, &mut self.uids, &mut self.with_uids, bit, |user| match user {
+            User::Uid(uid) => Some(*uid),
+            // Planning has replaced them.
+            User::Name(_) => None,
+        });
+    }
+
+    /// Makes the tables.
+    pub fn finish(self, image: &mut Image) {
+        if !self.comms.is_empty() {
+            // What no other entry begins.
+            image.comms.push((vec![], !self.with_comms));
+            for name in self.comms.keys() {
+                // The kernel finds only the longest beginning, so each has the rules of all shorter ones.
+                let beginnings = self.comms.iter().filter(|(other, _)| name.starts_with(other));
+                image
+                    .comms
+                    .push((name.clone(), allowed(self.with_comms, beginnings.map(|(_, rules)| rules))));
+            }
+        }
+        for (uid, rules) in &self.uids {
+            image.uids.push((*uid, allowed(self.with_uids, std::iter::once(rules))));
+        }
+        image.uid_others = !self.with_uids;
+    }
+}
+
+fn add<T, Key: Ord>(
+    choice: &Choice<T>,
+    table: &mut BTreeMap<Key, Rules>,
+    with: &mut u64,
+    bit: u64,
+    key: impl Fn(&T) -> Option<Key>,
+) {
+    for key in choice.only.iter().filter_map(&key) {
+        table.entry(key).or_default().only |= bit;
+        *with |= bit;
+    }
+    for key in choice.except.iter().filter_map(&key) {
+        table.entry(key).or_default().except |= bit;
+    }
+}
+
+/// Rules that a value with these entries does not rule out.
+fn allowed<'a>(with: u64, entries: impl Iterator<Item = &'a Rules>) -> u64 {
+    let all = entries.fold(Rules::default(), |all, rules| Rules {
+        only: all.only | rules.only,
+        except: all.except | rules.except,
+    });
+    (all.only | !with) & !all.except
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Problems, syscall_match::split_options};
+
+    fn encode(options: &[&str]) -> (Image, Vec<Rule>) {
+        let (mut image, mut matches) = (Image::default(), Matches::default());
+        let rules = options.iter().enumerate().map(|(index, options)| {
+            let (mut wanted, mut problems) = (Match::default(), Problems::default());
+            for option in split_options(options) {
+                assert!(wanted.read(option, &mut problems) && problems.0.is_empty(), "{problems}");
+            }
+            let mut rule = Rule::default();
+            matches.add(&wanted, &mut rule, 1 << index);
+            rule
+        });
+        let rules = rules.collect();
+        matches.finish(&mut image);
+        (image, rules)
+    }
+
+    /// What the kernel finds for a task's name.
+    fn comm(image: &Image, name: &str) -> u64 {
+        let name = [name.as_bytes(), &[0]].concat();
+        let found = image.comms.iter().filter(|(begin, _)| name.starts_with(begin));
+        found.max_by_key(|(begin, _)| begin.len()).unwrap().1
+    }
+
+    #[test]
+    fn names_are_found_by_their_longest_beginning() {
+        let (image, rules) =
+            encode(&["comm=nginx*,comm=redis", "comm=!nginx", "comm=n*,comm=!nginx-w*", "uid=5"]);
+        assert!(rules.iter().all(|rule| rule.matches == MATCH_CALLER));
+        for (name, expected) in [
+            ("nginx", 0b1101),
+            ("nginx-worker", 0b1011),
+            ("redis", 0b1011),
+            ("redis2", 0b1010),
+            ("n", 0b1110),
+            ("", 0b1010),
+        ] {
+            assert_eq!(comm(&image, name) & 0b1111, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn users_are_found_or_are_others() {
+        let (image, _) = encode(&["uid=0,uid=33", "uid=!33", "comm=x"]);
+        let masks: Vec<_> = image.uids.iter().map(|(uid, mask)| (*uid, mask & 0b111)).collect();
+        assert_eq!(masks, [(0, 0b111), (33, 0b101)]);
+        assert_eq!(image.uid_others & 0b111, 0b110);
+    }
+}

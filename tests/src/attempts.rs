@@ -1,0 +1,77 @@
+//! Which of a victim's attempts a set of faults hits, by every mechanism that carries them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::board::Role;
+use crate::capability::mechanism_works;
+use crate::cgroup::TestCgroup;
+use crate::kchaos::Kchaos;
+use crate::spawn::{Place, Victim};
+use crate::summary::Summary;
+use crate::victim::ATTEMPT_ROUNDS;
+
+/// Outcomes (errno, or `ok`) with how often each was felt, by attempt.
+pub type Felt = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// Mechanisms in which the calling task is known.
+pub const OF_TASKS: [&str; 5] = ["lsm", "fmod_ret_security", "fmod_ret_sys", "kprobe_multi", "kprobe"];
+
+/// Those of these mechanisms that work here.
+pub fn working(mechanisms: &[&'static str]) -> Result<Vec<&'static str>> {
+    let mut working = vec![];
+    for mechanism in mechanisms {
+        if mechanism_works(mechanism)? {
+            working.push(*mechanism);
+        }
+    }
+    Ok(working)
+}
+
+fn attempts(place: &Place, words: &str) -> Result<Felt> {
+    let mut victim = Victim::start(place, &format!("attempts {words}"))?;
+    let result = victim.finish(Role::First)?;
+    serde_json::from_value(result["felt"].clone()).context("reading what a victim felt")
+}
+
+/// Judges that each attempt of `attempts WORDS` ends as `expected` (an errno; attempts that are not named succeed) in the
+/// target, while it succeeds in a sibling cgroup and after the end. `faults` carry the mechanism. Returns the account.
+pub fn check(faults: &str, words: &str, expected: &[(&str, &str)]) -> Result<Summary> {
+    let cgroup = TestCgroup::new()?;
+    let (target, sibling) = (cgroup.child("target")?, cgroup.child("sibling")?);
+    let (target_place, runner) =
+        (Place::default().in_cgroup(&target), Place::default().in_cgroup(&cgroup.child("runner")?));
+    let line = format!("inject --json --cgroup {} {faults} --duration 600s", target.path().display());
+    let mut running = Kchaos::new(&line).at(&runner).start()?;
+    running.armed()?;
+    let felt = attempts(&target_place, words).with_context(|| format!("in the target under {faults}"))?;
+    let bystander = attempts(&Place::default().in_cgroup(&sibling), words)?;
+    running.signal(Signal::SIGINT)?;
+    let finished = running.finish()?;
+    finished.expect_status(130)?;
+    let summary = finished.summary()?;
+    let after = attempts(&target_place, words)?;
+    let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
+    for (label, outcomes) in &felt {
+        let wanted = expected.iter().find(|(name, _)| name == label).map_or("ok", |(_, errno)| errno);
+        let count = outcomes.get(wanted).copied().unwrap_or_default();
+        // A call that the kernel did not show to the programs went through.
+        let foreign = outcomes.keys().any(|outcome| outcome != wanted && outcome != "ok");
+        ensure!(
+            count > 0 && !foreign && count + missed >= ATTEMPT_ROUNDS,
+            "{faults}: '{label}' was to end in {wanted} but ended in {outcomes:?} ({missed} missed)\nall: {felt:?}\n{summary:?}"
+        );
+    }
+    let unknown: Vec<_> = expected.iter().filter(|(label, _)| !felt.contains_key(*label)).collect();
+    ensure!(unknown.is_empty(), "the victim made no such attempts: {unknown:?}");
+    for (who, felt) in [("a bystander", bystander), ("the target after the end", after)] {
+        let clean = felt.values().all(|outcomes| outcomes.get("ok") == Some(&ATTEMPT_ROUNDS));
+        ensure!(clean, "{faults}: {who} felt {felt:?}");
+    }
+    let hits: u64 = summary.rules.iter().map(|rule| rule.injected.events).sum();
+    let felt: u64 = felt.values().flatten().filter(|(outcome, _)| *outcome != "ok").map(|(_, n)| n).sum();
+    ensure!(hits == felt, "{faults}: the victim felt {felt} errors, kchaos counts {hits}");
+    Ok(summary)
+}
