@@ -34,7 +34,7 @@ pub struct Header {
 
 /// One run: an experiment from apply to rollback.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Run {
     /// One of the `STATE_*` values.
     pub state: u32,

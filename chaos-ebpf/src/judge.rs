@@ -104,6 +104,9 @@ pub fn judge(
 ) -> Verdict {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
+    // Once per event: rules of two banks together could let through what either of them hits.
+    // SAFETY: a field of the mapped page, aligned, which user space replaces by single stores.
+    let bank = unsafe { core::ptr::read_volatile(&raw const control.header.bank) };
     let mut verdict = Verdict::NONE;
     for index in 0..RULES_MAX as u32 {
         if index >= KC_RULE_COUNT.load() {
@@ -112,7 +115,7 @@ pub fn judge(
         if candidates & (1 << index) == 0 {
             continue;
         }
-        let Some(rule) = KC_RULES.get(table_index(control.header.bank, index)) else { continue };
+        let Some(rule) = KC_RULES.get(table_index(bank, index)) else { continue };
         let run = rule.run as usize;
         if run >= RUNS_MAX {
             continue;

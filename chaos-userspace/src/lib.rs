@@ -3,7 +3,8 @@
 //! The modules follow the path of the data: a [`spec`] is what the user wrote; the [`host`] says what is there;
 //! [`probe`] tries what this kernel can do; [`plan`] turns the spec into rules with a mechanism each; [`encode`] writes them
 //! as the kernel reads them; [`inject`] loads,
-//! attaches, watches over and removes them; [`observe`] reads what happened; [`report`] tells it. [`cli`] is on top.
+//! attaches, watches over and removes them; [`observe`] reads what happened; [`report`] tells it; [`runs`] lets a live
+//! run be asked and changed. [`cli`] is on top.
 
 pub mod cli;
 pub mod encode;
@@ -13,4 +14,5 @@ pub mod observe;
 pub mod plan;
 pub mod probe;
 pub mod report;
+pub mod runs;
 pub mod spec;

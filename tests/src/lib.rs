@@ -9,6 +9,7 @@ pub mod board;
 pub mod capability;
 pub mod cgroup;
 pub mod client;
+pub mod control;
 pub mod kchaos;
 pub mod kernel_objects;
 pub mod loss;

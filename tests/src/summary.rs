@@ -9,8 +9,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Armed {
     /// Id of the run.
-    #[serde(default)]
-    pub run: serde_json::Value,
+    pub run: String,
     /// CMD of `exec`.
     pub pid: Option<u32>,
     /// The target's cgroup.

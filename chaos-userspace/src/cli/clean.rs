@@ -4,6 +4,7 @@ use super::{exit, failure::Failure, run};
 use crate::{
     host::cgroup::{self, Hierarchy},
     inject::journal::Journal,
+    runs,
 };
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,7 @@ pub fn run(json: bool) -> Result<u8, Failure> {
             None => {}
         }
     }
+    removed.extend(runs::sweep().into_iter().map(|run| format!("socket of run {run}")));
     // Cgroups of runs that never got as far as a journal.
     if let Ok(hierarchy) = Hierarchy::find() {
         for path in hierarchy.fresh() {

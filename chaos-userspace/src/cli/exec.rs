@@ -67,7 +67,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status.map_err(Failure::internal)?,
-                news = session.next() => match news? {
+                news = session.next(sink) => match news? {
                     News::Signal(arrived) => pass_on(arrived, &child),
                     // The command goes on without faults.
                     News::Over => session.close(),

@@ -1,7 +1,7 @@
 //! A failure with its exit code.
 
 use super::exit;
-use crate::{host::cgroup, inject::engine, plan, spec::Problems};
+use crate::{host::cgroup, inject::engine, plan, runs::client, spec::Problems};
 use std::fmt;
 
 /// Why a command failed.
@@ -54,10 +54,21 @@ impl From<cgroup::Error> for Failure {
     }
 }
 
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        let code = match error {
+            client::Error::Unknown(_) | client::Error::Ambiguous(..) => exit::USAGE,
+            client::Error::Ended(_) | client::Error::Silent(_) => exit::UNABLE,
+            client::Error::Io { .. } => exit::UNABLE,
+        };
+        Self::new(code, error)
+    }
+}
+
 impl From<engine::Error> for Failure {
     fn from(error: engine::Error) -> Self {
         let code = match error {
-            engine::Error::Encode(_) => exit::USAGE,
+            engine::Error::Encode(_) | engine::Error::NotLive => exit::USAGE,
             engine::Error::Program(_) | engine::Error::Attach { .. } => exit::UNABLE,
             engine::Error::Object(_) | engine::Error::Io { .. } => exit::INTERNAL,
         };

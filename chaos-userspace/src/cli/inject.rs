@@ -38,7 +38,7 @@ pub fn run(arguments: &Inject, verbose: u8, sink: &mut Sink) -> Result<u8, Failu
     session::block_on(async {
         let mut session = Session::open(&plan, &cgroup, false, arguments.bystander, verbose)?;
         session.arm(None, sink)?;
-        session.next().await?;
+        session.next(sink).await?;
         Ok(session.finish(sink).await?.code)
     })
 }

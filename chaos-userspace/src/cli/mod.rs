@@ -8,11 +8,14 @@ pub mod exit;
 mod failure;
 mod faults;
 mod inject;
+mod list;
 mod packets;
 mod plan;
 mod run;
 mod session;
+mod set;
 mod signals;
+mod stop;
 mod syscalls;
 
 use crate::{
@@ -62,6 +65,14 @@ enum Command {
     Doctor,
     /// List every system call with the mechanisms that reach it on this host
     Syscalls,
+    /// List the live runs of this host
+    List,
+    /// Say how a live run is going
+    Status(list::Status),
+    /// End a live run, or all, and wait until it is undone
+    Stop(stop::Stop),
+    /// Give a live run other rates, probabilities, errors or delays, without a gap
+    Set(set::Set),
     /// Remove what an owner killed together with its guardian left behind
     Clean,
     /// The process that disarms an engine when its owner dies
@@ -98,6 +109,10 @@ pub fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(&arguments, cli.common.json.is_some()),
         Command::Doctor => doctor::run(cli.common.json.is_some()),
         Command::Syscalls => syscalls::run(cli.common.json.is_some()),
+        Command::List => list::list(cli.common.json.is_some()),
+        Command::Status(arguments) => list::status(&arguments, cli.common.json.is_some()),
+        Command::Stop(arguments) => stop::run(&arguments, cli.common.json.is_some()),
+        Command::Set(set) => set::run(&set, &arguments, cli.common.json.is_some()),
         Command::Clean => clean::run(cli.common.json.is_some()),
         Command::Guardian { journal } => {
             guardian::watch(journal).map(|()| exit::DONE).map_err(Failure::internal)

@@ -1,8 +1,10 @@
 //! A run while it lives: what `exec` and `inject` share between a plan and a summary.
 
 use super::{
+    exit,
     failure::Failure,
     run::{self, Ending},
+    set,
     signals::{Arrived, Signals},
 };
 use crate::{
@@ -12,11 +14,15 @@ use crate::{
     plan::Plan,
     report::{
         event::{Event, Sink},
-        summary::Summary,
+        summary::{RuleSummary, Summary},
+    },
+    runs::{
+        message::{Answer, Request, RuleStatus, State, Status},
+        server::{Caller, Server},
     },
 };
-use nix::sys::signal::SigSet;
-use std::{future::Future, pin::Pin};
+use nix::sys::signal::{SigSet, Signal};
+use std::{future::Future, pin::Pin, time::Instant};
 use tokio::{
     sync::mpsc,
     time::{Sleep, sleep},
@@ -40,8 +46,13 @@ pub enum News {
 
 /// One run of an engine of its own.
 pub struct Session<'a> {
-    plan: &'a Plan,
+    plan: Plan,
     cgroup: &'a Cgroup,
+    command: &'static str,
+    armed: Option<Instant>,
+    server: Option<Server>,
+    /// Who waits for the end.
+    waiting: Vec<Caller>,
     engine: Option<Engine>,
     closed: Option<Closed>,
     kernel_log: Option<Forwarder>,
@@ -57,7 +68,7 @@ impl<'a> Session<'a> {
     /// Attaches everything; nothing acts yet. With `made_cgroup` the cgroup is a fresh one, whose first exec arms the
     /// run.
     pub fn open(
-        plan: &'a Plan,
+        plan: &Plan,
         cgroup: &'a Cgroup,
         made_cgroup: bool,
         with_bystander: bool,
@@ -72,9 +83,16 @@ impl<'a> Session<'a> {
         let device_news = engine.device_news().and_then(devices::listen).map_err(Failure::internal)?;
         // What has appeared since the engine listed them.
         follow_devices(&mut engine);
+        let server = Server::start(&plan.run)
+            .inspect_err(|error| log::warn!("nobody can list or stop this run by its id: {error}"))
+            .ok();
         Ok(Self {
-            plan,
+            plan: plan.clone(),
             cgroup,
+            command: if made_cgroup { "exec" } else { "inject" },
+            armed: None,
+            server,
+            waiting: vec![],
             engine: Some(engine),
             closed: None,
             kernel_log,
@@ -102,14 +120,21 @@ impl<'a> Session<'a> {
                 log::info!("attached {attachment}");
             }
         }
+        self.armed = Some(Instant::now());
         self.over = self.plan.duration.map(|duration| Box::pin(sleep(duration)));
         sink.write(&Event::Armed { run: &self.plan.run, pid: command, cgroup: self.cgroup.path() });
         Ok(())
     }
 
     /// The next thing that happens. May be dropped while it waits.
-    pub async fn next(&mut self) -> Result<News, Failure> {
+    pub async fn next(&mut self, sink: &mut Sink) -> Result<News, Failure> {
         loop {
+            let caller = async {
+                match &mut self.server {
+                    Some(server) => server.next().await,
+                    None => None,
+                }
+            };
             let over = async {
                 match self.over.as_mut() {
                     Some(over) => over.await,
@@ -125,12 +150,75 @@ impl<'a> Session<'a> {
                     return Ok(News::Signal(arrived));
                 }
                 Some(()) = self.device_news.recv() => self.engine.iter_mut().for_each(follow_devices),
+                Some(caller) = caller => {
+                    if let Some(arrived) = self.hear(caller, sink) {
+                        return Ok(News::Signal(arrived));
+                    }
+                }
                 () = over => {
                     self.over = None;
                     return Ok(News::Over);
                 }
             }
         }
+    }
+
+    /// Does what is asked. A request to stop is heard as the signal that asks for the same.
+    fn hear(&mut self, caller: Caller, sink: &mut Sink) -> Option<Arrived> {
+        let answer = match &caller.request {
+            Request::Stop => {
+                self.engine.iter().for_each(|engine| engine.disarm(0));
+                self.ending.interrupted_by.get_or_insert(Signal::SIGTERM as i32);
+                self.waiting.push(caller);
+                return Some(Arrived { signal: Signal::SIGTERM, from_terminal: false });
+            }
+            Request::Status => self.status().map(Answer::Status),
+            Request::Set { words } => self.set(words, sink).map(|faults| Answer::Set { faults }),
+        };
+        let answer =
+            answer.unwrap_or_else(|failure| Answer::Refused { code: failure.code, message: failure.message });
+        tokio::spawn(async move { caller.answer(&answer).await });
+        None
+    }
+
+    fn set(&mut self, words: &[String], sink: &mut Sink) -> Result<Vec<String>, Failure> {
+        let Some(engine) = self.engine.as_mut().filter(|_| self.ending.interrupted_by.is_none()) else {
+            return Err(Failure::new(exit::USAGE, "the faults of this run have ended"));
+        };
+        let wanted = set::plan(words, &self.plan)?;
+        engine.change(0, &wanted)?;
+        self.plan = wanted;
+        let faults: Vec<_> = self.plan.rules.iter().map(|rule| rule.fault.to_string()).collect();
+        sink.write(&Event::Set { run: &self.plan.run, faults: &faults });
+        Ok(faults)
+    }
+
+    fn status(&self) -> Result<Status, Failure> {
+        let (counters, missed) = match (&self.engine, &self.closed) {
+            (Some(engine), _) => (engine.counters()?, engine.missed()),
+            (None, Some(closed)) => (closed.counters.clone(), closed.missed.clone()),
+            (None, None) => return Err(Failure::internal("there is no engine")),
+        };
+        let ended = self.engine.is_none() || self.ending.interrupted_by.is_some();
+        let rules = RuleSummary::all(&self.plan, &counters, &missed);
+        let rules = self.plan.rules.iter().zip(&rules);
+        let remaining =
+            self.over.as_ref().map(|over| over.deadline().duration_since(tokio::time::Instant::now()));
+        Ok(Status {
+            run: self.plan.run.clone(),
+            command: self.command.to_owned(),
+            pid: std::process::id(),
+            state: match self.armed {
+                _ if ended => State::Ended,
+                None => State::Starting,
+                Some(_) => State::Armed,
+            },
+            cgroup: self.cgroup.path().to_path_buf(),
+            observe: self.plan.observe,
+            armed_s: self.armed.map(|since| since.elapsed().as_secs_f64()),
+            remaining_s: remaining.filter(|_| !ended).map(|left| left.as_secs_f64()),
+            rules: rules.map(|(rule, sum)| RuleStatus::new(rule.fault.to_string(), sum)).collect(),
+        })
     }
 
     /// Takes everything away; what it was is told by [`Session::finish`].
@@ -148,7 +236,19 @@ impl<'a> Session<'a> {
             kernel_log.finish().await;
         }
         let closed = self.closed.ok_or_else(|| Failure::internal("the engine was closed twice"))?;
-        Ok(run::summarize(self.plan, self.cgroup.path(), closed, self.bystander, self.ending, sink))
+        let summary =
+            run::summarize(&self.plan, self.cgroup.path(), closed, self.bystander, self.ending, sink);
+        // From here on the run is unknown.
+        drop(self.server);
+        for caller in self.waiting {
+            let answer = Answer::Stopped {
+                code: summary.code,
+                outcome: summary.outcome.to_owned(),
+                summary: serde_json::json!(summary),
+            };
+            caller.answer(&answer).await;
+        }
+        Ok(summary)
     }
 }
 

@@ -27,6 +27,15 @@ pub fn table(distribution: Distribution) -> Option<Vec<i16>> {
     Some((0..ENTRIES).map(entry).collect())
 }
 
+/// The uniform distribution as a table, for a line that has another one.
+pub fn uniform() -> Vec<i16> {
+    let entry = |number: usize| {
+        let p = (number as f64 + 0.5) / ENTRIES as f64;
+        ((2.0 * p - 1.0) * SCALE).round() as i16
+    };
+    (0..ENTRIES).map(entry).collect()
+}
+
 /// Quantile of the Pareto distribution with minimum 1 and shape 3, less its mean of 3/2, divided by its variance of
 /// 3/4, as far as a table entry reaches.
 fn pareto(p: f64) -> f64 {

@@ -40,7 +40,7 @@ pub struct Job<'a> {
 }
 
 /// Everything that is written before the first program is attached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
     /// `KC_SELECT_SKB`.
     pub select_skb: u32,

@@ -1,7 +1,7 @@
 //! Options of the netem queueing discipline as the kernel reads them (include/uapi/linux/pkt_sched.h).
 
 use super::distribution;
-use crate::spec::delay::Delay;
+use crate::spec::delay::{Delay, Rate};
 use std::time::Duration;
 
 const DELAY_DIST: u16 = 2;
@@ -23,6 +23,8 @@ const PACKET_WIRE: u32 = 1514;
 pub struct Netem {
     /// `TCA_OPTIONS`.
     pub options: Vec<u8>,
+    /// The same for a queueing discipline that has others already.
+    pub change: Vec<u8>,
     /// How long a packet may stay in the line.
     pub longest: Duration,
 }
@@ -37,21 +39,24 @@ impl From<&Delay> for Netem {
         }
         options.add(LATENCY64, &(delay.latency.as_nanos() as i64).to_ne_bytes());
         options.add(JITTER64, &(delay.jitter.as_nanos() as i64).to_ne_bytes());
-        if let Some(table) = distribution::table(delay.distribution).filter(|_| !delay.jitter.is_zero()) {
-            options.add(DELAY_DIST, &table.into_iter().flat_map(i16::to_ne_bytes).collect::<Vec<_>>());
-        }
         // struct tc_netem_corr {delay, loss, duplicate}, of 2^32 - 1 each.
         let correlation = delay.correlation.q32().min(u64::from(u32::MAX)) as u32;
-        if correlation > 0 {
-            options.add(CORRELATION, &words([correlation, 0, 0]));
+        // Also if it is none: what a change leaves out stays (`netem_change`, net/sched/sch_netem.c).
+        options.add(CORRELATION, &words([correlation, 0, 0]));
+        let bytes = delay.rate.map_or(0, Rate::bytes_per_second);
+        // struct tc_netem_rate {rate, packet_overhead, cell_size, cell_overhead}.
+        options.add(RATE, &words([bytes.min(u64::from(u32::MAX)) as u32, 0, 0, 0]));
+        if bytes > u64::from(u32::MAX) {
+            options.add(RATE64, &bytes.to_ne_bytes());
         }
-        if let Some(rate) = delay.rate {
-            let bytes = rate.bytes_per_second();
-            // struct tc_netem_rate {rate, packet_overhead, cell_size, cell_overhead}.
-            options.add(RATE, &words([bytes.min(u64::from(u32::MAX)) as u32, 0, 0, 0]));
-            if bytes > u64::from(u32::MAX) {
-                options.add(RATE64, &bytes.to_ne_bytes());
+        // A table that is there already can only be replaced.
+        let mut change = Options(options.0.clone());
+        if !delay.jitter.is_zero() {
+            let table = distribution::table(delay.distribution);
+            if let Some(table) = &table {
+                options.add(DELAY_DIST, &bytes_of(table));
             }
+            change.add(DELAY_DIST, &bytes_of(&table.unwrap_or_else(distribution::uniform)));
         }
         // A table reaches four times the jitter on either side; a rate makes a packet wait for all before it.
         let ahead = delay
@@ -59,8 +64,12 @@ impl From<&Delay> for Netem {
             .map_or(0.0, |rate| f64::from(limit) * f64::from(PACKET_WIRE) / rate.bytes_per_second() as f64);
         let longest =
             delay.latency + 4 * delay.jitter + Duration::try_from_secs_f64(ahead).unwrap_or_default();
-        Self { options: options.0, longest }
+        Self { options: options.0, change: change.0, longest }
     }
+}
+
+fn bytes_of(table: &[i16]) -> Vec<u8> {
+    table.iter().flat_map(|entry| entry.to_ne_bytes()).collect()
 }
 
 fn words<const N: usize>(words: [u32; N]) -> Vec<u8> {
@@ -120,9 +129,21 @@ mod tests {
     }
 
     #[test]
+    fn a_change_says_everything_that_could_be_there() {
+        let uniform = Delay { jitter: Duration::from_millis(10), ..delay() };
+        let netem = Netem::from(&Delay { distribution: Distribution::Uniform, ..uniform });
+        let of = |options: &[u8], kind| attribute(&options[24..], kind);
+        assert_eq!(of(&netem.change, RATE), Some(words([0, 0, 0, 0])));
+        assert_eq!(of(&netem.change, CORRELATION), Some(words([0, 0, 0])));
+        assert_eq!(of(&netem.options, DELAY_DIST), None);
+        assert_eq!(of(&netem.change, DELAY_DIST).map(|table| table.len()), Some(8192));
+    }
+
+    #[test]
     fn a_delay_without_jitter_needs_no_table_and_holds_64_mib() {
         let netem = Netem::from(&delay());
         assert_eq!(attribute(&netem.options[24..], DELAY_DIST), None);
+        assert_eq!(netem.change, netem.options);
         assert_eq!(netem.options[4..8], 29_127u32.to_ne_bytes());
     }
 }

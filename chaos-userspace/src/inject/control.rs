@@ -71,6 +71,18 @@ impl ControlPage {
         self.word32(|page| unsafe { &raw mut (*page).header.armed }).store(armed.into(), Ordering::SeqCst);
     }
 
+    /// Which bank of the rule table is in use.
+    pub fn bank(&self) -> u32 {
+        // SAFETY: projection inside the page.
+        self.word32(|page| unsafe { &raw mut (*page).header.bank }).load(Ordering::SeqCst)
+    }
+
+    /// Turns to a bank of the rule table.
+    pub fn set_bank(&self, bank: u32) {
+        // SAFETY: projection inside the page.
+        self.word32(|page| unsafe { &raw mut (*page).header.bank }).store(bank, Ordering::SeqCst);
+    }
+
     /// Moves the lease to `CLOCK_MONOTONIC` nanoseconds.
     pub fn set_lease_ns(&self, lease_ns: u64) {
         // SAFETY: projection inside the page.

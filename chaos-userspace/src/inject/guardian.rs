@@ -5,7 +5,7 @@
 //! owner's highest descriptor, which the kernel closes first.
 
 use super::{control::ControlPage, journal::Journal, link::duplicate_from};
-use crate::host::cgroup;
+use crate::{host::cgroup, runs};
 use nix::{fcntl, sys::resource, unistd};
 use std::{
     fs::File,
@@ -123,6 +123,7 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
             page.set_armed(false);
             drop(page);
             drop(control_map);
+            let _ = std::fs::remove_file(journal.with_extension(runs::EXTENSION));
             finish(&journal, true);
         }
     }

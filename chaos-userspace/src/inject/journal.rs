@@ -13,6 +13,14 @@ use std::{
 /// Where journals lie; readable by root alone.
 pub const DIRECTORY: &str = "/run/kchaos";
 
+/// Makes it if it is not there.
+pub fn make_directory() -> io::Result<()> {
+    if Path::new(DIRECTORY).is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)
+}
+
 /// One engine's journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
@@ -87,9 +95,7 @@ impl Journal {
 
     /// Writes it, whole or not at all.
     pub fn write(&self) -> io::Result<()> {
-        if !Path::new(DIRECTORY).is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
-        }
+        make_directory()?;
         let new = self.path().with_extension("new");
         fs::write(&new, serde_json::to_vec(self)?)?;
         fs::rename(new, self.path())

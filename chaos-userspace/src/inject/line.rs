@@ -109,7 +109,7 @@ impl Lines {
         let near = namespace.within(|| -> io::Result<u32> {
             let index = index_of(&name)?;
             bring_up(index)?;
-            add_netem(index, netem)?;
+            set_netem(index, netem.options.clone(), NLM_F_CREATE | NLM_F_EXCL)?;
             Ok(index)
         })??;
         let (a, b) = (self.program_a.as_fd(), self.program_b.as_fd());
@@ -123,6 +123,15 @@ impl Lines {
             longest: netem.longest,
         });
         Ok(near)
+    }
+
+    /// Gives all lines of a rule other parameters. Packets in them keep the times they have.
+    pub fn change(&mut self, rule: u32, netem: &Netem) -> io::Result<()> {
+        for line in self.lines.iter_mut().filter(|line| line.rule == rule) {
+            line.namespace.within(|| set_netem(line.device, netem.change.clone(), 0))??;
+            line.longest = line.longest.max(netem.longest);
+        }
+        Ok(())
     }
 
     /// How many attachments there are.
@@ -199,7 +208,7 @@ pub fn try_parts(netem: &Netem) -> Result<(), (Part, io::Error)> {
     let name = format!("{NAME_PREFIX}probe");
     make_pair(&name, &behind).map_err(|error| (Part::Veth, error))?;
     let index = index_of(&name).map_err(|error| (Part::Veth, error))?;
-    add_netem(index, netem).map_err(|error| (Part::Netem, error))
+    set_netem(index, netem.options.clone(), NLM_F_CREATE | NLM_F_EXCL).map_err(|error| (Part::Netem, error))
 }
 
 /// What a line is made of.
@@ -263,13 +272,14 @@ fn qdisc(device: u32) -> TcHeader {
     TcHeader { index: device as i32, parent: TcHandle::from(TC_H_ROOT), ..TcHeader::default() }
 }
 
-fn add_netem(device: u32, netem: &Netem) -> io::Result<()> {
+/// Adds netem, or without flags changes the one that is there.
+fn set_netem(device: u32, options: Vec<u8>, flags: u16) -> io::Result<()> {
     let attributes = vec![
         TcAttribute::Kind("netem".to_owned()),
-        TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, netem.options.clone())),
+        TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)),
     ];
     let message = TcMessage::from_parts(qdisc(device), attributes);
-    request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    request(RouteNetlinkMessage::NewQueueDiscipline(message), flags).map(drop)
 }
 
 /// What a device's root queueing discipline holds and has lost.

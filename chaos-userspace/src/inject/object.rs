@@ -131,6 +131,16 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Whether the maps and programs made for one image serve another one, if the rule table and the lines are replaced.
+pub fn serves(made: &Image, wanted: &Image) -> bool {
+    let rest = Image { rules: made.rules.clone(), lines: made.lines.clone(), ..wanted.clone() };
+    let lines = |image: &Image| image.lines.iter().map(|(rule, _)| *rule).collect::<Vec<_>>();
+    rest == *made
+        && made.rules.len() == wanted.rules.len()
+        && lines(made) == lines(wanted)
+        && globals(made, 0) == globals(wanted, 0)
+}
+
 /// Entries of the maps whose size depends on the plan.
 fn entries(map: &str, image: &Image) -> Option<u32> {
     let count = match map {
@@ -167,10 +177,7 @@ impl Maps {
 
     /// Writes everything but the control page. Targets come last: with them the programs begin to match.
     pub fn fill(&mut self, image: &Image, cgroups: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        let mut rules: Array<_, Rule> = self.map("KC_RULES")?.try_into().map_err(of("KC_RULES"))?;
-        for (index, rule) in image.rules.iter().enumerate() {
-            rules.set(table_index(0, index as u32), rule, 0).map_err(of("KC_RULES"))?;
-        }
+        self.set_rules(0, &image.rules)?;
         let mut remote: LpmTrie<_, [u8; 4], u64> =
             self.map("KC_REMOTE4")?.try_into().map_err(of("KC_REMOTE4"))?;
         for (net, mask) in &image.remote4 {
@@ -226,6 +233,15 @@ impl Maps {
             self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
         for (id, target) in &image.targets {
             targets.insert(id, target, 0).map_err(of("KC_TARGETS"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a bank of the rule table, which must not be in use.
+    pub fn set_rules(&mut self, bank: u32, rules: &[Rule]) -> Result<(), Error> {
+        let mut table: Array<_, Rule> = self.map("KC_RULES")?.try_into().map_err(of("KC_RULES"))?;
+        for (index, rule) in rules.iter().enumerate() {
+            table.set(table_index(bank, index as u32), rule, 0).map_err(of("KC_RULES"))?;
         }
         Ok(())
     }

@@ -21,6 +21,13 @@ pub enum Event<'a> {
         /// The target.
         cgroup: &'a Path,
     },
+    /// The faults go on with other rates.
+    Set {
+        /// The run.
+        run: &'a str,
+        /// What they do now, in words.
+        faults: &'a [String],
+    },
     /// The run is over and undone.
     Summary(&'a Summary),
     /// The run was refused or failed.

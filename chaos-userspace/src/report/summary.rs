@@ -2,7 +2,7 @@
 
 use crate::{inject::line::Queue, observe::bystander::Felt, plan::Plan, spec::Fault};
 use chaos_common::counter::{Counter, Outcome, RuleCounters};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{fmt::Write as _, path::PathBuf};
 
 /// The whole run.
@@ -55,7 +55,7 @@ pub struct RuleSummary {
 }
 
 /// Events of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// Socket buffers or system calls.
     pub events: u64,

@@ -8,10 +8,7 @@ use crate::inject::{
     line::{Lines, Queue},
 };
 use chaos_common::counter::RuleCounters;
-use std::{
-    os::fd::AsFd,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// What an engine left when it was closed.
 #[derive(Debug)]
@@ -43,11 +40,7 @@ impl Engine {
         let ids = self.program_ids();
         let links_closed = self.links.len() + self.lines.as_ref().map_or(0, Lines::links);
         self.links.clear();
-        let missed = |place: &usize| {
-            let program = self.programs.get(*place)?;
-            bpf::program_misses(program.as_fd()).ok()
-        };
-        let missed = self.serving.iter().map(|places| places.iter().filter_map(missed).sum()).collect();
+        let missed = self.missed();
         // Nothing leads into the lines any more: what is in them may still arrive.
         let (queue, lines_left) = self.lines.take().map(Lines::end).unzip();
         let mut problems = self.journal.undo_filters();

@@ -1,6 +1,7 @@
 //! One owner with one set of maps and programs, hosting any number of runs.
 
 mod attach;
+mod change;
 mod close;
 mod devices;
 mod lines;
@@ -53,6 +54,11 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// A run cannot become another one while it runs.
+    #[error(
+        "this change needs other programs or match tables than the run was started with: stop it and start another"
+    )]
+    NotLive,
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -108,22 +114,38 @@ pub struct Engine {
     page: Arc<ControlPage>,
     maps: Maps,
     image: Image,
+    hosted: Vec<Hosted>,
     journal: Journal,
     guardian: Option<Guardian>,
+}
+
+/// A run of an engine.
+struct Hosted {
+    plan: Plan,
+    cgroup_id: u64,
+    cgroup_level: u32,
+    await_exec: bool,
+}
+
+impl Hosted {
+    fn job<'a>(&self, plan: &'a Plan) -> Job<'a> {
+        Job { plan, cgroup_id: self.cgroup_id, cgroup_level: self.cgroup_level, await_exec: self.await_exec }
+    }
 }
 
 impl Engine {
     /// Loads and attaches everything for these runs. Nothing acts before a run is armed.
     pub fn open(placements: &[Placement<'_>], options: Options<'_>) -> Result<Self, Error> {
-        let jobs: Vec<_> = placements
+        let hosted: Vec<_> = placements
             .iter()
-            .map(|placement| Job {
-                plan: placement.plan,
+            .map(|placement| Hosted {
+                plan: placement.plan.clone(),
                 cgroup_id: placement.cgroup.id(),
                 cgroup_level: placement.cgroup.level(),
                 await_exec: placement.await_exec,
             })
             .collect();
+        let jobs: Vec<_> = hosted.iter().map(|hosted| hosted.job(&hosted.plan)).collect();
         let image = encode::encode(&jobs)?;
         let _memory_lock_limit = kernel::MemoryLockLimit::lift();
         let journal = Journal {
@@ -159,6 +181,7 @@ impl Engine {
             page,
             maps,
             image,
+            hosted,
             journal,
             guardian: Some(guardian),
         };

@@ -1,0 +1,149 @@
+//! `kchaos list` and `kchaos status`: what runs, and how it is going.
+
+use super::{exit, failure::Failure};
+use crate::runs::{
+    client::{self, Run},
+    message::{self, Answer, Request},
+};
+use clap::Args;
+use std::{fmt::Write as _, time::Duration};
+
+/// An owner answers between two events; one that does not within this time is stopped or hangs.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Arguments of `kchaos status`.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// The run, or the beginning of its id
+    id: String,
+}
+
+/// Lists the live runs.
+pub fn list(json: bool) -> Result<u8, Failure> {
+    let runs = client::all()?;
+    let mut any = false;
+    for run in runs {
+        let id = run.id.clone();
+        match ask(run) {
+            Ok(status) if json => println!("{}", event("run", &status)),
+            Ok(status) => println!("{}", line(&status)),
+            // It ended meanwhile.
+            Err(Problem::Client(client::Error::Ended(_))) => continue,
+            Err(problem) => {
+                let failure = Failure::from(problem);
+                if json {
+                    println!(
+                        "{}",
+                        serde_json::json!({"event": "run", "run": id, "problem": failure.message})
+                    );
+                } else {
+                    println!("{id}  {}", failure.message);
+                }
+            }
+        }
+        any = true;
+    }
+    if !any && !json {
+        println!("nothing runs");
+    }
+    Ok(exit::DONE)
+}
+
+/// Tells about one run.
+pub fn status(arguments: &Status, json: bool) -> Result<u8, Failure> {
+    let status = ask(client::find(&arguments.id)?)?;
+    if json {
+        println!("{}", event("status", &status));
+    } else {
+        print!("{}", text(&status));
+    }
+    Ok(exit::DONE)
+}
+
+enum Problem {
+    Client(client::Error),
+    Other(Failure),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Client(error) => error.into(),
+            Problem::Other(failure) => failure,
+        }
+    }
+}
+
+fn ask(run: Run) -> Result<message::Status, Problem> {
+    match run.ask(&Request::Status, Some(PATIENCE)).map_err(Problem::Client)? {
+        Answer::Status(status) => Ok(status),
+        other => Err(Problem::Other(unexpected(other))),
+    }
+}
+
+/// What any answer that was not asked for means.
+pub fn unexpected(answer: Answer) -> Failure {
+    match answer {
+        Answer::Refused { code, message } => Failure::new(code, message),
+        other => Failure::internal(format!("the owner answered something else: {other:?}")),
+    }
+}
+
+fn event(name: &str, status: &message::Status) -> serde_json::Value {
+    let mut value = serde_json::json!(status);
+    value["event"] = name.into();
+    value
+}
+
+/// A path may contain anything; nothing of it may steer a terminal.
+fn shown(path: &std::path::Path) -> String {
+    path.to_string_lossy()
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
+}
+
+fn line(status: &message::Status) -> String {
+    let faults: Vec<_> = status.rules.iter().map(|rule| rule.fault.as_str()).collect();
+    let injected: u64 = status.rules.iter().map(|rule| rule.injected.events).sum();
+    let left = status.remaining_s.map_or(String::new(), |left| format!(", {left:.0} s left"));
+    format!(
+        "{}  {} {}{left}, {injected} injected  {}  {}",
+        status.run,
+        status.command,
+        status.state.name(),
+        shown(&status.cgroup),
+        faults.join("; ")
+    )
+}
+
+fn text(status: &message::Status) -> String {
+    let mut text = format!("kchaos {}: {} ({})", status.run, status.state.name(), shown(&status.cgroup));
+    if let Some(since) = status.armed_s {
+        let _ = write!(text, ", live for {since:.1} s");
+    }
+    if let Some(left) = status.remaining_s {
+        let _ = write!(text, ", {left:.1} s left");
+    }
+    let _ = writeln!(text, ", {} of process {}", status.command, status.pid);
+    let width = status.rules.iter().map(|rule| rule.name.len()).max().unwrap_or(0).max(6);
+    let _ = writeln!(text, "  {:width$} {:>10} {:>10} {:>10}", "fault", "seen", "matched", "injected");
+    for rule in &status.rules {
+        let _ = writeln!(
+            text,
+            "  {:width$} {:>10} {:>10} {:>10}  {}",
+            rule.name, rule.seen.events, rule.matched.events, rule.injected.events, rule.fault
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_cannot_steer_the_terminal() {
+        assert_eq!(shown("/a\n\u{1b}[2Jb".as_ref()), "/a\\n\\u{1b}[2Jb");
+    }
+}

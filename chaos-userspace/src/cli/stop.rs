@@ -1,0 +1,73 @@
+//! `kchaos stop`: ends live runs, with their rollback.
+
+use super::{exit, failure::Failure, list::unexpected};
+use crate::runs::{
+    client::{self, Run},
+    message::{Answer, Request},
+};
+use clap::Args;
+
+/// Arguments of `kchaos stop`.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Stop {
+    /// The run, or the beginning of its id
+    id: Option<String>,
+
+    /// All runs of this host
+    #[arg(long)]
+    all: bool,
+}
+
+/// Ends runs and waits until they are undone.
+pub fn run(arguments: &Stop, json: bool) -> Result<u8, Failure> {
+    let runs = match &arguments.id {
+        Some(id) => vec![client::find(id)?],
+        None => client::all()?,
+    };
+    if runs.is_empty() && !json {
+        println!("nothing runs");
+    }
+    // All are asked at once, so that none goes on while another one is waited for.
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = runs.into_iter().map(|run| scope.spawn(|| stop(run, json))).collect();
+        let died = || Err(Failure::internal("the thread that asked a run died"));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
+    });
+    let mut worst = exit::DONE;
+    for result in results {
+        worst = worst.max(result?);
+    }
+    Ok(worst)
+}
+
+fn stop(run: Run, json: bool) -> Result<u8, Failure> {
+    let id = run.id.clone();
+    match run.ask(&Request::Stop, None) {
+        Ok(Answer::Stopped { code, outcome, summary }) => {
+            if json {
+                let event = serde_json::json!({
+                    "event": "stopped", "run": id, "code": code, "outcome": outcome, "summary": summary,
+                });
+                println!("{event}");
+            } else {
+                println!("{id}  ended ({outcome}) in {} ms", summary["undone"]["took_ms"]);
+                for problem in summary["undone"]["problems"].as_array().into_iter().flatten() {
+                    println!("{id}  NOT UNDONE: {problem}");
+                }
+            }
+            Ok(if code == exit::ROLLBACK_INCOMPLETE { code } else { exit::DONE })
+        }
+        Ok(other) => Err(unexpected(other)),
+        // It was on its way out when it was asked; the kernel closes the connection after everything of it is gone.
+        Err(client::Error::Ended(_)) => {
+            if json {
+                println!("{}", serde_json::json!({"event": "stopped", "run": id, "code": null}));
+            } else {
+                println!("{id}  has ended by itself");
+            }
+            Ok(exit::DONE)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,78 @@
+//! What can be asked of an engine and changed in it while it runs.
+
+use super::{Engine, Error, io_error};
+use crate::{
+    encode,
+    inject::{bpf, object},
+    plan::Plan,
+};
+use chaos_common::counter::RuleCounters;
+use std::{io, os::fd::AsFd};
+
+/// `MEMBARRIER_CMD_GLOBAL` (include/uapi/linux/membarrier.h).
+const MEMBARRIER_GLOBAL: libc::c_int = 1;
+
+impl Engine {
+    /// Counters by rule, in the order of the jobs' rules, as they are now.
+    pub fn counters(&self) -> Result<Vec<RuleCounters>, Error> {
+        let rules = 0..self.image.rules.len() as u32;
+        Ok(rules.map(|rule| self.maps.counters(rule)).collect::<Result<_, _>>()?)
+    }
+
+    /// By rule: how often the kernel skipped a program that serves it, for calls of any process on the host.
+    pub fn missed(&self) -> Vec<u64> {
+        let missed = |place: &usize| bpf::program_misses(self.programs.get(*place)?.as_fd()).ok();
+        self.serving.iter().map(|places| places.iter().filter_map(missed).sum()).collect()
+    }
+
+    /// Goes on with other rates, probabilities, errors and delays in the run in `slot`. Every event is judged either by
+    /// the old rules or by the new ones; what has been counted stays. After an error everything is as before.
+    pub fn change(&mut self, slot: usize, plan: &Plan) -> Result<(), Error> {
+        let jobs: Vec<_> = self
+            .hosted
+            .iter()
+            .enumerate()
+            .map(|(other, hosted)| hosted.job(if other == slot { plan } else { &hosted.plan }))
+            .collect();
+        let mut image = encode::encode(&jobs)?;
+        // Programs that can count need not.
+        image.exact |= self.image.exact;
+        if !object::serves(&self.image, &image) {
+            return Err(Error::NotLive);
+        }
+        let bank = 1 - self.page.bank();
+        self.maps.set_rules(bank, &image.rules)?;
+        if let Err(error) = self.change_lines(&image) {
+            // What was there was accepted before.
+            let _ = self.change_lines(&self.image.clone());
+            return Err(error);
+        }
+        self.page.set_bank(bank);
+        wait_for_readers();
+        self.image = image;
+        if let Some(hosted) = self.hosted.get_mut(slot) {
+            hosted.plan = plan.clone();
+        }
+        Ok(())
+    }
+
+    fn change_lines(&mut self, image: &encode::Image) -> Result<(), Error> {
+        let Some(lines) = &mut self.lines else { return Ok(()) };
+        image
+            .lines
+            .iter()
+            .try_for_each(|(rule, netem)| lines.change(*rule, netem))
+            .map_err(io_error("changing a delay line"))
+    }
+}
+
+/// Waits until no program reads the bank that was in use: it is the next one to be written. The call is a grace period
+/// of RCU (`membarrier`, kernel/sched/membarrier.c), which programs run under.
+fn wait_for_readers() {
+    // SAFETY: the call takes no pointers.
+    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) } != 0 {
+        // With nohz_full= there is no such call; programs take microseconds.
+        log::debug!("membarrier: {}", io::Error::last_os_error());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,139 @@
+//! What is said on an owner's socket: one JSON object per line, a request and its answer.
+
+use crate::report::summary::{Count, RuleSummary};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How is it going?
+    Status,
+    /// End; the answer comes after the rollback.
+    Stop,
+    /// Go on with other rates.
+    Set {
+        /// The words behind `kchaos`, read by the owner as its own were.
+        words: Vec<String>,
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// How it is going.
+    Status(Status),
+    /// It has ended.
+    Stopped {
+        /// Exit code by its meaning (see [`crate::cli::exit`]).
+        code: u8,
+        /// The code in words.
+        outcome: String,
+        /// The run's own summary.
+        summary: serde_json::Value,
+    },
+    /// The run goes on with these faults.
+    Set {
+        /// In words.
+        faults: Vec<String>,
+    },
+    /// Not done.
+    Refused {
+        /// Exit code by its meaning (see [`crate::cli::exit`]).
+        code: u8,
+        /// Why.
+        message: String,
+    },
+}
+
+/// How a run is going.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The run.
+    pub run: String,
+    /// `exec` or `inject`.
+    pub command: String,
+    /// The owner.
+    pub pid: u32,
+    /// Where it is.
+    pub state: State,
+    /// The target.
+    pub cgroup: PathBuf,
+    /// Counts only.
+    pub observe: bool,
+    /// Seconds since the faults are live.
+    pub armed_s: Option<f64>,
+    /// Seconds until they end by themselves.
+    pub remaining_s: Option<f64>,
+    /// In the order of the plan.
+    pub rules: Vec<RuleStatus>,
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Attached, not live yet.
+    Starting,
+    /// The faults are live.
+    Armed,
+    /// The faults have ended.
+    Ended,
+}
+
+impl State {
+    /// Its name, as in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Armed => "armed",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// One rule so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// Its name.
+    pub name: String,
+    /// What it does, in words.
+    pub fault: String,
+    /// Target events that reached its hooks.
+    pub seen: Count,
+    /// Of those, matched.
+    pub matched: Count,
+    /// Of the matched, inflicted.
+    pub injected: Count,
+}
+
+impl RuleStatus {
+    /// From the rule's account so far.
+    pub fn new(fault: String, summary: &RuleSummary) -> Self {
+        Self {
+            name: summary.name.clone(),
+            fault,
+            seen: summary.seen,
+            matched: summary.matched,
+            injected: summary.injected,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_one_line_and_strict() {
+        let set = Request::Set { words: vec!["set".into(), "a\nb".into()] };
+        let text = serde_json::to_string(&set).unwrap();
+        assert!(!text.contains('\n'));
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), set);
+        for bad in ["", "{}", "[]", r#"{"ask":"halt"}"#, r#"{"ask":"set"}"#, r#"{"ask":"set","words":[1]}"#] {
+            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Live runs from outside: listed, asked, changed without a gap, and ended - by nobody else.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+use anyhow::{Context as _, Result, ensure};
+use integration_tests::binomial::check_share;
+use integration_tests::board::Role;
+use integration_tests::capability::{counts_exactly, delay_missing, fails_syscalls};
+use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::control::{ask, ask_from, is_listed};
+use integration_tests::kchaos::{Kchaos, Running};
+use integration_tests::kernel_objects::KernelObjects;
+use integration_tests::loss::Traffic;
+use integration_tests::netns::NetNs;
+use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
+use integration_tests::skip;
+use integration_tests::spawn::{Place, Victim};
+use integration_tests::tasks::read_tasks;
+use nix::sys::signal::Signal;
+
+struct Scene {
+    _cgroup: TestCgroup,
+    target: Cgroup,
+    beside: Cgroup,
+    runner: Place,
+    netns: NetNs,
+    furniture: String,
+    objects: KernelObjects,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let cgroup = TestCgroup::new()?;
+        let (target, beside) = (cgroup.child("target")?, cgroup.child("beside")?);
+        let netns = NetNs::new()?.with_clsact_where_needed()?;
+        let runner = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&netns);
+        let furniture = netns.furniture()?;
+        let objects = KernelObjects::now()?;
+        Ok(Self { _cgroup: cgroup, target, beside, runner, netns, furniture, objects })
+    }
+
+    /// A live run and its id.
+    fn inject(&self, faults: &str) -> Result<(Running, String)> {
+        let target = self.target.path().display();
+        let line = format!("inject --json --cgroup {target} {faults} --duration 600s");
+        let mut running = Kchaos::new(&line).at(&self.runner).start()?;
+        let run = running.armed()?.run;
+        Ok((running, run))
+    }
+
+    fn victim(&self, cgroup: &Cgroup, arguments: &str) -> Result<Victim> {
+        Victim::start(&Place::default().in_cgroup(cgroup).in_netns(&self.netns), arguments)
+    }
+
+    fn check_clean(&self) -> Result<()> {
+        KernelObjects::now()?.since(&self.objects).wait_gone()?;
+        let furniture = self.netns.furniture()?;
+        ensure!(furniture == self.furniture, "left behind: {furniture} instead of {}", self.furniture);
+        Ok(())
+    }
+}
+
+fn socket(run: &str) -> PathBuf {
+    PathBuf::from(format!("/run/kchaos/{run}.sock"))
+}
+
+fn injected(run: &str) -> Result<u64> {
+    let status = ask(&format!("status {run}"))?.fine()?;
+    status.event()?["rules"][0]["injected"]["events"].as_u64().context("no count")
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_run_is_listed_counted_and_stopped() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    let mut other = scene.victim(&scene.beside, "udp-pair --to 127.0.0.1:7002 --rate-per-ms 2")?;
+    victim.ready()?;
+    let (running, run) = scene.inject("--loss 30%")?;
+    let list = ask("list")?.fine()?;
+    let shown = list.about(&run).context("the run is not listed")?;
+    ensure!(shown["state"] == "armed" && shown["pid"] == running.pid() && shown["command"] == "inject");
+    ensure!(shown["cgroup"] == scene.target.path().display().to_string(), "{shown}");
+    ensure!(shown["remaining_s"].as_f64().is_some_and(|left| left > 300.0 && left <= 600.0), "{shown}");
+    let directory = fs::metadata("/run/kchaos")?.permissions().mode();
+    ensure!(directory & 0o077 == 0, "/run/kchaos has the mode {directory:o}");
+    // Counts rise, and are found by the beginning of the id as well.
+    let (first, _) = wait_for("injections", || Ok(Some(injected(&run[..7])?).filter(|count| *count > 20)))?;
+    wait_for("more injections", || Ok(Some(injected(&run)?).filter(|count| *count > first + 20)))?;
+    ensure!(ask("status zzzzzzzzz")?.status == 2, "a run that is none was found");
+
+    let stopped = ask(&format!("stop {run}"))?.fine()?;
+    let stopped = stopped.event()?;
+    let end_ns = monotonic_ns();
+    ensure!(stopped["event"] == "stopped" && stopped["code"] == 143, "{stopped}");
+    ensure!(stopped["summary"]["undone"]["programs"] == 0, "{stopped}");
+    // It was over when `stop` said so.
+    scene.check_clean()?;
+    ensure!(!is_listed(&run)? && !socket(&run).exists(), "the run is listed after its end");
+    let received = victim.board.datagrams.received.load(Acquire);
+    wait_until("datagrams to pass", || victim.board.datagrams.received.load(Acquire) > received + 500)?;
+    let last_lost_ns = victim.board.datagrams.last_lost_sent_ns.load(Acquire);
+    ensure!(last_lost_ns > 0 && last_lost_ns < end_ns, "losses after the stop");
+    let finished = running.finish()?;
+    finished.expect_status(143)?;
+    let rule = finished.summary()?.rule()?.injected.events;
+    ensure!(
+        rule == stopped["summary"]["rules"][0]["injected"]["events"],
+        "two accounts: {rule} and {stopped}"
+    );
+    victim.stop(Role::Second)?;
+    other.stop(Role::Second)?;
+    Traffic::read(&other.board)?.check_unharmed()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn another_rate_is_felt_and_a_bad_one_changes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    victim.ready()?;
+    let (running, run) = scene.inject("--loss 10%")?;
+    let counts = || (victim.board.datagrams.highest.load(Acquire), victim.board.datagrams.lost.load(Acquire));
+    let share = |percent: f64| -> Result<()> {
+        let (highest, lost) = counts();
+        wait_until("datagrams", || counts().0 > highest + 3_000)?;
+        let (now, lost_now) = counts();
+        check_share(&format!("{percent} %"), lost_now - lost, now - highest, percent / 100.0)?;
+        Ok(())
+    };
+    share(10.0)?;
+    let set = ask(&format!("set {run} --loss 50%"))?.fine()?;
+    ensure!(
+        set.event()?["faults"][0].as_str().is_some_and(|fault| fault.contains("50%")),
+        "{:?}",
+        set.events
+    );
+    share(50.0)?;
+    for (words, says) in [
+        ("--loss 60% --duplicate 1%", &["loss, duplicate", "stop"][..]),
+        ("--loss 60% --protocol tcp --observe", &["other packets", "--observe"]),
+        ("--loss 60 --remote 10.0.0.0/40", &["unit", "10.0.0.0/40"]),
+        ("--fail openat=EIO", &["openat"]),
+        ("", &["no fault"]),
+    ] {
+        let refused = ask(&format!("set {run} {words}"))?;
+        let told = says.iter().all(|word| refused.said.contains(word));
+        ensure!([2, 8].contains(&refused.status) && told, "{words}: {}: {}", refused.status, refused.said);
+    }
+    share(50.0)?;
+    ask(&format!("set {run} --loss 0%"))?.fine()?;
+    let lost = counts().1;
+    let received = victim.board.datagrams.received.load(Acquire);
+    wait_until("datagrams", || victim.board.datagrams.received.load(Acquire) > received + 1_000)?;
+    // One may have been on its way when the rate changed.
+    ensure!(counts().1 <= lost + 1, "losses at 0 %");
+    ask(&format!("stop {run}"))?.fine()?;
+    let finished = running.finish()?;
+    ensure!(finished.events("set").len() == 2, "{}", finished.text());
+    finished.summary()?;
+    victim.stop(Role::Second)?;
+    scene.check_clean()
+}
+
+/// How often the rules are exchanged.
+const EXCHANGES: usize = 20;
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn from_one_total_fault_to_another_there_is_no_gap() -> Result<()> {
+    let scene = Scene::new()?;
+    if counts_exactly() {
+        let one = "--loss 100% --loss-model gemodel:p=0%,1-k=0%";
+        let other = "--loss 0% --loss-model gemodel:p=0%,1-k=100%";
+        let (running, run) = scene.inject(one)?;
+        let mut victim =
+            scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 3 --alone")?;
+        victim.ready()?;
+        let datagrams = &victim.board.datagrams;
+        for turn in 0..EXCHANGES {
+            ask(&format!("set {run} {}", if turn % 2 == 0 { other } else { one }))?.fine()?;
+            let sent = datagrams.sent.load(Acquire);
+            wait_until("datagrams to be sent", || datagrams.sent.load(Acquire) > sent + 50)?;
+        }
+        let sent = datagrams.sent.load(Acquire);
+        let received = datagrams.received.load(Acquire);
+        ensure!(received == 0, "{received} of {sent} datagrams got through between two total losses");
+        ask(&format!("set {run} --loss 0% --loss-model gemodel:p=0%,1-k=0%"))?.fine()?;
+        wait_until("datagrams to arrive", || datagrams.received.load(Acquire) > 100)?;
+        ask(&format!("stop {run}"))?.fine()?;
+        running.finish()?.summary()?;
+        victim.stop(Role::Second)?;
+    }
+    if fails_syscalls()? {
+        let words = "calls --call openat --wait --no-controls --pause-us 100";
+        let mut victim = scene.victim(&scene.target, words)?;
+        victim.ready()?;
+        let (one, other) = ("EIO@100%", "EACCES@0%");
+        let (running, run) = scene.inject(&format!("--fail openat={one} --fail openat={other}"))?;
+        victim.board.go.store(1, Release);
+        let task = &victim.board.tasks[0];
+        for turn in 0..EXCHANGES {
+            let (one, other) =
+                if turn % 2 == 0 { ("EIO@0%", "EACCES@100%") } else { ("EIO@100%", "EACCES@0%") };
+            ask(&format!("set {run} --fail openat={one} --fail openat={other}"))?.fine()?;
+            let calls = task.calls.load(Acquire);
+            wait_until("calls", || task.calls.load(Acquire) > calls + 50)?;
+        }
+        victim.stop(Role::First)?;
+        ask(&format!("stop {run}"))?.fine()?;
+        let finished = running.finish()?;
+        let missed = finished.summary()?.rules[0].missed;
+        let tasks = read_tasks(&victim.board);
+        ensure!(tasks[0].succeeded <= missed, "{missed} calls were not seen, but {tasks:?}");
+        ensure!(tasks[0].errno("EIO") > 0 && tasks[0].errno("EACCES") > 0, "{tasks:?}");
+    }
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn delays_follow() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new()?;
+    let (running, run) = scene.inject("--delay 40ms --jitter 5ms --distribution normal")?;
+    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1 --alone")?;
+    let datagrams = &victim.board.datagrams;
+    wait_until("datagrams", || datagrams.received.load(Acquire) > 50)?;
+    let set = |faults: &str| -> Result<u64> {
+        ask(&format!("set {run} {faults}"))?.fine()?;
+        Ok(monotonic_ns())
+    };
+    // A datagram that was sent after the change and is there shows the new delay, and never less than that.
+    let since = set("--delay 1s")?;
+    let age_ms = || {
+        let sent = datagrams.last_received_sent_ns.load(Acquire);
+        let now = monotonic_ns();
+        (sent > since).then(|| (now - sent) as f64 / 1e6)
+    };
+    let (least, _) = wait_for("datagrams of the new delay", || Ok(age_ms()))?;
+    ensure!(least >= 1_000.0, "one arrived after {least} ms instead of 1 s");
+    // And back, below what it was.
+    set("--delay 1ms")?;
+    wait_for("short delays", || Ok(age_ms().filter(|age| *age < 40.0)))?;
+    ask(&format!("stop {run}"))?.fine()?;
+    running.finish()?.summary()?;
+    victim.stop(Role::Second)?;
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn other_users_can_neither_see_nor_stop() -> Result<()> {
+    let scene = Scene::new()?;
+    let nobody = Place::default().as_nobody();
+    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1")?;
+    victim.ready()?;
+    let (running, run) = scene.inject("--loss 30%")?;
+    let words = ["list".to_owned(), format!("status {run}"), format!("stop {run}"), "stop --all".to_owned()];
+    for words in &words {
+        let refused = ask_from(&nobody, words)?;
+        ensure!(
+            refused.status == 8 && refused.events.is_empty() && refused.said.contains("run as root"),
+            "{words}: {}: {}",
+            refused.status,
+            refused.said
+        );
+    }
+    // Not even where the directory does not keep them out: the owner asks the kernel who calls.
+    let (directory, socket) = (PathBuf::from("/run/kchaos"), socket(&run));
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666))?;
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+    let asked: Vec<_> = [format!("status {run}"), format!("stop {run}"), format!("set {run} --loss 0%")]
+        .iter()
+        .map(|words| ask_from(&nobody, words))
+        .collect();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
+    for refused in asked {
+        let refused = refused?;
+        ensure!(
+            refused.status == 8 && refused.events.is_empty() && refused.said.contains("may not ask"),
+            "{}: {}",
+            refused.status,
+            refused.said
+        );
+    }
+    let before = injected(&run)?;
+    wait_for("the run to go on", || Ok((injected(&run)? > before + 10).then_some(())))?;
+    ask(&format!("stop {run}"))?.fine()?;
+    running.finish()?.expect_status(143)?;
+    victim.stop(Role::Second)?;
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_killed_owner_is_not_listed() -> Result<()> {
+    let scene = Scene::new()?;
+    let (mut running, run) = scene.inject("--loss 30%")?;
+    ensure!(is_listed(&run)?);
+    running.signal(Signal::SIGKILL)?;
+    running.finish()?.expect_status(137)?;
+    ensure!(!is_listed(&run)?, "the run is listed after its owner was killed");
+    ensure!(!socket(&run).exists(), "its socket is left");
+    ensure!(ask(&format!("stop {run}"))?.status == 2, "a run that is gone was stopped");
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn exec_is_stopped_with_its_command() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut running = Kchaos::exec("--loss 100%", &["sleep", "600"]).at(&scene.runner).start()?;
+    let run = running.armed()?.run;
+    let status = ask(&format!("status {run}"))?.fine()?;
+    let status = status.event()?;
+    ensure!(status["command"] == "exec" && status["remaining_s"].is_null(), "{status}");
+    let stopped = ask(&format!("stop {run}"))?.fine()?;
+    ensure!(stopped.event()?["summary"]["signal"] == 15, "{:?}", stopped.events);
+    running.finish()?.expect_status(143)?;
+    scene.check_clean()
+}
