@@ -313,6 +313,86 @@ fn a_killed_owner_is_not_listed() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
+fn runs_on_one_target_are_independent() -> Result<()> {
+    let scene = Scene::new()?;
+    let words = "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2 --alone";
+    let mut victim = scene.victim(&scene.target, words)?;
+    victim.ready()?;
+    let (first, first_run) = scene.inject("--loss 100%")?;
+    // A second one for the same packets would be dead, also further down or up.
+    let below = scene.target.child("below")?;
+    for cgroup in [scene.target.path(), below.path(), scene._cgroup.root().path()] {
+        let line = format!("inject --json --cgroup {} --loss 5% --duration 600s", cgroup.display());
+        let finished = Kchaos::new(&line).at(&scene.runner).run()?;
+        finished.expect_status(6)?;
+        let error = finished.error()?;
+        ensure!(error.code == 6 && error.message.contains(&first_run), "{error:?}");
+    }
+    // Beside it, on the same devices, there is room.
+    let line =
+        format!("inject --json --cgroup {} --loss 100% --duration 600s", scene.beside.path().display());
+    let mut second = Kchaos::new(&line).at(&scene.runner).start()?;
+    let second_run = second.armed()?.run;
+    let mut other = scene.victim(&scene.beside, &words.replace("7001", "7002"))?;
+    other.ready()?;
+    let sent = other.board.datagrams.sent.load(Acquire);
+    wait_until("datagrams", || other.board.datagrams.sent.load(Acquire) > sent + 100)?;
+    // And so there is for calls of the same target.
+    let third = fails_syscalls()?.then(|| scene.inject("--fail openat=EIO")).transpose()?;
+    ask(&format!("stop {first_run}"))?.fine()?;
+    let received = victim.board.datagrams.received.load(Acquire);
+    wait_until("datagrams", || victim.board.datagrams.received.load(Acquire) > received + 200)?;
+    ensure!(other.board.datagrams.received.load(Acquire) == 0, "the second run ended with the first");
+    ensure!(is_listed(&second_run)? && !is_listed(&first_run)?);
+    if let Some((running, run)) = third {
+        let words = "calls --call openat -n 50 --wait --no-controls";
+        let mut calls = scene.victim(&scene.beside, words)?;
+        calls.ready()?;
+        scene.target.adopt(calls.pid())?;
+        calls.board.go.store(1, Release);
+        calls.finish(Role::First)?;
+        let tasks = read_tasks(&calls.board);
+        ask(&format!("stop {run}"))?.fine()?;
+        let missed = running.finish()?.summary()?.rule()?.missed;
+        ensure!(tasks[0].errno("EIO") + missed >= 50, "{tasks:?}");
+    }
+    first.finish()?.expect_status(143)?;
+    ask(&format!("stop {second_run}"))?.fine()?;
+    second.finish()?.expect_status(143)?;
+    wait_until("datagrams", || other.board.datagrams.received.load(Acquire) > 200)?;
+    victim.stop(Role::Second)?;
+    other.stop(Role::Second)?;
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_detached_run_goes_on_until_it_is_stopped_or_over() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    victim.ready()?;
+    let line = |more: &str| format!("inject --cgroup {} --detach {more}", scene.target.path().display());
+    let detached = ask_from(&scene.runner, &line("--loss 50% --duration 600s"))?.fine()?;
+    let run = detached.event()?["run"].as_str().context("no id")?.to_owned();
+    let first = injected(&run)?;
+    wait_for("injections", || Ok((injected(&run)? > first + 20).then_some(())))?;
+    ensure!(ask(&format!("stop {run}"))?.fine()?.event()?["code"] == 143);
+    scene.check_clean()?;
+    let detached = ask_from(&scene.runner, &line("--loss 50% --duration 1s"))?.fine()?;
+    let run = detached.event()?["run"].as_str().context("no id")?.to_owned();
+    wait_for("the end", || Ok((!is_listed(&run)?).then_some(())))?;
+    scene.check_clean()?;
+    let received = victim.board.datagrams.received.load(Acquire);
+    wait_until("datagrams", || victim.board.datagrams.received.load(Acquire) > received + 200)?;
+    // What cannot start says so to who is still there.
+    let refused = ask_from(&scene.runner, &line("--loss 5 --duration 1s"))?;
+    ensure!(refused.status == 2 && refused.said.contains("unit"), "{}: {}", refused.status, refused.said);
+    victim.stop(Role::Second)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn exec_is_stopped_with_its_command() -> Result<()> {
     let scene = Scene::new()?;
     let mut running = Kchaos::exec("--loss 100%", &["sleep", "600"]).at(&scene.runner).start()?;

@@ -61,7 +61,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
     let cgroup = Fresh(hierarchy.make_fresh(&plan.run)?);
     check_joinable(&cgroup.0)?;
     session::block_on(async {
-        let mut session = Session::open(&plan, &cgroup.0, true, arguments.bystander, verbose)?;
+        let mut session = Session::open(&plan, &cgroup.0, true, arguments.bystander, verbose, sink)?;
         let mut child = spawn(&arguments.command, &cgroup.0, session.mask_before())?;
         session.arm(child.id(), sink)?;
         let status = loop {

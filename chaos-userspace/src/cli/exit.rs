@@ -6,6 +6,8 @@ pub const DONE: u8 = 0;
 pub const INTERNAL: u8 = 1;
 /// Bad usage or spec.
 pub const USAGE: u8 = 2;
+/// Refused, because it would harm something.
+pub const REFUSED: u8 = 6;
 /// What could not be undone is named.
 pub const ROLLBACK_INCOMPLETE: u8 = 7;
 /// This host cannot do it.
@@ -27,6 +29,7 @@ pub fn name(code: u8) -> &'static str {
         DONE => "done",
         INTERNAL => "internal_error",
         USAGE => "bad_usage",
+        REFUSED => "refused",
         ROLLBACK_INCOMPLETE => "rollback_incomplete",
         UNABLE => "unable",
         NOTHING_INJECTED => "nothing_injected",

@@ -69,6 +69,7 @@ impl From<engine::Error> for Failure {
     fn from(error: engine::Error) -> Self {
         let code = match error {
             engine::Error::Encode(_) | engine::Error::NotLive => exit::USAGE,
+            engine::Error::Conflict { .. } => exit::REFUSED,
             engine::Error::Program(_) | engine::Error::Attach { .. } => exit::UNABLE,
             engine::Error::Object(_) | engine::Error::Io { .. } => exit::INTERNAL,
         };

@@ -1,6 +1,7 @@
 //! `kchaos inject`: faults for a cgroup that exists.
 
 use super::{
+    Common, detach, exit,
     failure::Failure,
     faults::Faults,
     run,
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{host::cgroup::Hierarchy, plan, probe::kernel::Kernel, report::event::Sink, spec::Target};
 use clap::Args;
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// Arguments of `kchaos inject`.
 #[derive(Args, Debug)]
@@ -21,6 +22,14 @@ pub struct Inject {
     #[arg(long, value_name = "DURATION")]
     duration: String,
 
+    /// Go on without this terminal once the faults are live, and print the run's id; --json=FILE keeps its events
+    #[arg(long)]
+    detach: bool,
+
+    /// The process that goes on
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    detached: bool,
+
     /// Run a bystander in a sibling of our own cgroup and report what it felt
     #[arg(long)]
     bystander: bool,
@@ -30,14 +39,23 @@ pub struct Inject {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Inject, verbose: u8, sink: &mut Sink) -> Result<u8, Failure> {
+pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut Sink) -> Result<u8, Failure> {
+    if arguments.detach {
+        return detach::start(words);
+    }
     let spec = arguments.faults.spec(Target::Cgroup(arguments.cgroup.clone()), Some(&arguments.duration))?;
     run::check_privileges()?;
     let cgroup = Hierarchy::find()?.open(&arguments.cgroup)?;
     let plan = plan::make(&spec, &Kernel::default())?;
     session::block_on(async {
-        let mut session = Session::open(&plan, &cgroup, false, arguments.bystander, verbose)?;
+        let mut session = Session::open(&plan, &cgroup, false, arguments.bystander, common.verbose, sink)?;
+        if arguments.detached && !session.is_reachable() {
+            return Err(Failure::new(exit::UNABLE, "a run that nobody can reach must not be detached"));
+        }
         session.arm(None, sink)?;
+        if arguments.detached {
+            detach::leave(&plan.run, common.json.is_some()).map_err(Failure::internal)?;
+        }
         session.next(sink).await?;
         Ok(session.finish(sink).await?.code)
     })

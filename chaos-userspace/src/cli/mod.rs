@@ -2,6 +2,7 @@
 
 mod clean;
 mod delay;
+mod detach;
 mod doctor;
 mod exec;
 pub mod exit;
@@ -105,7 +106,7 @@ pub fn main() -> ExitCode {
     let is_exec = matches!(cli.command, Command::Exec(_));
     let result = match cli.command {
         Command::Exec(arguments) => exec::run(&arguments, verbose, &mut sink),
-        Command::Inject(arguments) => inject::run(&arguments, verbose, &mut sink),
+        Command::Inject(inject) => inject::run(&inject, &arguments, &cli.common, &mut sink),
         Command::Plan(arguments) => plan::run(&arguments, cli.common.json.is_some()),
         Command::Doctor => doctor::run(cli.common.json.is_some()),
         Command::Syscalls => syscalls::run(cli.common.json.is_some()),

@@ -65,7 +65,7 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Attaches everything; nothing acts yet. With `made_cgroup` the cgroup is a fresh one, whose first exec arms the
+    /// Attaches everything and tells the run's id; nothing acts yet. With `made_cgroup` the cgroup is a fresh one, whose first exec arms the
     /// run.
     pub fn open(
         plan: &Plan,
@@ -73,6 +73,7 @@ impl<'a> Session<'a> {
         made_cgroup: bool,
         with_bystander: bool,
         verbose: u8,
+        sink: &Sink,
     ) -> Result<Self, Failure> {
         let bystander = with_bystander.then(|| Bystander::start(&plan.run)).transpose()?;
         // Before any thread is started, so that the signals wait for us on all of them.
@@ -86,6 +87,9 @@ impl<'a> Session<'a> {
         let server = Server::start(&plan.run)
             .inspect_err(|error| log::warn!("nobody can list or stop this run by its id: {error}"))
             .ok();
+        if !sink.is_stderr() {
+            eprintln!("kchaos {}: {}", plan.run, cgroup.path().display());
+        }
         Ok(Self {
             plan: plan.clone(),
             cgroup,
@@ -102,6 +106,11 @@ impl<'a> Session<'a> {
             bystander,
             ending: Ending::default(),
         })
+    }
+
+    /// Whether it can be listed and stopped by its id.
+    pub fn is_reachable(&self) -> bool {
+        self.server.is_some()
     }
 
     /// What the caller of this process had blocked: a command we start gets it back.

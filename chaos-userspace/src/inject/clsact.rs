@@ -12,8 +12,8 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-/// Handle of our filters on every device ("kc").
-const FILTER_HANDLE: u32 = 0x6b63;
+/// Upper half of the handles of our filters ("kc"); the lower half tells apart those of several engines.
+const FILTER_HANDLES: u32 = 0x6b63_0000;
 /// First in the chain.
 const FILTER_PRIORITY: u32 = 1;
 const ETH_P_ALL: u16 = 0x0003;
@@ -38,9 +38,14 @@ pub fn add_qdisc(device: u32) -> io::Result<bool> {
     }
 }
 
-/// Adds our filter to a device of the calling thread's namespace.
-pub fn add_filter(device: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let mut message = filter(device);
+/// The handle that this process's filters have.
+pub fn own_handle() -> u32 {
+    FILTER_HANDLES | (std::process::id() & 0xffff)
+}
+
+/// Adds a filter with this handle to a device of the calling thread's namespace.
+pub fn add_filter(device: u32, handle: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let mut message = filter(device, handle);
     let mut c_name = name.as_bytes().to_vec();
     c_name.push(0);
     message.attributes = vec![
@@ -54,9 +59,9 @@ pub fn add_filter(device: u32, program: BorrowedFd<'_>, name: &str) -> io::Resul
     request(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
-/// Removes our filter, and the qdisc if `with_qdisc` and nobody else uses it. What is gone already is no error.
-pub fn remove(device: u32, with_qdisc: bool) -> io::Result<()> {
-    ignore_gone(request(RouteNetlinkMessage::DelTrafficFilter(filter(device)), 0).map(drop))?;
+/// Removes the filter with this handle, and the qdisc if `with_qdisc` and nobody else uses it. What is gone already is no error.
+pub fn remove(device: u32, handle: u32, with_qdisc: bool) -> io::Result<()> {
+    ignore_gone(request(RouteNetlinkMessage::DelTrafficFilter(filter(device, handle)), 0).map(drop))?;
     if with_qdisc && filters(device, CLSACT_EGRESS)? == 0 && filters(device, CLSACT_INGRESS)? == 0 {
         ignore_gone(request(RouteNetlinkMessage::DelQueueDiscipline(qdisc(device)), 0).map(drop))?;
     }
@@ -87,9 +92,9 @@ fn qdisc(device: u32) -> TcMessage {
     TcMessage::from_parts(header, vec![TcAttribute::Kind("clsact".to_owned())])
 }
 
-fn filter(device: u32) -> TcMessage {
+fn filter(device: u32, handle: u32) -> TcMessage {
     let info = FILTER_PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
-    let header = header(device, CLSACT_EGRESS, FILTER_HANDLE, info);
+    let header = header(device, CLSACT_EGRESS, handle, info);
     TcMessage::from_parts(header, vec![TcAttribute::Kind("bpf".to_owned())])
 }
 

@@ -30,6 +30,8 @@ pub struct Journal {
     pub owner: Process,
     /// The cgroup made for a command.
     pub cgroup: Option<PathBuf>,
+    /// Targets whose packets are judged.
+    pub packets_of: Vec<PathBuf>,
     /// Filters on devices.
     pub filters: Vec<Filter>,
 }
@@ -74,7 +76,9 @@ pub struct Filter {
     pub namespace: u64,
     /// Index of its device.
     pub device: u32,
-    /// Whether the clsact qdisc was made for it.
+    /// Its handle.
+    pub handle: u32,
+    /// Whether the clsact qdisc was made for it, or for one of another engine before it.
     pub made_qdisc: bool,
 }
 
@@ -88,9 +92,9 @@ impl Journal {
         path_of(Path::new(DIRECTORY), &self.run)
     }
 
-    /// Whether there is anything to undo.
+    /// Whether there is anything to undo, or for others to know.
     pub fn is_empty(&self) -> bool {
-        self.cgroup.is_none() && self.filters.is_empty()
+        self.cgroup.is_none() && self.filters.is_empty() && self.packets_of.is_empty()
     }
 
     /// Writes it, whole or not at all.
@@ -117,6 +121,29 @@ impl Journal {
             .collect()
     }
 
+    /// Those of the other engines that live.
+    pub fn live() -> Vec<Self> {
+        let own = Process::current();
+        let all = Self::all().into_iter().flatten();
+        all.filter(|journal| journal.owner != own && journal.owner.is_alive()).collect()
+    }
+
+    /// Whether a clsact qdisc goes with it.
+    pub fn made_qdisc(&self, namespace: u64, device: u32) -> bool {
+        self.filters
+            .iter()
+            .any(|filter| filter.made_qdisc && filter.namespace == namespace && filter.device == device)
+    }
+
+    /// A target of this one whose packets that one judges, or the other way round: a cgroup has those of its
+    /// descendants.
+    pub fn shares_packets_with(&self, other: &Self) -> Option<&Path> {
+        self.packets_of
+            .iter()
+            .find(|own| other.packets_of.iter().any(|path| own.starts_with(path) || path.starts_with(own)))
+            .map(PathBuf::as_path)
+    }
+
     /// Removes it.
     pub fn erase(&self) {
         let _ = fs::remove_file(self.path());
@@ -132,8 +159,9 @@ impl Journal {
             let Some(namespace) = namespaces.iter().find(|known| known.inode() == filter.namespace) else {
                 continue;
             };
-            let removed =
-                namespace.within(|| clsact::remove(filter.device, filter.made_qdisc)).and_then(|done| done);
+            let removed = namespace
+                .within(|| clsact::remove(filter.device, filter.handle, filter.made_qdisc))
+                .and_then(|done| done);
             if let Err(error) = removed {
                 problems.push(format!("clsact filter on device {}: {error}", filter.device));
             }
@@ -165,12 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn packets_are_shared_along_the_hierarchy() {
+        let of = |path: &str| Journal { packets_of: vec![path.into()], ..Journal::default() };
+        assert!(of("/a/b").shares_packets_with(&of("/a")).is_some());
+        assert!(of("/a").shares_packets_with(&of("/a/b")).is_some());
+        assert!(of("/a/b").shares_packets_with(&of("/a/bc")).is_none());
+        assert!(of("/a").shares_packets_with(&Journal::default()).is_none());
+    }
+
+    #[test]
     fn a_journal_is_read_back() {
         let journal = Journal {
             run: "x".into(),
             owner: Process { pid: 1, start: 2 },
             cgroup: Some("/a".into()),
-            filters: vec![Filter { namespace: 3, device: 4, made_qdisc: true }],
+            packets_of: vec!["/b".into()],
+            filters: vec![Filter { namespace: 3, device: 4, handle: 5, made_qdisc: true }],
         };
         let text = serde_json::to_string(&journal).unwrap();
         assert_eq!(serde_json::from_str::<Journal>(&text).unwrap(), journal);

@@ -132,7 +132,12 @@ impl Kernel {
             let program = program(ProgramType::SchedCls, AttachType::CgroupInetIngress, &classifier, 0)
                 .map_err(|(error, _)| error)?;
             crate::inject::clsact::add_qdisc(loopback)?;
-            crate::inject::clsact::add_filter(loopback, program.as_fd(), "kc_probe")
+            crate::inject::clsact::add_filter(
+                loopback,
+                crate::inject::clsact::own_handle(),
+                program.as_fd(),
+                "kc_probe",
+            )
         })
         .map_err(|error| {
             Unable::new(

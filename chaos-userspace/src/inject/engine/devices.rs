@@ -7,7 +7,13 @@ use crate::{
         link_events::LinkEvents,
         namespace::NetworkNamespace,
     },
-    inject::{clsact, journal::Filter, line, link::Link, program::Kind},
+    inject::{
+        clsact,
+        journal::{Filter, Journal},
+        line,
+        link::Link,
+        program::Kind,
+    },
     plan::Mechanism,
 };
 use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc};
@@ -103,11 +109,14 @@ impl Engine {
     }
 
     fn add_filter(&mut self, namespace: &NetworkNamespace, device: u32, program: usize) -> io::Result<()> {
-        let made_qdisc = namespace.within(|| clsact::add_qdisc(device))??;
-        self.journal.filters.push(Filter { namespace: namespace.inode(), device, made_qdisc });
+        let handle = clsact::own_handle();
+        // Who made it may end first: then whoever ends last removes it.
+        let is_others = || Journal::live().iter().any(|other| other.made_qdisc(namespace.inode(), device));
+        let made_qdisc = namespace.within(|| clsact::add_qdisc(device))?? || is_others();
+        self.journal.filters.push(Filter { namespace: namespace.inode(), device, handle, made_qdisc });
         self.journal.write()?;
         let program = self.programs[program].as_fd();
-        namespace.within(|| clsact::add_filter(device, program, Kind::NetEgress.program()))?
+        namespace.within(|| clsact::add_filter(device, handle, program, Kind::NetEgress.program()))?
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     encode::{self, Image, Job},
     host::{cgroup::Cgroup, kernel},
     plan::Plan,
+    spec::Fault,
 };
 use chaos_common::control::{STATE_ARMED, STATE_IDLE};
 pub use close::Closed;
@@ -29,7 +30,7 @@ use devices::Place;
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,12 +48,23 @@ pub enum Error {
     #[error(transparent)]
     Program(#[from] program::Error),
     /// An attachment.
-    #[error("attaching {what}: {source}")]
+    #[error("attaching {what}: {source}{}", remedy(.source))]
     Attach {
         /// What to where.
         what: String,
         /// Why it failed.
         source: io::Error,
+    },
+    /// Another engine judges packets of the same target.
+    #[error(
+        "the run {run} has packet faults for {}, and a packet is judged once: change that run with kchaos set {run}, \
+         stop it with kchaos stop {run}, or ask for all packet faults of the target in one run", cgroup.display()
+    )]
+    Conflict {
+        /// The other run.
+        run: String,
+        /// The target.
+        cgroup: PathBuf,
     },
     /// A run cannot become another one while it runs.
     #[error(
@@ -67,6 +79,18 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+/// A trampoline takes 38 programs and a cgroup's hook 64, both with E2BIG (kernel/bpf/trampoline.c and cgroup.c); a tcx
+/// hook takes 64, with ERANGE (kernel/bpf/mprog.c).
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::E2BIG | libc::ERANGE) => {
+            ": the hook holds as many programs as it takes (38 to 64); kchaos list shows the runs, one of which has to be \
+             stopped first"
+        }
+        _ => "",
+    }
 }
 
 fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -155,10 +179,25 @@ impl Engine {
                 .first()
                 .filter(|_| options.made_cgroup)
                 .map(|placement| placement.cgroup.path().to_path_buf()),
+            packets_of: placements
+                .iter()
+                .filter(|placement| {
+                    placement.plan.rules.iter().any(|rule| matches!(rule.fault, Fault::Network(_)))
+                })
+                .map(|placement| placement.cgroup.path().to_path_buf())
+                .collect(),
             filters: vec![],
         };
         if !journal.is_empty() {
             journal.write().map_err(io_error("writing the journal"))?;
+            // Of two that start at once, each finds the other: none of them is dead without a word.
+            let live = Journal::live();
+            let conflict =
+                live.iter().find_map(|other| Some((&other.run, journal.shares_packets_with(other)?)));
+            if let Some((run, cgroup)) = conflict {
+                journal.erase();
+                return Err(Error::Conflict { run: run.clone(), cgroup: cgroup.to_path_buf() });
+            }
         }
         let (mut maps, object) = object::open(&image, options.log_level)?;
         let cgroups = walk_order(&image, placements);
@@ -245,4 +284,19 @@ fn walk_order<'a>(image: &Image, placements: &[Placement<'a>]) -> Vec<&'a Cgroup
             placements.iter().map(|placement| placement.cgroup).find(|cgroup| cgroup.id() == *id)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_hook_is_told_with_its_remedy() {
+        let told = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            Error::Attach { what: "tcx egress of lo".into(), source }.to_string()
+        };
+        assert!(told(libc::ERANGE).contains("kchaos list") && told(libc::E2BIG).contains("kchaos list"));
+        assert!(!told(libc::EPERM).contains("kchaos list"));
+    }
 }
