@@ -65,8 +65,8 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Attaches everything and tells the run's id; nothing acts yet. With `made_cgroup` the cgroup is a fresh one, whose first exec arms the
-    /// run.
+    /// Attaches everything and tells the run's id; nothing acts yet. With `made_cgroup` the cgroup is a fresh one, whose
+    /// first exec arms the run.
     pub fn open(
         plan: &Plan,
         cgroup: &'a Cgroup,
