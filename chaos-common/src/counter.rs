@@ -24,13 +24,15 @@ pub enum Outcome {
     Unparsable = 8,
     /// A kernel helper failed.
     Error = 9,
-    /// It was not this event's turn: `every`, `after`.
+    /// It was not this event's turn: `every`, `after`, `when`.
     Turn = 10,
+    /// There was no room to count the process.
+    Untracked = 12,
 }
 
 impl Outcome {
     /// Outcomes of a matched event that was let through, in report order.
-    pub const SPARED: [Self; 9] = [
+    pub const SPARED: [Self; 10] = [
         Self::Chance,
         Self::Turn,
         Self::Budget,
@@ -40,6 +42,7 @@ impl Outcome {
         Self::Observe,
         Self::Unparsable,
         Self::Error,
+        Self::Untracked,
     ];
 
     /// The outcome's name in reports.
@@ -56,6 +59,7 @@ impl Outcome {
             Self::Unparsable => "unparsable",
             Self::Error => "error",
             Self::Turn => "turn",
+            Self::Untracked => "untracked",
         }
     }
 }

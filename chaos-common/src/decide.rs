@@ -5,7 +5,10 @@ use crate::{
     control::{Header, MODE_OBSERVE, Run, STATE_ARMED},
     counter::Outcome,
     probability::{self, ALWAYS, NEVER},
-    rule::{Rule, WHEN_COUNTED, WHEN_LIMITED, WHEN_PER_FLOW, WHEN_SEEDED},
+    rule::{
+        KIND_RESULTS, Rule, WHEN_COUNTED, WHEN_FIRST, WHEN_LIMITED, WHEN_PER_FLOW, WHEN_PER_PROCESS,
+        WHEN_SEEDED,
+    },
 };
 
 /// Whether a run takes part at all. Events of a run that is not armed are not even counted as seen.
@@ -24,6 +27,16 @@ pub trait Source {
     fn has_flows(&self) -> bool {
         true
     }
+    /// Whether any rule counts per process.
+    fn has_processes(&self) -> bool {
+        true
+    }
+    /// Whether any rule has several results.
+    fn has_results(&self) -> bool {
+        true
+    }
+    /// Makes the process of the event count for itself in what follows. `false` if there is no room for it.
+    fn count_process(&mut self) -> bool;
     /// Takes the next number of the rule's decisions, from 1. `None` if the kernel cannot count.
     fn next_ordinal(&mut self) -> Option<u64>;
     /// Moves the rule's chain on by one packet, with two draws. `None` if the kernel cannot, or if other CPUs moved it
@@ -35,6 +48,18 @@ pub trait Source {
     fn random(&mut self) -> u32;
     /// Takes the next number of the rule's hits, from 1. `None` if the kernel cannot count.
     fn next_hit(&mut self) -> Option<u64>;
+    /// Keeps the draw that says which of several results the event gets.
+    fn choose(&mut self, draw: u32);
+}
+
+/// Whether it is the turn of the `ordinal`-th event (from 1).
+#[inline(always)]
+fn is_turn(rule: &Rule, ordinal: u64) -> bool {
+    if ordinal <= rule.after || (rule.last != 0 && ordinal > u64::from(rule.last)) {
+        return false;
+    }
+    let behind = ordinal - rule.after - u64::from(rule.when & WHEN_FIRST != 0);
+    rule.every <= 1 || behind.is_multiple_of(rule.every)
 }
 
 /// Decides one matched event of a live run at `now_ns` (`CLOCK_MONOTONIC`). `ended` says that an earlier rule already
@@ -59,14 +84,15 @@ pub fn decide(
     if ended {
         return Outcome::Superseded;
     }
+    if source.has_processes() && rule.when & WHEN_PER_PROCESS != 0 && !source.count_process() {
+        return Outcome::Untracked;
+    }
     let mut ordinal = 0;
     if rule.when & (WHEN_COUNTED | WHEN_SEEDED) != 0 {
         let Some(next) = source.next_ordinal() else { return Outcome::Error };
         ordinal = next;
     }
-    if rule.when & WHEN_COUNTED != 0
-        && (ordinal <= rule.after || (rule.every > 1 && !(ordinal - rule.after).is_multiple_of(rule.every)))
-    {
+    if rule.when & WHEN_COUNTED != 0 && !is_turn(rule, ordinal) {
         return Outcome::Turn;
     }
     if source.has_chains() && rule.chain != CHAIN_NONE {
@@ -103,6 +129,14 @@ pub fn decide(
             None => return Outcome::Error,
         }
     }
+    if source.has_results() && rule.kind == KIND_RESULTS {
+        let draw = if rule.when & WHEN_SEEDED != 0 {
+            probability::second_draw(rule.seed, ordinal)
+        } else {
+            source.random()
+        };
+        source.choose(draw);
+    }
     Outcome::Injected
 }
 
@@ -122,9 +156,17 @@ mod tests {
         random: u32,
         state: u64,
         flow: u64,
+        full: bool,
+        chosen: Option<u32>,
     }
 
     impl Source for Fake {
+        fn count_process(&mut self) -> bool {
+            !self.full
+        }
+        fn choose(&mut self, draw: u32) {
+            self.chosen = Some(draw);
+        }
         fn next_ordinal(&mut self) -> Option<u64> {
             self.decisions += 1;
             Some(self.decisions)
@@ -196,6 +238,73 @@ mod tests {
     }
 
     #[test]
+    fn turns_from_a_first_one_are_exact() {
+        let (rule, _, _) = case();
+        let from = |first: u64, last, every| Rule {
+            when: WHEN_COUNTED | WHEN_FIRST,
+            after: first - 1,
+            last,
+            every,
+            ..rule
+        };
+        assert_eq!(hit_by(from(3, 3, 1), 10), [3]);
+        assert_eq!(hit_by(from(3, 5, 1), 10), [3, 4, 5]);
+        assert_eq!(hit_by(from(8, 0, 1), 10), [8, 9, 10]);
+        assert_eq!(hit_by(from(1, 0, 4), 10), [1, 5, 9]);
+        assert_eq!(hit_by(from(2, 9, 3), 20), [2, 5, 8]);
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_counted_is_spared() {
+        let (rule, header, run) = case();
+        let rule = Rule { when: WHEN_PER_PROCESS | WHEN_COUNTED, every: 2, ..rule };
+        let mut full = Fake { full: true, ..Fake::default() };
+        for _ in 0..4 {
+            assert_eq!(decide(&rule, &header, &run, 1, false, &mut full), Outcome::Untracked);
+        }
+        assert_eq!(hit_by(rule, 4), [2, 4]);
+    }
+
+    #[test]
+    fn results_are_drawn_from_the_seed_beside_the_hits() {
+        let (rule, header, run) = case();
+        let rule =
+            Rule { kind: KIND_RESULTS, when: WHEN_SEEDED, seed: 42, probability_q32: ALWAYS / 2, ..rule };
+        let draws = |rule: &Rule| -> Vec<Option<u32>> {
+            let mut source = Fake::default();
+            (0..1000)
+                .map(|_| {
+                    source.chosen = None;
+                    decide(rule, &header, &run, 1, false, &mut source);
+                    source.chosen
+                })
+                .collect()
+        };
+        let chosen = draws(&rule);
+        assert_eq!(chosen, draws(&rule));
+        assert_ne!(chosen, draws(&Rule { seed: 43, ..rule }));
+        // Which result says nothing about which events: the draws of hit events lie in both halves.
+        let hit: Vec<u32> = chosen.iter().flatten().copied().collect();
+        assert!((400..600).contains(&hit.len()), "{}", hit.len());
+        let low = hit.iter().filter(|draw| **draw < 1 << 31).count();
+        assert!((hit.len() / 2 - 60..hit.len() / 2 + 60).contains(&low), "{low} of {}", hit.len());
+        assert!(draws(&Rule { kind: crate::rule::KIND_RESULT, ..rule }).iter().all(Option::is_none));
+    }
+
+    proptest! {
+        /// strace's `when=first..last+step`.
+        #[test]
+        fn turns_are_straces(first in 1u64..20, length in 0u32..30, bounded in any::<bool>(), step in 1u64..7) {
+            let last = if bounded { first as u32 + length } else { 0 };
+            let rule = Rule { when: WHEN_COUNTED | WHEN_FIRST, after: first - 1, last, every: step, ..case().0 };
+            let end = if bounded { u64::from(last) } else { u64::MAX };
+            let expected: Vec<u64> =
+                (1..=60).filter(|n| *n >= first && *n <= end && (n - first) % step == 0).collect();
+            prop_assert_eq!(hit_by(rule, 60), expected);
+        }
+    }
+
+    #[test]
     fn a_seeded_chain_repeats_itself() {
         let (rule, _, _) = case();
         let chain_q32 = [ALWAYS / 20, ALWAYS / 4, ALWAYS, 0, 0];
@@ -233,7 +342,7 @@ mod tests {
         /// Nothing is ever inflicted after the lease or the deadline, whatever else holds.
         #[test]
         fn nothing_after_the_end(now in any::<u64>(), lease in any::<u64>(), deadline in 1..u64::MAX,
-                                 random in any::<u32>(), p in 0..=ALWAYS, when in 0u32..8, ended in any::<bool>()) {
+                                 random in any::<u32>(), p in 0..=ALWAYS, when in 0u32..64, ended in any::<bool>()) {
             let (rule, header, run) = case();
             let outcome = decide(&Rule { probability_q32: p, when, ..rule }, &Header { lease_ns: lease, ..header },
                                  &Run { deadline_ns: deadline, ..run }, now, ended,

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod line;
 pub mod packet;
 pub mod probability;
+pub mod results;
 pub mod rule;
 pub mod syscall;
 pub mod syscall_match;

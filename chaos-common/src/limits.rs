@@ -30,6 +30,10 @@ pub const IPV6_EXTENSIONS_MAX: usize = 4;
 pub const LINE_SLOTS_MAX: usize = 4095;
 /// Entrances of lines: one per device and delaying rule.
 pub const LINE_ENTRANCES_MAX: u32 = 16_384;
+/// Results one system call rule draws from.
+pub const RESULTS_MAX: usize = 8;
+/// Pairs of a process and a rule that counts per process, at one time.
+pub const PROCESSES_MAX: u32 = 4096;
 /// Highest errno: `MAX_ERRNO` of include/linux/err.h.
 pub const ERRNO_MAX: u32 = 4095;
 /// How far ahead the owner keeps the lease, in nanoseconds.

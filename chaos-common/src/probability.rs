@@ -15,11 +15,20 @@ pub fn hits(probability_q32: Q32, draw: u32) -> bool {
     (draw as u64) < probability_q32
 }
 
+/// The step of SplitMix64.
+const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The draw for the `ordinal`-th decision of a rule with this seed: SplitMix64 (Steele, Lea, Flood 2014), whose output
 /// is uniform for consecutive ordinals.
 #[inline(always)]
 pub fn seeded_draw(seed: u64, ordinal: u64) -> u32 {
-    (mix(seed.wrapping_add(ordinal.wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 32) as u32
+    (mix(seed.wrapping_add(ordinal.wrapping_mul(GOLDEN_GAMMA))) >> 32) as u32
+}
+
+/// A second draw for the same decision, independent of [`seeded_draw`]: the other half of the generator's 64 bits.
+#[inline(always)]
+pub fn second_draw(seed: u64, ordinal: u64) -> u32 {
+    mix(seed.wrapping_add(ordinal.wrapping_mul(GOLDEN_GAMMA))) as u32
 }
 
 /// The output function of SplitMix64: spreads the bits of a number over all 64.

@@ -14,8 +14,8 @@ pub struct Rule {
     pub matches: u32,
     /// IP protocol number this rule is restricted to, with [`MATCH_PROTOCOL`].
     pub protocol: u32,
-    /// Errno (positive) the call returns, for [`KIND_ERROR`].
-    pub errno: u32,
+    /// With [`WHEN_COUNTED`]: events behind this one, counted from 1, are let through; 0 means none are.
+    pub last: u32,
     /// Set of the `WHEN_*` bits.
     pub when: u32,
     /// How often a matched event is hit.
@@ -35,16 +35,20 @@ pub struct Rule {
     pub number: u32,
     /// The chain's probabilities.
     pub chain_q32: crate::chain::Probabilities,
+    /// What the call returns, for [`KIND_RESULT`]: a negative errno or, where it claims success, a value of 0 and more.
+    pub result: i64,
     /// Explicit padding.
-    pub reserved2: [u64; 2],
+    pub reserved2: u64,
 }
 
 /// An unused slot.
 pub const KIND_NONE: u32 = 0;
 /// The packet is lost.
 pub const KIND_LOSS: u32 = 1;
-/// The system call fails with [`Rule::errno`].
-pub const KIND_ERROR: u32 = 2;
+/// The system call does nothing and returns [`Rule::result`].
+pub const KIND_RESULT: u32 = 2;
+/// The system call does nothing and returns one of the rule's [`crate::results::Results`], drawn by weight.
+pub const KIND_RESULTS: u32 = 3;
 
 /// The packet takes a detour through the rule's line, where it is held back.
 pub const KIND_DELAY: u32 = 16;
@@ -67,7 +71,7 @@ pub const MATCH_FLOW: u32 = 1 << 4;
 /// Only calls of tasks that have the rule's bit in the tables of names and users.
 pub const MATCH_CALLER: u32 = 1 << 8;
 
-/// [`Rule::every`] and [`Rule::after`] apply.
+/// [`Rule::every`], [`Rule::after`] and [`Rule::last`] apply.
 pub const WHEN_COUNTED: u32 = 1 << 0;
 /// [`Rule::limit`] applies.
 pub const WHEN_LIMITED: u32 = 1 << 1;
@@ -75,6 +79,11 @@ pub const WHEN_LIMITED: u32 = 1 << 1;
 pub const WHEN_SEEDED: u32 = 1 << 2;
 /// The draw is made once per flow: all its packets are hit or none.
 pub const WHEN_PER_FLOW: u32 = 1 << 3;
+/// With [`WHEN_COUNTED`]: the first event behind [`Rule::after`] is hit and every n-th from there on, instead of the
+/// n-th and every n-th.
+pub const WHEN_FIRST: u32 = 1 << 4;
+/// Every process (thread group) counts for itself.
+pub const WHEN_PER_PROCESS: u32 = 1 << 5;
 
 /// What a rule has to remember across CPUs: one cache line, touched only by rules that count or have a chain.
 #[repr(C, align(64))]
@@ -88,6 +97,26 @@ pub struct Ordinal {
     pub state: u64,
     /// Explicit padding.
     pub reserved: [u64; 5],
+}
+
+/// Who counts for itself, for rules with [`WHEN_PER_PROCESS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessKey {
+    /// The rule.
+    pub rule: u32,
+    /// The thread group id, as in the initial pid namespace.
+    pub tgid: u32,
+}
+
+/// What is remembered of one process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessCount {
+    /// As [`Ordinal::decided`].
+    pub decided: u64,
+    /// As [`Ordinal::asked`].
+    pub asked: u64,
 }
 
 /// Entries of the rule table.
@@ -104,6 +133,8 @@ const _: () = {
     assert!(core::mem::offset_of!(Rule, probability_q32) == 24);
     assert!(core::mem::offset_of!(Rule, seed) == 56);
     assert!(core::mem::offset_of!(Rule, chain_q32) == 72);
+    assert!(core::mem::offset_of!(Rule, result) == 112);
+    assert!(size_of::<ProcessKey>() == 8 && size_of::<ProcessCount>() == 16);
     assert!(size_of::<Ordinal>() == 64);
     assert!(RULES_MAX == 64 && RULE_BANKS == 2);
 };

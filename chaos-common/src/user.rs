@@ -3,7 +3,8 @@
 use crate::{
     counter::RuleCounters,
     line::{Entrance, Exit, LineKey},
-    rule::{Ordinal, Rule},
+    results::Results,
+    rule::{Ordinal, ProcessCount, ProcessKey, Rule},
     syscall::Call,
     target::Target,
 };
@@ -16,4 +17,4 @@ macro_rules! pod {
     )*};
 }
 
-pod!(RuleCounters, Entrance, Exit, LineKey, Ordinal, Rule, Call, Target);
+pod!(RuleCounters, Entrance, Exit, LineKey, Ordinal, ProcessCount, ProcessKey, Results, Rule, Call, Target);

@@ -64,6 +64,14 @@ pub static KC_FLOW: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_CHAIN: Global<u32> = Global::new(0);
 
+/// Rules of which every process counts for itself, one bit each.
+#[unsafe(no_mangle)]
+pub static KC_PROCESS_RULES: Global<u64> = Global::new(0);
+
+/// Whether any rule has several results.
+#[unsafe(no_mangle)]
+pub static KC_DRAWN_RESULTS: Global<u32> = Global::new(0);
+
 /// Whether any rule duplicates packets.
 #[unsafe(no_mangle)]
 pub static KC_DUPLICATE: Global<u32> = Global::new(0);
@@ -111,3 +119,10 @@ pub static KC_TASK_CRED: Global<u32> = Global::new(0);
 /// See [`KC_TASK_CRED`].
 #[unsafe(no_mangle)]
 pub static KC_TASK_REAL_CRED: Global<u32> = Global::new(0);
+
+/// Offset of `signal` in `struct task_struct`, with [`KC_PROCESS_RULES`].
+#[unsafe(no_mangle)]
+pub static KC_TASK_SIGNAL: Global<u32> = Global::new(0);
+/// Offset of `live` in `struct signal_struct`: threads of the process that have not begun to exit.
+#[unsafe(no_mangle)]
+pub static KC_SIGNAL_LIVE: Global<u32> = Global::new(0);

@@ -2,8 +2,8 @@
 
 use crate::{
     count::{Weight, count},
-    globals::{KC_DUPLICATE, KC_LINE, KC_RULE_COUNT},
-    maps::{KC_CONTROL, KC_RULES},
+    globals::{KC_DRAWN_RESULTS, KC_DUPLICATE, KC_LINE, KC_RULE_COUNT},
+    maps::{KC_CONTROL, KC_RESULTS, KC_RULES},
     ordinal::Kernel,
 };
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -12,7 +12,7 @@ use chaos_common::{
     counter::Outcome,
     decide::{decide, is_live},
     limits::{RULES_MAX, RUNS_MAX},
-    rule::{KIND_DELAY, KIND_DUPLICATE, KIND_REORDER, Rule, table_index},
+    rule::{KIND_DELAY, KIND_DUPLICATE, KIND_REORDER, KIND_RESULTS, Rule, table_index},
 };
 
 /// Whether a rule's match applies to an event.
@@ -33,8 +33,12 @@ pub enum Match {
 pub struct Verdict {
     /// 1 once a rule has ended the event: the packet is lost, the call fails.
     ended: u32,
-    /// The errno of the rule that ended the event.
-    pub errno: u32,
+    /// What a call that a rule has ended returns.
+    result: i64,
+    /// The rule among whose results [`Verdict::choice`] chooses, or [`NO_RULE`].
+    drawing_rule: u32,
+    /// The draw that chooses.
+    choice: u32,
     /// The rule whose line the packet takes, or [`NO_RULE`].
     pub line_rule: u32,
     /// 1 if the packet takes no line.
@@ -47,7 +51,15 @@ const NO_RULE: u32 = u32::MAX;
 
 impl Verdict {
     /// The event goes through.
-    pub const NONE: Self = Self { ended: 0, errno: 0, line_rule: NO_RULE, straight: 0, duplicate: 0 };
+    pub const NONE: Self = Self {
+        ended: 0,
+        result: 0,
+        drawing_rule: NO_RULE,
+        choice: 0,
+        line_rule: NO_RULE,
+        straight: 0,
+        duplicate: 0,
+    };
 
     /// Whether a rule has ended the event.
     #[inline(always)]
@@ -69,8 +81,21 @@ impl Verdict {
             || (KC_DUPLICATE.load() == 1 && kind == KIND_DUPLICATE && self.duplicate == 1)
     }
 
+    /// What the call returns, if a rule has ended it.
     #[inline(always)]
-    fn add(&mut self, rule: &Rule) {
+    pub fn result(&self) -> Option<i64> {
+        if !self.is_ended() {
+            return None;
+        }
+        if KC_DRAWN_RESULTS.load() == 1 && self.drawing_rule != NO_RULE {
+            let results = KC_RESULTS.get(self.drawing_rule)?;
+            return Some(results.values[results.place(self.choice)]);
+        }
+        Some(self.result)
+    }
+
+    #[inline(always)]
+    fn add(&mut self, rule: &Rule, choice: u32) {
         // The globals keep the verifier from following what no rule does.
         if KC_LINE.load() == 1 && rule.kind == KIND_DELAY {
             self.line_rule = rule.number;
@@ -80,7 +105,11 @@ impl Verdict {
             self.duplicate = 1;
         } else {
             self.ended = 1;
-            self.errno = rule.errno;
+            self.result = rule.result;
+            if KC_DRAWN_RESULTS.load() == 1 && rule.kind == KIND_RESULTS {
+                self.drawing_rule = rule.number;
+                self.choice = choice;
+            }
         }
     }
 }
@@ -93,7 +122,7 @@ pub fn armed() -> Option<&'static Control> {
 }
 
 /// Judges one event by the rules in `candidates` (one bit each) in their order. `flow` is what all packets of a flow
-/// share.
+/// or all calls of a process share.
 #[inline(always)]
 pub fn judge(
     control: &Control,
@@ -125,18 +154,19 @@ pub fn judge(
             continue;
         }
         count(index, Outcome::Seen, weight);
+        let mut kernel = Kernel { rule: index, flow, per_process: false, choice: 0 };
         let outcome = match matches(index, rule) {
             Match::No => continue,
             Match::Unparsable => Outcome::Unparsable,
             Match::Impossible => Outcome::Error,
             Match::Yes => {
                 let ended = verdict.leaves_nothing_to(rule.kind);
-                decide(rule, &control.header, run, now_ns, ended, &mut Kernel { rule: index, flow })
+                decide(rule, &control.header, run, now_ns, ended, &mut kernel)
             }
         };
         count(index, outcome, weight);
         if outcome == Outcome::Injected {
-            verdict.add(rule);
+            verdict.add(rule, kernel.choice);
         }
     }
     verdict

@@ -10,6 +10,7 @@
 mod caller;
 mod count;
 mod exec;
+mod exit;
 mod globals;
 mod judge;
 mod line;

@@ -8,11 +8,12 @@ use chaos_common::{
     control::Control,
     counter::RuleCounters,
     limits::{
-        CALLERS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, RULES_MAX, TARGETS_MAX,
-        WALK_TARGETS_MAX,
+        CALLERS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, PROCESSES_MAX, RULES_MAX,
+        TARGETS_MAX, WALK_TARGETS_MAX,
     },
     line::{Entrance, Exit, LineKey},
-    rule::{Ordinal, Rule, TABLE_LEN},
+    results::Results,
+    rule::{Ordinal, ProcessCount, ProcessKey, Rule, TABLE_LEN},
     syscall::{Call, ROWS},
     syscall_match::COMM_BYTES,
     target::Target,
@@ -87,3 +88,11 @@ pub static KC_COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::with_max_entrie
 /// Rule -> what it remembers across CPUs.
 #[map]
 pub static KC_ORDINALS: Array<Ordinal> = Array::with_max_entries(RULES_MAX as u32, 0);
+
+/// Rule -> the results it draws from.
+#[map]
+pub static KC_RESULTS: Array<Results> = Array::with_max_entries(RULES_MAX as u32, 0);
+
+/// Rule and process -> what is remembered of the process until its last thread exits.
+#[map]
+pub static KC_PROCESSES: HashMap<ProcessKey, ProcessCount> = HashMap::with_max_entries(PROCESSES_MAX, 0);

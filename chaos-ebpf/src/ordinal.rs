@@ -1,11 +1,15 @@
 //! Numbers that are handed out once each across all CPUs.
 
 use crate::{
-    globals::{KC_CHAIN, KC_EXACT, KC_FLOW},
-    maps::KC_ORDINALS,
+    globals::{KC_CHAIN, KC_DRAWN_RESULTS, KC_EXACT, KC_FLOW, KC_PROCESS_RULES},
+    maps::{KC_ORDINALS, KC_PROCESSES},
 };
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use chaos_common::{chain, decide::Source, rule::Rule};
+use chaos_common::{
+    chain,
+    decide::Source,
+    rule::{ProcessCount, ProcessKey, Rule},
+};
 use core::arch::asm;
 
 /// How often a step is tried anew because another CPU was faster. Without a lock that could be for ever.
@@ -15,8 +19,19 @@ const STEP_ATTEMPTS: u32 = 8;
 pub struct Kernel {
     /// The rule that decides.
     pub rule: u32,
-    /// What all packets of the event's flow share.
+    /// What all packets of the event's flow share; of a call, the thread group id.
     pub flow: u64,
+    /// Whether the event's process counts for itself.
+    pub per_process: bool,
+    /// The draw that says which of several results the event gets.
+    pub choice: u32,
+}
+
+impl Kernel {
+    #[inline(always)]
+    fn process(&self) -> ProcessKey {
+        ProcessKey { rule: self.rule, tgid: self.flow as u32 }
+    }
 }
 
 impl Source for Kernel {
@@ -31,9 +46,37 @@ impl Source for Kernel {
     }
 
     #[inline(always)]
+    fn has_processes(&self) -> bool {
+        KC_PROCESS_RULES.load() != 0
+    }
+
+    #[inline(always)]
+    fn has_results(&self) -> bool {
+        KC_DRAWN_RESULTS.load() == 1
+    }
+
+    #[inline(always)]
+    fn count_process(&mut self) -> bool {
+        /// `BPF_NOEXIST` of include/uapi/linux/bpf.h: another thread of the process may be here too.
+        const NEW: u64 = 1;
+        self.per_process = true;
+        let process = self.process();
+        if KC_PROCESSES.get_ptr(process).is_some() {
+            return true;
+        }
+        let _exists_or_full = KC_PROCESSES.insert(process, ProcessCount::default(), NEW);
+        KC_PROCESSES.get_ptr(process).is_some()
+    }
+
+    #[inline(always)]
     fn next_ordinal(&mut self) -> Option<u64> {
         if KC_EXACT.load() == 0 {
             return None;
+        }
+        if self.has_processes() && self.per_process {
+            let count = KC_PROCESSES.get_ptr_mut(self.process())?;
+            // SAFETY: as below; the entry of a process that runs is not deleted.
+            return Some(unsafe { fetch_increment(&raw mut (*count).decided) } + 1);
         }
         let ordinal = KC_ORDINALS.get_ptr_mut(self.rule)?;
         // SAFETY: an aligned `u64` of a map value that is only ever changed by `fetch_increment` in the kernel.
@@ -74,9 +117,19 @@ impl Source for Kernel {
         if KC_EXACT.load() == 0 {
             return None;
         }
+        if self.has_processes() && self.per_process {
+            let count = KC_PROCESSES.get_ptr_mut(self.process())?;
+            // SAFETY: as above.
+            return Some(unsafe { fetch_increment(&raw mut (*count).asked) } + 1);
+        }
         let ordinal = KC_ORDINALS.get_ptr_mut(self.rule)?;
         // SAFETY: as above.
         Some(unsafe { fetch_increment(&raw mut (*ordinal).asked) } + 1)
+    }
+
+    #[inline(always)]
+    fn choose(&mut self, draw: u32) {
+        self.choice = draw;
     }
 }
 

@@ -31,35 +31,36 @@ const ONE_CALL: Weight = Weight { segments: 1, bytes: 0 };
 /// (arch/x86/include/asm/syscall_wrapper.h).
 #[kprobe]
 pub fn kc_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(errno) = kprobe_errno(&ctx) {
+    if let Some(result) = kprobe_result(&ctx) {
         // SAFETY: the context of a kprobe is the registers of the probed function.
-        unsafe { bpf_override_return(ctx.regs, errno as i64 as u64) };
+        unsafe { bpf_override_return(ctx.regs, result as u64) };
     }
     0
 }
 
 #[inline(always)]
-fn kprobe_errno(ctx: &ProbeContext) -> Option<i32> {
+fn kprobe_result(ctx: &ProbeContext) -> Option<i64> {
     let target = target::of_task()?;
     let caller = ctx.arg::<u64>(0)?;
     let number = caller::word(caller + native::PT_REGS_ORIG_AX as u64)?;
-    entry_errno(target.rules, number as u32)
+    entry_result(target.rules, number as u32)
 }
 
 /// Entry of system call functions in a trampoline (`fmod_ret`); needs CONFIG_FUNCTION_ERROR_INJECTION. Anything but 0
-/// is returned in place of the call. A full 64 bits: the system call's caller reads them all.
+/// is returned in place of the call; with 0 the call goes on, so that success of 0 cannot be claimed here. A full 64
+/// bits: the system call's caller reads them all.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "fentry/kc_entry")]
 pub extern "C" fn kc_entry(ctx: *const u64) -> i64 {
     let Some(target) = target::of_task() else { return 0 };
     // SAFETY: the first argument is a trusted pointer to the caller's registers; the verifier checks both loads.
     let number = unsafe { (*ctx as *const u8).add(native::PT_REGS_ORIG_AX).cast::<u64>().read_volatile() };
-    entry_errno(target.rules, number as u32).unwrap_or(0) as i64
+    entry_result(target.rules, number as u32).unwrap_or(0)
 }
 
 #[inline(always)]
-fn entry_errno(rules: u64, number: u32) -> Option<i32> {
-    errno_for(rules, caller::entry_row(number)?, HOOK_ENTRY, Facts::of_task)
+fn entry_result(rules: u64, number: u32) -> Option<i64> {
+    result_for(rules, caller::entry_row(number)?, HOOK_ENTRY, Facts::of_task)
 }
 
 /// A security hook, as a BPF LSM program or in a trampoline (`fmod_ret`) of the kernel's `security_*` function. One
@@ -72,12 +73,12 @@ fn entry_errno(rules: u64, number: u32) -> Option<i32> {
 pub extern "C" fn kc_hook(ctx: *const u64) -> i64 {
     // The verifier wants to see that this is in -4095..0 (kernel/bpf/bpf_lsm.c, `bpf_lsm_get_retval_range`); the
     // compiler knows it already and would leave the comparison out.
-    let value = black_box(hook_errno(ctx).unwrap_or(0) as i64);
+    let value = black_box(hook_errno(ctx).unwrap_or(0));
     if value < -(ERRNO_MAX as i64) || value > 0 { 0 } else { value }
 }
 
 #[inline(always)]
-fn hook_errno(ctx: *const u64) -> Option<i32> {
+fn hook_errno(ctx: *const u64) -> Option<i64> {
     /// `MAY_WRITE` of include/linux/fs.h.
     const MAY_WRITE: u64 = 2;
     let target = target::of_task()?;
@@ -89,7 +90,7 @@ fn hook_errno(ctx: *const u64) -> Option<i32> {
     if row < ROW_RING && caller::acts_for_another() {
         return None;
     }
-    errno_for(target.rules, row, hook, Facts::of_task)
+    result_for(target.rules, row, hook, Facts::of_task)
 }
 
 /// A socket hook of a target's cgroup (connect, bind, unconnected UDP send): the socket belongs to the target. 0 with a
@@ -98,7 +99,7 @@ fn hook_errno(ctx: *const u64) -> Option<i32> {
 pub fn kc_socket(_ctx: SockAddrContext) -> i32 {
     const PASS: i32 = 1;
     const FAIL: i32 = 0;
-    let value = black_box(socket_errno().unwrap_or(0) as i64);
+    let value = black_box(socket_errno().unwrap_or(0));
     if value < -(ERRNO_MAX as i64) || value >= 0 {
         return PASS;
     }
@@ -112,10 +113,10 @@ pub fn kc_socket(_ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn socket_errno() -> Option<i32> {
+fn socket_errno() -> Option<i64> {
     let target = target::in_slot(patched::<SLOT_MAGIC>())?;
     let row = caller::row(KC_SOCKET_REGISTERS.load(), HOOK_SOCKET, true)?;
-    errno_for(target.rules, row, HOOK_SOCKET, || Facts::NONE)
+    result_for(target.rules, row, HOOK_SOCKET, || Facts::NONE)
 }
 
 /// What the loader writes over `MAGIC` in this copy: unknown to the compiler, a constant for the verifier.
@@ -127,9 +128,10 @@ fn patched<const MAGIC: u32>() -> u32 {
     value as u32
 }
 
-/// Judges a call; `facts` gathers what its rules may ask for. Returns a negative errno.
+/// Judges a call; `facts` gathers what its rules may ask for. What it returns in place of the call: a negative errno or
+/// a value that claims success.
 #[inline(always)]
-fn errno_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Facts) -> Option<i32> {
+fn result_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Facts) -> Option<i64> {
     let call = KC_CALLS.get(row)?;
     let rules = target_rules & call.rules;
     if rules == 0 || (call.hook != hook && call.other_hook != hook) {
@@ -142,7 +144,6 @@ fn errno_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Fac
         return None;
     }
     let facts = facts();
-    // An event that no rule has ended has no errno.
-    let errno = judge(control, rules, &ONE_CALL, 0, |index, rule| facts.matches(index, rule)).errno;
-    if errno == 0 || errno > ERRNO_MAX { None } else { Some(-(errno as i32)) }
+    let matches = |index, rule: &_| facts.matches(index, rule);
+    judge(control, rules, &ONE_CALL, u64::from(tgid), matches).result()
 }

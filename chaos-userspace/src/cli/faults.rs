@@ -10,10 +10,11 @@ pub struct Faults {
     #[command(flatten)]
     packets: PacketFlags,
 
-    /// Make a system call fail, all or a share of its calls; repeat for more
+    /// Make a system call, or a class of them such as %file, fail or claim success (return=N), all or a share of its
+    /// calls; repeat for more
     #[arg(
         long,
-        value_name = "SYSCALL=ERRNO[@PERCENT][,every=N][,after=N][,limit=N][,comm=NAME[*]][,uid=USER]",
+        value_name = "SYSCALL=RESULT[:WEIGHT][,...][@PERCENT][,every=N][,after=N][,limit=N][,when=FIRST[..LAST][+[STEP]]][,per=process][,comm=NAME[*]][,uid=USER]",
         help_heading = "Faults"
     )]
     fail: Vec<String>,
@@ -43,26 +44,39 @@ impl Faults {
         faults.extend(
             self.packets.read(&mut problems).into_iter().map(|fault| Fault::Network(Box::new(fault))),
         );
+        if faults.iter().any(|fault| fault.when().per_process) {
+            problems.0.push("per=process: packets belong to sockets, not to processes".to_owned());
+        }
+        let allow: Vec<syscall::Call> = self
+            .allow
+            .iter()
+            .filter_map(|text| problems.take(text.parse().map_err(|problem| format!("--allow: {problem}"))))
+            .collect();
         for text in &self.fail {
             match text.parse::<syscall::Fault>() {
-                Ok(fault) => {
-                    let name = fault.call.name();
-                    match fault.call.danger().filter(|_| !self.allow.iter().any(|allowed| allowed == name)) {
+                Ok(mut fault) => {
+                    let needs_allowing = match &mut fault.calls {
+                        syscall::Calls::One(call) if !allow.contains(call) => call.danger(),
+                        syscall::Calls::One(_) => None,
+                        syscall::Calls::Class { allowed, .. } => {
+                            allowed.clone_from(&allow);
+                            None
+                        }
+                    };
+                    let name = fault.calls.name();
+                    match needs_allowing {
                         Some(why) => {
                             problems
                                 .0
                                 .push(format!("--fail {name}: {why}; if that is meant, add --allow {name}"));
                         }
-                        None => faults.push(Fault::Syscall(fault)),
+                        None => faults.push(Fault::Syscall(Box::new(fault))),
                     }
                 }
                 Err(more) => {
                     problems.0.extend(more.0.into_iter().map(|problem| format!("--fail: {problem}")))
                 }
             }
-        }
-        for text in &self.allow {
-            problems.take(text.parse::<syscall::Call>().map_err(|problem| format!("--allow: {problem}")));
         }
         if self.mechanism.is_some() && self.fail.is_empty() {
             problems.0.push("--mechanism chooses how calls fail: add --fail SYSCALL=ERRNO".to_owned());

@@ -65,7 +65,7 @@ enum Command {
     /// Say what this host can do, tried one by one, and the remedy for what it cannot
     Doctor,
     /// List every system call with the mechanisms that reach it on this host
-    Syscalls,
+    Syscalls(syscalls::Syscalls),
     /// List the live runs of this host
     List,
     /// Say how a live run is going
@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
         Command::Inject(inject) => inject::run(&inject, &arguments, &cli.common, &mut sink),
         Command::Plan(arguments) => plan::run(&arguments, cli.common.json.is_some()),
         Command::Doctor => doctor::run(cli.common.json.is_some()),
-        Command::Syscalls => syscalls::run(cli.common.json.is_some()),
+        Command::Syscalls(arguments) => syscalls::run(&arguments, cli.common.json.is_some()),
         Command::List => list::list(cli.common.json.is_some()),
         Command::Status(arguments) => list::status(&arguments, cli.common.json.is_some()),
         Command::Stop(arguments) => stop::run(&arguments, cli.common.json.is_some()),

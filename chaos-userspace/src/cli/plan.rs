@@ -54,6 +54,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 serde_json::json!({
                     "name": rule.name,
                     "fault": rule.fault.to_string(),
+                    "calls": rule.calls.iter().map(|(call, _)| call.name()).collect::<Vec<_>>(),
                     "mechanisms": plan::Mechanism::names(&rule.mechanisms),
                     "limits": rule.limits,
                 })

@@ -4,8 +4,9 @@ use super::{exit, failure::Failure, run};
 use crate::{
     plan::syscall,
     probe::{Abilities as _, kernel::Kernel},
-    spec::syscall::Call,
+    spec::{call_class::Class, returns::Needs, syscall::Call},
 };
+use clap::Args;
 use serde::Serialize;
 
 /// One call.
@@ -19,13 +20,24 @@ struct Row {
     compat_escapes: Vec<&'static str>,
     /// Needs --allow.
     dangerous: bool,
+    /// Classes it belongs to.
+    classes: Vec<&'static str>,
+}
+
+/// Arguments of `kchaos syscalls`.
+#[derive(Args, Debug)]
+pub struct Syscalls {
+    /// Only the calls of this class
+    #[arg(long, value_name = "CLASS")]
+    class: Option<Class>,
 }
 
 /// Runs the command. Ends with 8 if no call can be made to fail here.
-pub fn run(json: bool) -> Result<u8, Failure> {
+pub fn run(arguments: &Syscalls, json: bool) -> Result<u8, Failure> {
     run::check_privileges()?;
     let kernel = Kernel::default();
-    let rows: Vec<Row> = Call::all().map(|call| row(call, &kernel)).collect();
+    let calls = arguments.class.map_or_else(|| Call::all().collect(), Class::calls);
+    let rows: Vec<Row> = calls.into_iter().map(|call| row(call, &kernel)).collect();
     for row in &rows {
         if json {
             println!("{}", serde_json::json!({"event": "syscall", "call": row}));
@@ -40,7 +52,9 @@ pub fn run(json: bool) -> Result<u8, Failure> {
 fn row(call: Call, kernel: &Kernel) -> Row {
     let able: Vec<_> = syscall::LADDER
         .into_iter()
-        .filter_map(|mechanism| Some((mechanism.name(), syscall::by(mechanism, call, kernel).ok()?)))
+        .filter_map(|mechanism| {
+            Some((mechanism.name(), syscall::by(mechanism, call, Needs::default(), kernel).ok()?))
+        })
         .collect();
     let compat_escapes = match able.first() {
         Some((_, hooks)) if kernel.has_compat_callers() => syscall::compat_escapes(call, hooks, kernel),
@@ -52,6 +66,7 @@ fn row(call: Call, kernel: &Kernel) -> Row {
         mechanisms: able.into_iter().map(|(name, _)| name).collect(),
         compat_escapes,
         dangerous: call.danger().is_some(),
+        classes: Class::ALL.iter().filter(|class| class.contains(call)).map(|class| class.name()).collect(),
     }
 }
 
@@ -63,5 +78,7 @@ fn line(row: &Row) -> String {
     } else {
         format!(" (32-bit callers escape: {})", row.compat_escapes.join(", "))
     };
-    format!("{:3} {:24} {mechanisms}{allow}{escapes}\n", row.number, row.name)
+    let classes =
+        if row.classes.is_empty() { String::new() } else { format!(" [{}]", row.classes.join(" ")) };
+    format!("{:3} {:24} {mechanisms}{classes}{allow}{escapes}\n", row.number, row.name)
 }

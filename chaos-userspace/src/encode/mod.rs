@@ -10,15 +10,16 @@ use crate::{
         Mechanism, Plan, Registers,
         syscall::{entry, hooks},
     },
-    spec::{Fault, network::Effect},
+    spec::{Fault, network::Effect, syscall::Call as SystemCall},
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
     limits::{CALLERS_MAX, CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
     probability::{mix, seeded_draw},
+    results::Results,
     rule::{
-        KIND_DELAY, KIND_DUPLICATE, KIND_ERROR, KIND_LOSS, KIND_REORDER, MATCH_FLOW, Rule, WHEN_PER_FLOW,
-        WHEN_SEEDED,
+        KIND_DELAY, KIND_DUPLICATE, KIND_LOSS, KIND_REORDER, KIND_RESULT, KIND_RESULTS, MATCH_FLOW, Rule,
+        WHEN_PER_FLOW, WHEN_PER_PROCESS, WHEN_SEEDED,
     },
     syscall::{Call, HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_SOCKET, call_row, ring_row},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
@@ -66,6 +67,8 @@ pub struct Image {
     pub exact: bool,
     /// Rules of bank 0.
     pub rules: Vec<Rule>,
+    /// Rules with several results.
+    pub results: Vec<(u32, Results)>,
     /// Rules with a line, and what holds packets back in it.
     pub lines: Vec<(u32, Netem)>,
     /// Rules that judge leaving packets.
@@ -149,12 +152,13 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     Mechanism::CgroupSkb => image.ingress_rules |= bit,
                     // Its packets come from the egress hook.
                     Mechanism::Line => {}
-                    Mechanism::Entry { .. } => image.add_call(&planned.fault, bit, HOOK_ENTRY),
-                    Mechanism::Security { id, .. } => image.add_call(&planned.fault, bit, *id),
-                    Mechanism::Socket(_) => {
-                        image.has_socket_hooks = true;
-                        image.add_call(&planned.fault, bit, HOOK_SOCKET);
-                    }
+                    Mechanism::Entry { .. } | Mechanism::Security { .. } => {}
+                    Mechanism::Socket(_) => image.has_socket_hooks = true,
+                }
+            }
+            for (call, hooks) in &planned.calls {
+                for hook in hooks {
+                    image.add_call(*call, bit, hook);
                 }
             }
             let mut rule = Rule { run: slot as u32, number: image.rules.len() as u32, ..Rule::default() };
@@ -192,8 +196,18 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     network::encode_match(&fault.matches, &mut rule, bit, &mut image, &mut prefixes);
                 }
                 Fault::Syscall(fault) => {
-                    rule.kind = KIND_ERROR;
-                    rule.errno = fault.error.number();
+                    rule.kind = KIND_RESULT;
+                    match fault.returns.only() {
+                        Some(only) => rule.result = only.register(),
+                        None => {
+                            let weighted = fault.returns.weighted().iter();
+                            let weighted = weighted.map(|(result, weight)| (result.register(), *weight));
+                            if let Some(results) = Results::new(weighted) {
+                                rule.kind = KIND_RESULTS;
+                                image.results.push((rule.number, results));
+                            }
+                        }
+                    }
                     matches.add(&fault.matches, &mut rule, bit);
                 }
             }
@@ -220,9 +234,12 @@ fn salt(run: &str, rule: usize) -> u64 {
 impl Image {
     /// The rows in which `hook` finds the rule: the call as 64-bit and 32-bit callers make it, and, for what a ring can
     /// ask for, the hook itself.
-    fn add_call(&mut self, fault: &Fault, bit: u64, hook: u32) {
-        let Fault::Syscall(fault) = fault else { return };
-        let call = fault.call;
+    fn add_call(&mut self, call: SystemCall, bit: u64, hook: &Mechanism) {
+        let hook = match hook {
+            Mechanism::Security { id, .. } => *id,
+            Mechanism::Socket(_) => HOOK_SOCKET,
+            _ => HOOK_ENTRY,
+        };
         let compat = entry::compat(call.name()).into_iter().filter_map(|(_, number)| call_row(number, true));
         let through_ring = hook >= HOOK_FILE_PERMISSION && hooks::in_ring(call.name());
         let write = hook == HOOK_FILE_PERMISSION && hooks::writes(call.name());
@@ -237,6 +254,12 @@ impl Image {
                 call.other_hook = hook;
             }
         }
+    }
+
+    /// Rules of which every process counts for itself, one bit each.
+    pub fn process_rules(&self) -> u64 {
+        let counting = |rule: &&Rule| rule.when & WHEN_PER_PROCESS != 0;
+        self.rules.iter().filter(counting).fold(0, |rules, rule| rules | 1 << rule.number)
     }
 
     fn add_target(&mut self, id: u64, target: Target) {
@@ -304,6 +327,13 @@ mod tests {
                 .into_iter()
                 .map(|(fault, mechanisms)| PlannedRule {
                     name: "x".into(),
+                    calls: match &fault {
+                        Fault::Syscall(fault) => SystemCall::all()
+                            .filter(|call| fault.calls.contain(*call))
+                            .map(|call| (call, mechanisms.clone()))
+                            .collect(),
+                        Fault::Network(_) => vec![],
+                    },
                     fault,
                     mechanisms,
                     limits: vec![],
@@ -328,7 +358,7 @@ mod tests {
             vec![Mechanism::Tcx, Mechanism::CgroupSkb],
         )]);
         let failing = plan(vec![(
-            Fault::Syscall("openat=EIO".parse().unwrap()),
+            Fault::Syscall(Box::new("openat=EIO".parse().unwrap())),
             vec![Mechanism::Security { by: SecurityHook::Lsm, hook: "file_open", id: 3 }],
         )]);
         let image = encode(&[job(&lossy, 10, 2), job(&failing, 11, 3), job(&failing, 10, 2)]).unwrap();

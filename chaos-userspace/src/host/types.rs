@@ -23,7 +23,7 @@ const HEADER_MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_FUNC: u32 = 12;
 /// Structures whose members are asked for.
-const STRUCTS: [&[u8]; 2] = [b"task_struct", b"thread_info"];
+const STRUCTS: [&[u8]; 3] = [b"task_struct", b"thread_info", b"signal_struct"];
 
 impl KernelTypes {
     /// Reads it from sysfs. `None` where there is none or where it cannot be understood.
@@ -79,7 +79,7 @@ impl KernelTypes {
         self.functions.get(name.as_bytes()).copied()
     }
 
-    /// Byte offset of a direct member of `task_struct` or `thread_info`.
+    /// Byte offset of a direct member of one of these structures: `task_struct`, `thread_info`, `signal_struct`.
     pub fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
         let structure = self.structs.get(structure.as_bytes())?;
         let word = |at: usize| Some(u32::from_le_bytes(self.data.get(at..at + 4)?.try_into().ok()?));

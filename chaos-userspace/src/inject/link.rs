@@ -80,6 +80,12 @@ impl Link {
         Ok(Self { fds: vec![fd], what, arming: true })
     }
 
+    /// Attaches the program that forgets processes to the tracepoint of their end.
+    pub fn exit(program: BorrowedFd<'_>) -> io::Result<Self> {
+        let fd = bpf::open_raw_tracepoint(program, Some(c"sched_process_exit"))?;
+        Ok(Self::new(fd, "raw tracepoint sched_process_exit".to_owned()))
+    }
+
     /// Attaches to the entry of a kernel function. Below 5.15, which brought links for perf events, the perf event
     /// alone is the attachment.
     pub fn kprobe(program: BorrowedFd<'_>, function: &str) -> io::Result<Self> {

@@ -8,6 +8,7 @@ use chaos_common::{
     chain::CHAIN_NONE,
     counter::{Counter, RuleCounters},
     line::{Entrance, Exit, LineKey},
+    results::Results,
     rule::{KIND_DUPLICATE, Rule, WHEN_PER_FLOW, table_index},
     syscall::Call,
     syscall_match::COMM_BYTES,
@@ -115,6 +116,8 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_LOCAL_PORT", flag(!image.local_ports.is_empty())),
         ("KC_FLOW", flag(image.rules.iter().any(|rule| rule.when & WHEN_PER_FLOW != 0))),
         ("KC_CHAIN", flag(image.rules.iter().any(|rule| rule.chain != CHAIN_NONE))),
+        ("KC_DRAWN_RESULTS", flag(!image.results.is_empty())),
+        ("KC_PROCESS_RULES", image.process_rules().to_ne_bytes().to_vec()),
         ("KC_DUPLICATE", flag(image.rules.iter().any(|rule| rule.kind == KIND_DUPLICATE))),
         ("KC_LINE", flag(!image.lines.is_empty())),
         ("KC_EXACT", flag(image.exact)),
@@ -127,6 +130,8 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_TASK_STATUS", word(image.registers.task_status)),
         ("KC_TASK_CRED", word(image.registers.task_cred)),
         ("KC_TASK_REAL_CRED", word(image.registers.task_real_cred)),
+        ("KC_TASK_SIGNAL", word(image.registers.task_signal)),
+        ("KC_SIGNAL_LIVE", word(image.registers.signal_live)),
         (aya_log::LEVEL, vec![log_level]),
     ]
 }
@@ -151,6 +156,8 @@ fn entries(map: &str, image: &Image) -> Option<u32> {
         "KC_UIDS" => image.uids.len(),
         "KC_PORTS" if !image.remote_port => 0,
         "KC_LOCAL_PORTS" if image.local_ports.is_empty() => 0,
+        "KC_RESULTS" if image.results.is_empty() => 0,
+        "KC_PROCESSES" if image.process_rules() == 0 => 0,
         "KC_LINES" | "KC_EXITS" if image.lines.is_empty() => 0,
         _ => return None,
     };
@@ -178,6 +185,10 @@ impl Maps {
     /// Writes everything but the control page. Targets come last: with them the programs begin to match.
     pub fn fill(&mut self, image: &Image, cgroups: &[BorrowedFd<'_>]) -> Result<(), Error> {
         self.set_rules(0, &image.rules)?;
+        let mut results: Array<_, Results> = self.map("KC_RESULTS")?.try_into().map_err(of("KC_RESULTS"))?;
+        for (rule, drawn) in &image.results {
+            results.set(*rule, drawn, 0).map_err(of("KC_RESULTS"))?;
+        }
         let mut remote: LpmTrie<_, [u8; 4], u64> =
             self.map("KC_REMOTE4")?.try_into().map_err(of("KC_REMOTE4"))?;
         for (net, mask) in &image.remote4 {

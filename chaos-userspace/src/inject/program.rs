@@ -100,6 +100,8 @@ pub enum Kind {
     },
     /// Arming at exec.
     Exec,
+    /// Forgetting processes that have counted for themselves.
+    Exit,
 }
 
 impl Kind {
@@ -115,6 +117,7 @@ impl Kind {
             Self::Lsm { .. } | Self::Security { .. } => "kc_hook",
             Self::Socket { .. } => "kc_socket",
             Self::Exec => "kc_exec",
+            Self::Exit => "kc_exit",
         }
     }
 
@@ -129,7 +132,8 @@ impl Kind {
             | Self::LineA
             | Self::LineB
             | Self::NetIngress
-            | Self::Exec => (0, 0),
+            | Self::Exec
+            | Self::Exit => (0, 0),
         }
     }
 
@@ -145,7 +149,7 @@ impl Kind {
             Self::Entry { .. } | Self::Security { .. } => (ProgramType::Tracing, AttachType::ModifyReturn),
             Self::Lsm { .. } => (ProgramType::Lsm, AttachType::LsmMac),
             Self::Socket { attach_type, .. } => (ProgramType::CgroupSockAddr, *attach_type),
-            Self::Exec => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
+            Self::Exec | Self::Exit => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
         }
     }
 }
@@ -275,6 +279,7 @@ mod tests {
             Kind::Security { function: function(), id: 1 },
             Kind::Socket { attach_type: AttachType::Inet4Connect, slot: 0 },
             Kind::Exec,
+            Kind::Exit,
         ] {
             assert!(kind.program().len() <= 15 && kind.program().starts_with("kc_"));
         }

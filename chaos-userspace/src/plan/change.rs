@@ -21,7 +21,7 @@ pub fn obstacles(running: &Plan, wanted: &Plan) -> Vec<String> {
     let exact = |plan: &Plan| plan.seed.is_some() || plan.rules.iter().any(|rule| rule.fault.is_exact());
     if exact(wanted) && !exact(running) {
         problems.push(
-            "every=, after=, limit= and --seed: the run was started without any of them, and its programs do not \
+            "every=, after=, limit=, when= and --seed: the run was started without any of them, and its programs do not \
              count; stop it and start another"
                 .to_owned(),
         );
@@ -35,6 +35,8 @@ pub fn obstacles(running: &Plan, wanted: &Plan) -> Vec<String> {
                  and start another",
                 kind(new)
             ));
+        } else if let Some(problem) = other_results(old, new) {
+            problems.push(problem);
         } else if old.mechanisms != new.mechanisms {
             problems.push(format!(
                 "{}: it runs by {}, and not by {}: add --mechanism, or stop the run and start another",
@@ -47,13 +49,31 @@ pub fn obstacles(running: &Plan, wanted: &Plan) -> Vec<String> {
     problems
 }
 
+/// What of a call's results cannot be replaced without a gap: tables that have no second copy.
+fn other_results(old: &PlannedRule, new: &PlannedRule) -> Option<String> {
+    let (Fault::Syscall(was), Fault::Syscall(is)) = (&old.fault, &new.fault) else { return None };
+    let single = was.returns.only().is_some() && is.returns.only().is_some();
+    if !single && was.returns != is.returns {
+        return Some(format!(
+            "{}: it draws from {}, and not from {}: one result can be replaced by another one, a list cannot; stop the run \
+             and start another",
+            kind(new),
+            was.returns,
+            is.returns
+        ));
+    }
+    (was.when.per_process != is.when.per_process).then(|| {
+        format!("{}: per=process cannot begin or end in a run: stop it and start another", kind(new))
+    })
+}
+
 fn kind(rule: &PlannedRule) -> &'static str {
     match &rule.fault {
         Fault::Network(fault) => match fault.effect {
             Effect::LossModel(_) => "loss-model",
             _ => fault.effect.name(),
         },
-        Fault::Syscall(fault) => fault.call.name(),
+        Fault::Syscall(fault) => fault.calls.name(),
     }
 }
 
@@ -77,6 +97,7 @@ mod tests {
             name: "loss".into(),
             fault: Fault::Network(Box::new(fault)),
             mechanisms: vec![Mechanism::Tcx],
+            calls: vec![],
             limits: vec![],
         }
     }
@@ -91,6 +112,20 @@ mod tests {
             task_ancestor: true,
             registers: Registers::default(),
         }
+    }
+
+    fn call(text: &str) -> PlannedRule {
+        let fault = Fault::Syscall(Box::new(text.parse().unwrap()));
+        PlannedRule { name: "x".into(), fault, mechanisms: vec![], calls: vec![], limits: vec![] }
+    }
+
+    #[test]
+    fn single_results_change_and_lists_do_not() {
+        let problems = |old, new| obstacles(&plan(vec![call(old)]), &plan(vec![call(new)]));
+        assert!(problems("write=EIO", "write=ENOSPC@10%").is_empty());
+        assert!(problems("write=EIO:2,ENOSPC:1", "write=EIO:2,ENOSPC:1@10%").is_empty());
+        assert!(problems("write=EIO", "write=EIO,ENOSPC")[0].contains("EIO:1,ENOSPC:1"));
+        assert!(problems("write=EIO,limit=1", "write=EIO,limit=1,per=process")[0].contains("per=process"));
     }
 
     #[test]

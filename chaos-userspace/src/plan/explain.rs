@@ -1,6 +1,7 @@
 //! A plan in sentences.
 
 use super::{EntryHook, Mechanism, Plan, SecurityHook, syscall::security_function};
+use crate::spec::syscall::Call;
 use std::fmt::Write as _;
 
 /// Says what would be attached where, for `target` (in words).
@@ -18,12 +19,34 @@ pub fn explain(plan: &Plan, target: &str) -> String {
     }
     for (number, rule) in plan.rules.iter().enumerate() {
         let _ = writeln!(text, "{}. {}: {}{counted}.", number + 1, rule.name, rule.fault);
-        for mechanism in &rule.mechanisms {
-            let _ = writeln!(text, "   {}", sentence(mechanism));
+        if rule.calls.len() > 1 {
+            text.push_str(&calls(&rule.calls));
+        } else {
+            for mechanism in &rule.mechanisms {
+                let _ = writeln!(text, "   {}", sentence(mechanism));
+            }
         }
         for limit in &rule.limits {
             let _ = writeln!(text, "   {limit}");
         }
+    }
+    text
+}
+
+/// The calls of a class by the mechanism that reaches them, and what that does at the first of its hooks.
+fn calls(calls: &[(Call, Vec<Mechanism>)]) -> String {
+    let mut groups: Vec<(&Mechanism, Vec<&str>)> = vec![];
+    for (call, hooks) in calls {
+        let Some(hook) = hooks.first() else { continue };
+        match groups.iter_mut().find(|(first, _)| first.name() == hook.name()) {
+            Some((_, names)) => names.push(call.name()),
+            None => groups.push((hook, vec![call.name()])),
+        }
+    }
+    let mut text = String::new();
+    for (first, names) in groups {
+        let _ = writeln!(text, "   By {}: {}.", first.name(), names.join(", "));
+        let _ = writeln!(text, "   The first of them, likewise the others: {}", sentence(first));
     }
     text
 }

@@ -9,7 +9,7 @@ pub mod syscall;
 use crate::{
     inject::{bpf::AttachType, program::Kind},
     probe::{Abilities, Unable},
-    spec::{Fault, Problems, Spec},
+    spec::{Fault, Problems, Spec, syscall::Call},
 };
 use chaos_common::limits::RULES_MAX;
 use std::time::Duration;
@@ -48,6 +48,17 @@ pub struct Registers {
     pub task_cred: u32,
     /// Offset of `real_cred`.
     pub task_real_cred: u32,
+    /// Offset of `signal`.
+    pub task_signal: u32,
+    /// Offset of `live` in `struct signal_struct`.
+    pub signal_live: u32,
+}
+
+impl Registers {
+    /// Whether a program can tell that a process ends.
+    pub fn sees_exits(&self) -> bool {
+        self.task_signal != 0 && self.signal_live != 0
+    }
 }
 
 /// One fault with the hooks that carry it.
@@ -59,6 +70,8 @@ pub struct PlannedRule {
     pub fault: Fault,
     /// The hooks.
     pub mechanisms: Vec<Mechanism>,
+    /// The system calls, each with those of the hooks that carry it.
+    pub calls: Vec<(Call, Vec<Mechanism>)>,
     /// What they do not reach, in words.
     pub limits: Vec<String>,
 }
@@ -95,7 +108,7 @@ pub enum Mechanism {
 }
 
 /// How the result of a system call's function is set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryHook {
     /// In a trampoline.
     FmodRet,
@@ -260,31 +273,33 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     for fault in &resolved(&spec.faults, abilities)? {
         if (fault.is_exact() || (spec.seed.is_some() && !fault.is_per_flow())) && !abilities.exact_counting()
         {
-            let why = "counting across CPUs (every, after, limit, seed) needs atomic operations that return a value";
+            let why = "counting across CPUs (every, after, limit, when, seed) needs atomic operations that return a value";
             unable.push((fault.to_string(), Unable::new(why, "use Linux 5.12 or later, or leave them out")));
             continue;
         }
-        let mechanisms = match fault {
-            Fault::Network(fault) => network::mechanisms(fault, abilities),
-            Fault::Syscall(fault) => syscall::mechanisms(fault, spec.mechanism, abilities),
+        if fault.when().per_process && !abilities.registers().sees_exits() {
+            let why = "counting per process needs the kernel's type information, to see processes end";
+            unable.push((fault.to_string(), Unable::new(why, "use a kernel with CONFIG_DEBUG_INFO_BTF")));
+            continue;
+        }
+        let planned = match fault {
+            Fault::Network(fault) => network::mechanisms(fault, abilities).map(|mechanisms| PlannedRule {
+                name: fault.effect.name().to_owned(),
+                fault: Fault::Network(fault.clone()),
+                mechanisms,
+                calls: vec![],
+                limits: vec![],
+            }),
+            Fault::Syscall(fault) => syscall::plan(fault, spec, abilities),
         };
-        let base = match fault {
-            Fault::Network(fault) => fault.effect.name().to_owned(),
-            Fault::Syscall(fault) => format!("{}={}", fault.call.name(), fault.error),
-        };
-        match mechanisms {
-            Ok(mechanisms) => {
-                let same = rules.iter().filter(|rule| rule.name.split('#').next() == Some(&base)).count();
-                let name = if same == 0 { base } else { format!("{base}#{}", same + 1) };
-                let limits = match fault {
-                    Fault::Network(_) => vec![],
-                    Fault::Syscall(fault) => {
-                        let mut limits = syscall::matches::limits(&fault.matches);
-                        limits.extend(syscall::limits(fault.call, &mechanisms, abilities));
-                        limits
-                    }
-                };
-                rules.push(PlannedRule { name, fault: fault.clone(), mechanisms, limits });
+        match planned {
+            Ok(mut rule) => {
+                let same =
+                    rules.iter().filter(|other| other.name.split('#').next() == Some(&rule.name)).count();
+                if same > 0 {
+                    rule.name = format!("{}#{}", rule.name, same + 1);
+                }
+                rules.push(rule);
             }
             Err(reason) => unable.push((fault.to_string(), reason)),
         }

@@ -80,6 +80,20 @@ pub fn open_root() -> u8 {
     }
 }
 
+/// The result of opening a file that does not exist: a value that claims success, [`u8::MAX`] for an error.
+pub fn open_missing() -> u8 {
+    // SAFETY: plain system calls on valid arguments.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_openat,
+            libc::AT_FDCWD,
+            c"/kchaos/probe".as_ptr(),
+            libc::O_RDONLY | libc::O_CLOEXEC,
+        )
+    };
+    u8::try_from(result).unwrap_or(u8::MAX)
+}
+
 /// The errno of connecting a datagram socket to the discard port of loopback, 0 if that works.
 pub fn connect_loopback() -> u8 {
     // SAFETY: plain system calls on valid arguments; all-zero is a valid address.

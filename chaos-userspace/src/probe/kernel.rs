@@ -13,12 +13,12 @@ use crate::{
         bpf::{self, AttachType, Load, ProgramType},
         line::{self, Part},
     },
-    plan::Registers,
+    plan::{EntryHook, Registers},
     spec::delay::Delay,
 };
 use std::{
-    cell::OnceCell,
-    collections::HashSet,
+    cell::{OnceCell, RefCell},
+    collections::{HashMap, HashSet},
     fs, io,
     os::fd::{AsFd, OwnedFd},
 };
@@ -35,6 +35,7 @@ pub struct Kernel {
     fmod_ret_sys: OnceCell<Result<(), Unable>>,
     fmod_ret_security: OnceCell<Result<(), Unable>>,
     socket_hooks: OnceCell<Result<(), Unable>>,
+    claims: RefCell<HashMap<(EntryHook, bool), Result<(), Unable>>>,
     registers: OnceCell<Registers>,
     lsm: OnceCell<Result<(), Unable>>,
     task_ancestor: OnceCell<bool>,
@@ -85,7 +86,11 @@ impl Kernel {
     fn has_symbol(&self, name: &str) -> bool {
         let symbols = self.symbols.get_or_init(|| {
             let all = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-            let names = all.lines().filter_map(|line| line.split_ascii_whitespace().nth(2));
+            // Weak ones (W) stand in for calls that the kernel was configured without (COND_SYSCALL, kernel/sys_ni.c).
+            let names = all.lines().filter_map(|line| {
+                let mut words = line.split_ascii_whitespace().skip(1);
+                words.next().filter(|kind| !kind.eq_ignore_ascii_case("w")).and_then(|_| words.next())
+            });
             names.filter(|name| name.starts_with("__") && name.contains("_sys_")).map(str::to_owned).collect()
         });
         symbols.contains(name)
@@ -234,6 +239,15 @@ impl Abilities for Kernel {
 
     fn socket_hooks(&self) -> Result<(), Unable> {
         self.socket_hooks.get_or_init(syscall::try_socket_hooks).clone()
+    }
+
+    fn claims_success(&self, by: EntryHook, zero: bool) -> Result<(), Unable> {
+        if let Some(known) = self.claims.borrow().get(&(by, zero)) {
+            return known.clone();
+        }
+        let found = syscall::try_claim(self, by, zero);
+        self.claims.borrow_mut().insert((by, zero), found.clone());
+        found
     }
 
     fn has_function(&self, function: &str) -> bool {

@@ -6,7 +6,10 @@ pub mod kernel;
 pub mod selftest;
 mod syscall;
 
-use crate::{host::users, plan::Registers};
+use crate::{
+    host::users,
+    plan::{EntryHook, Registers},
+};
 use std::{fmt, path::Path};
 
 /// Why something cannot be done, and what would help.
@@ -28,7 +31,11 @@ impl Unable {
     pub fn and(self, next: Self) -> Self {
         Self {
             why: format!("{}; {}", self.why, next.why),
-            remedy: format!("{}, or {}", self.remedy, next.remedy),
+            remedy: if self.remedy.contains(&next.remedy) {
+                self.remedy
+            } else {
+                format!("{}, or {}", self.remedy, next.remedy)
+            },
         }
     }
 }
@@ -61,6 +68,8 @@ pub trait Abilities {
     fn lsm(&self, hook: &str) -> Result<(), Unable>;
     /// Socket hooks of a cgroup that can set any errno.
     fn socket_hooks(&self) -> Result<(), Unable>;
+    /// Claiming success in place of a call, with the value 0 (`zero`) or one above.
+    fn claims_success(&self, by: EntryHook, zero: bool) -> Result<(), Unable>;
     /// Whether the kernel has this function.
     fn has_function(&self, function: &str) -> bool;
     /// Whether 32-bit programs run here.

@@ -55,9 +55,16 @@ fn failed(what: &str) -> impl FnOnce(io::Error) -> Unable {
 }
 
 fn plan(kernel: &Kernel, fault: Fault, mechanisms: Vec<Mechanism>) -> Plan {
+    let calls = match &fault {
+        Fault::Syscall(fault) => match &fault.calls {
+            spec_syscall::Calls::One(call) => vec![(*call, mechanisms.clone())],
+            spec_syscall::Calls::Class { .. } => vec![],
+        },
+        Fault::Network(_) => vec![],
+    };
     Plan {
         run: format!("selftest-{}", std::process::id()),
-        rules: vec![PlannedRule { name: "selftest".to_owned(), fault, mechanisms, limits: vec![] }],
+        rules: vec![PlannedRule { name: "selftest".to_owned(), fault, mechanisms, calls, limits: vec![] }],
         duration: Some(std::time::Duration::from_secs(30)),
         observe: false,
         seed: None,
@@ -187,8 +194,9 @@ fn error(kernel: &Kernel, wanted: spec_syscall::Mechanism) -> Result<String, Una
         format!("{call}=EHWPOISON").parse().map_err(|problems: crate::spec::Problems| {
             Unable::new(problems.to_string(), "report this as a bug")
         })?;
-    let mechanisms = syscall::mechanisms(&fault, Some(wanted), kernel)?;
-    let plan = plan(kernel, Fault::Syscall(fault), mechanisms);
+    let call_of = call.parse().map_err(|problem: String| Unable::new(problem, "report this as a bug"))?;
+    let mechanisms = syscall::Choice::only(&fault, Some(wanted)).mechanisms(call_of, kernel)?;
+    let plan = plan(kernel, Fault::Syscall(Box::new(fault)), mechanisms);
     let scratch =
         Scratch::make().map_err(|error| Unable::new(error.to_string(), "run as root on cgroup v2"))?;
     let engine = start(&plan, &scratch)?;

@@ -18,7 +18,7 @@ use crate::{
         link::Link,
     },
     plan::{
-        Registers,
+        EntryHook, Registers,
         syscall::{entry, security_function},
     },
 };
@@ -28,8 +28,8 @@ use chaos_common::{
 };
 use std::{io, os::fd::AsFd};
 
-/// `r0 = -TELLTALE` in the cgroup, 0 elsewhere.
-fn fail_in(cgroup: u64) -> Vec<u64> {
+/// `r0 = result` in the cgroup, 0 elsewhere.
+fn return_in(cgroup: u64, result: i32) -> Vec<u64> {
     let [low, high] = load(6, cgroup);
     vec![
         call(GET_CURRENT_CGROUP_ID),
@@ -38,13 +38,13 @@ fn fail_in(cgroup: u64) -> Vec<u64> {
         high,
         mov(0, 0),
         jump_unless_equal(1, 6, 1),
-        mov(0, -TELLTALE),
+        mov(0, result),
         exit(),
     ]
 }
 
 /// The same by overriding the probed function's return value.
-fn override_in(cgroup: u64) -> Vec<u64> {
+fn override_in(cgroup: u64, result: i32) -> Vec<u64> {
     let [low, high] = load(7, cgroup);
     vec![
         copy(6, 1),
@@ -53,7 +53,7 @@ fn override_in(cgroup: u64) -> Vec<u64> {
         high,
         jump_unless_equal(0, 7, 3),
         copy(1, 6),
-        mov(2, -TELLTALE),
+        mov(2, result),
         call(OVERRIDE_RETURN),
         mov(0, 0),
         exit(),
@@ -82,7 +82,7 @@ fn trampoline(
     otherwise: impl FnOnce(u8) -> Unable,
 ) -> Result<(), Unable> {
     let scratch = scratch()?;
-    let code = fail_in(scratch.cgroup().id());
+    let code = return_in(scratch.cgroup().id(), -TELLTALE);
     let program = program(types.0, types.1, &code, function).map_err(unusable)?;
     let _link = bpf::open_raw_tracepoint(program.as_fd(), None).map_err(|error| {
         Unable::new(
@@ -169,7 +169,7 @@ fn overriding(
     attach: impl FnOnce(std::os::fd::BorrowedFd<'_>, &str) -> io::Result<Link>,
 ) -> Result<(), Unable> {
     let scratch = scratch()?;
-    let code = override_in(scratch.cgroup().id());
+    let code = override_in(scratch.cgroup().id(), -TELLTALE);
     let program = program(ProgramType::Kprobe, attach_type, &code, 0).map_err(|error| {
         if error.0.raw_os_error() == Some(libc::EPERM) {
             return refused("kprobe programs", error);
@@ -195,6 +195,48 @@ pub fn try_kprobe_multi() -> Result<(), Unable> {
     overriding("kprobe_multi", AttachType::KprobeMulti, |program, function| {
         Link::kprobe_multi(program, &[function])
     })
+}
+
+/// Whether a call can be made to claim success: the child opens a file that does not exist and is told a result. The
+/// mechanism itself is known to work.
+pub fn try_claim(kernel: &Kernel, by: EntryHook, zero: bool) -> Result<(), Unable> {
+    let name = by.name();
+    let result = if zero { 0 } else { TELLTALE };
+    let unusable = |error: io::Error| {
+        Unable::new(format!("{name}: the self-test could not be attached: {error}"), "run it again")
+    };
+    let scratch = scratch()?;
+    let cgroup = scratch.cgroup().id();
+    let function = entry::function("openat", by == EntryHook::FmodRet);
+    let (kind, attach_type, code, id) = match by {
+        EntryHook::FmodRet => {
+            let id = kernel.types()?.function(&function).unwrap_or_default();
+            (ProgramType::Tracing, AttachType::ModifyReturn, return_in(cgroup, result), id)
+        }
+        EntryHook::KprobeMulti => {
+            (ProgramType::Kprobe, AttachType::KprobeMulti, override_in(cgroup, result), 0)
+        }
+        EntryHook::Kprobe => {
+            (ProgramType::Kprobe, AttachType::CgroupInetIngress, override_in(cgroup, result), 0)
+        }
+    };
+    let program = program(kind, attach_type, &code, id).map_err(|error| refused(name, error))?;
+    let _link = match by {
+        EntryHook::FmodRet => Link::function(program.as_fd(), name),
+        EntryHook::KprobeMulti => Link::kprobe_multi(program.as_fd(), &[&function]),
+        EntryHook::Kprobe => Link::kprobe(program.as_fd(), &function),
+    }
+    .map_err(unusable)?;
+    let felt = felt::by_child(scratch.cgroup(), felt::open_missing).map_err(unusable)?;
+    if i32::from(felt) == result {
+        return Ok(());
+    }
+    let why = match by {
+        // BPF_TRAMP_MODIFY_RETURN, arch/x86/net/bpf_jit_comp.c (`invoke_bpf_mod_ret`).
+        EntryHook::FmodRet if zero => format!("{name}: a trampoline that returns 0 lets the call go on"),
+        _ => format!("{name}: a call that was to return {result} in the self-test felt {felt}"),
+    };
+    Err(Unable::new(why, "use a kernel with CONFIG_BPF_KPROBE_OVERRIDE"))
 }
 
 /// Socket hooks that set an errno (5.18).
@@ -241,5 +283,7 @@ pub fn registers(types: Option<&KernelTypes>) -> Registers {
         task_status: status.unwrap_or(usual as u32),
         task_cred: offset("task_struct", "cred").unwrap_or_default(),
         task_real_cred: offset("task_struct", "real_cred").unwrap_or_default(),
+        task_signal: offset("task_struct", "signal").unwrap_or_default(),
+        signal_live: offset("signal_struct", "live").unwrap_or_default(),
     }
 }

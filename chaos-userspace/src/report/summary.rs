@@ -37,7 +37,7 @@ pub struct RuleSummary {
     pub name: String,
     /// `loss`, `delay` or `fail`.
     pub fault: &'static str,
-    /// The system call, for `fail`.
+    /// The system call or class of calls, for `fail`.
     pub call: Option<&'static str>,
     /// The hooks, by short name.
     pub mechanisms: Vec<&'static str>,
@@ -112,7 +112,7 @@ impl RuleSummary {
                 }
                 let (fault, call) = match &rule.fault {
                     Fault::Network(fault) => (fault.effect.name(), None),
-                    Fault::Syscall(fault) => ("fail", Some(fault.call.name())),
+                    Fault::Syscall(fault) => ("fail", Some(fault.calls.name())),
                 };
                 Self {
                     name: rule.name.clone(),

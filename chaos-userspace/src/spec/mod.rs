@@ -1,8 +1,10 @@
 //! What the user wrote. Syntax only: nothing here looks at the host.
 
+pub mod call_class;
 pub mod delay;
 pub mod loss_model;
 pub mod network;
+pub mod returns;
 pub mod syscall;
 pub mod syscall_match;
 pub mod units;
@@ -42,7 +44,7 @@ pub enum Fault {
     /// On packets.
     Network(Box<network::Fault>),
     /// On system calls.
-    Syscall(syscall::Fault),
+    Syscall(Box<syscall::Fault>),
 }
 
 impl Fault {

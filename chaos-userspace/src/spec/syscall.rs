@@ -1,25 +1,65 @@
 //! Faults on system calls.
 
-use super::{
-    syscall_match::{Match, split_options},
-    when::When,
-};
+use super::{call_class::Class, returns::Returns, syscall_match::Match, when::When};
 use chaos_common::limits::ERRNO_MAX;
 use std::{fmt, str::FromStr};
 use syscalls::Errno;
 use syscalls::x86_64::Sysno;
 
-/// A system call fault: which call, what it returns, how often.
+/// A system call fault: which calls, what they return, how often.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
-    /// The call.
-    pub call: Call,
-    /// The error the caller gets.
-    pub error: Error,
+    /// The calls.
+    pub calls: Calls,
+    /// What the caller gets.
+    pub returns: Returns,
     /// Which calls it applies to.
     pub matches: Match,
     /// Which of them are hit.
     pub when: When,
+}
+
+/// One call or a class of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Calls {
+    /// This call.
+    One(Call),
+    /// Those of the class that can be reached on the host.
+    Class {
+        /// The class.
+        class: Class,
+        /// Calls that are part of it although their failure can make a process unusable.
+        allowed: Vec<Call>,
+    },
+}
+
+impl Calls {
+    /// The name, as on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::One(call) => call.name(),
+            Self::Class { class, .. } => class.name(),
+        }
+    }
+
+    /// Whether this call is among them.
+    pub fn contain(&self, call: Call) -> bool {
+        match self {
+            Self::One(one) => *one == call,
+            Self::Class { class, .. } => class.contains(call),
+        }
+    }
+}
+
+impl FromStr for Calls {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('%') {
+            return Ok(Self::Class { class: text.parse()?, allowed: vec![] });
+        }
+        text.parse().map(Self::One)
+    }
 }
 
 /// How a call is made to fail.
@@ -169,7 +209,8 @@ fn closest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> String {
 impl FromStr for Fault {
     type Err = super::Problems;
 
-    /// Reads `openat=EIO`, `openat=EIO@10%` or `openat=EIO@10%,every=7,after=100,limit=1000,comm=nginx`.
+    /// Reads `openat=EIO`, `%file=EIO@10%`, `write=ENOSPC:3,return=0:1@10%,every=7,after=100,limit=1000,comm=nginx` and
+    /// the like.
     fn from_str(text: &str) -> Result<Self, super::Problems> {
         let mut problems = super::Problems::default();
         let Some((call, rest)) = text.split_once('=') else {
@@ -178,26 +219,17 @@ impl FromStr for Fault {
             ));
             return Err(problems);
         };
-        let end = rest.find(['@', ',']).unwrap_or(rest.len());
-        let (error, options) = rest.split_at(end);
-        let call = problems.take(call.parse());
-        let error = problems.take(error.parse());
+        let calls = problems.take(call.parse());
+        let (returns, options) = Returns::split(rest);
+        let returns = returns.map_err(|more| problems.0.extend(more.0)).ok();
         let mut matches = Match::default();
-        let when = if options.is_empty() {
-            Some(When::default())
-        } else {
-            let options = split_options(&options[1..]).into_iter();
-            let options: Vec<_> = options.filter(|option| !matches.read(option, &mut problems)).collect();
-            match When::from_parts(options.into_iter()) {
-                Ok(when) => Some(when),
-                Err(more) => {
-                    problems.0.extend(more.0);
-                    None
-                }
+        let options: Vec<_> =
+            options.into_iter().filter(|option| !matches.read(option, &mut problems)).collect();
+        let when = When::from_parts(options.into_iter()).map_err(|more| problems.0.extend(more.0)).ok();
+        match (calls, returns, when) {
+            (Some(calls), Some(returns), Some(when)) => {
+                problems.or(|| Self { calls, returns, matches, when })
             }
-        };
-        match (call, error, when) {
-            (Some(call), Some(error), Some(when)) => problems.or(|| Self { call, error, matches, when }),
             _ => Err(problems),
         }
     }
@@ -205,7 +237,8 @@ impl FromStr for Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "fail {} of {} calls with {}", self.when, self.call.name(), self.error)?;
+        let verb = if self.returns.needs().is_none() { "fail" } else { "answer" };
+        write!(f, "{verb} {} of {} calls with {}", self.when, self.calls.name(), self.returns)?;
         if self.matches != Match::default() {
             write!(f, " ({})", self.matches)?;
         }
@@ -221,15 +254,20 @@ mod tests {
     #[test]
     fn faults() {
         let fault: Fault = "openat=EIO@10%".parse().unwrap();
-        assert_eq!((fault.call.number(), fault.error.number()), (257, 5));
+        assert_eq!((fault.calls.name(), fault.returns.only().unwrap().register()), ("openat", -5));
         assert_eq!(fault.when.probability.percent(), 10.0);
         let fault: Fault = "connect=ECONNREFUSED".parse().unwrap();
         assert_eq!(fault.when, When::default());
         let fault: Fault = "openat=EIO,every=3".parse().unwrap();
         assert_eq!(fault.when.every, Some(3));
-        assert_eq!("accept4=EWOULDBLOCK".parse::<Fault>().unwrap().error.to_string(), "EAGAIN");
-        assert_eq!("openat=5".parse::<Fault>().unwrap().error.to_string(), "EIO");
-        assert_eq!("openat=4095".parse::<Fault>().unwrap().error.to_string(), "4095");
+        assert_eq!("accept4=EWOULDBLOCK".parse::<Fault>().unwrap().returns.to_string(), "EAGAIN");
+        assert_eq!("openat=5".parse::<Fault>().unwrap().returns.to_string(), "EIO");
+        assert_eq!("openat=4095".parse::<Fault>().unwrap().returns.to_string(), "4095");
+        let fault: Fault = "%file=EIO:3,return=0@10%,when=2+".parse().unwrap();
+        assert_eq!((fault.calls.name(), fault.returns.to_string()), ("%file", "EIO:3,return=0:1".to_owned()));
+        assert!(
+            fault.calls.contain("openat".parse().unwrap()) && !fault.calls.contain("close".parse().unwrap())
+        );
         assert!("openat=4096".parse::<Fault>().is_err() && "openat=0".parse::<Fault>().is_err());
     }
 

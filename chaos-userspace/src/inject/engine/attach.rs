@@ -59,6 +59,13 @@ impl Engine {
                 Link::kprobe_multi(this.programs[*program].as_fd(), &functions)
             })?;
         }
+        if self.image.process_rules() != 0 {
+            self.programs.push(programs.load(&Kind::Exit)?);
+            let program = self.programs.len() - 1;
+            self.link("raw tracepoint sched_process_exit", |this| {
+                Link::exit(this.programs[program].as_fd())
+            })?;
+        }
         if placements.iter().any(|placement| placement.await_exec) {
             self.programs.push(programs.load(&Kind::Exec)?);
             let program = self.programs.len() - 1;

@@ -1,5 +1,6 @@
 //! Which hook carries a system call fault.
 
+mod class;
 pub mod entry;
 pub mod hooks;
 pub mod matches;
@@ -8,8 +9,9 @@ use super::{EntryHook, Mechanism, PlannedRule, SecurityHook, SocketHook};
 use crate::{
     probe::{Abilities, Unable},
     spec::{
-        Fault as SpecFault,
-        syscall::{Call, Fault, Mechanism as Wanted},
+        Fault as SpecFault, Spec,
+        returns::Needs,
+        syscall::{Call, Calls, Fault, Mechanism as Wanted},
     },
 };
 
@@ -24,40 +26,115 @@ pub const LADDER: [Wanted; 6] = [
     Wanted::CgroupSockAddr,
 ];
 
-/// Chooses the hooks for a fault: the first mechanism of the ladder that reaches the call here, or the one `wanted`.
-pub fn mechanisms(
-    fault: &Fault,
-    wanted: Option<Wanted>,
-    abilities: &impl Abilities,
-) -> Result<Vec<Mechanism>, Unable> {
-    let ladder = wanted.as_ref().map_or(&LADDER[..], std::slice::from_ref);
-    let mut unable: Option<Unable> = None;
-    for mechanism in ladder {
-        let chosen = by(*mechanism, fault.call, abilities)
-            .and_then(|hooks| matches::served_by(fault, &hooks).map(|()| hooks));
-        match chosen {
-            Ok(hooks) => return Ok(hooks),
-            Err(reason) => {
-                unable = Some(match unable {
-                    None => reason,
-                    Some(before) => before.and(reason),
-                });
-            }
-        }
+/// The same where calls come by the dozen: one link serves all entries.
+const CLASS_LADDER: [Wanted; 6] = [
+    Wanted::Lsm,
+    Wanted::FmodRetSecurity,
+    Wanted::KprobeMulti,
+    Wanted::FmodRetSys,
+    Wanted::Kprobe,
+    Wanted::CgroupSockAddr,
+];
+
+/// Plans one fault of `spec`.
+pub fn plan(fault: &Fault, spec: &Spec, abilities: &impl Abilities) -> Result<PlannedRule, Unable> {
+    let choice = Choice::of(spec);
+    let (calls, left_out) = match &fault.calls {
+        Calls::One(call) => (vec![(*call, choice.mechanisms(*call, abilities)?)], vec![]),
+        Calls::Class { class, allowed } => class::members(*class, allowed, &choice, abilities)?,
+    };
+    let mut limits = matches::limits(&fault.matches);
+    limits.extend(left_out);
+    let mut mechanisms: Vec<_> = calls.iter().flat_map(|(_, hooks)| hooks).cloned().collect();
+    if calls.len() > 1 {
+        mechanisms.sort_unstable();
+        mechanisms.dedup();
     }
-    Err(unable.unwrap_or_else(|| Unable::new("no mechanism is known", "report this as a bug")))
+    match &calls[..] {
+        [(call, hooks)] => limits.extend(self::limits(*call, hooks, abilities)),
+        calls => limits.extend(class::limits(calls, abilities)),
+    }
+    let name = format!("{}={}", fault.calls.name(), fault.returns);
+    Ok(PlannedRule { name, fault: SpecFault::Syscall(Box::new(fault.clone())), mechanisms, calls, limits })
 }
 
-/// The hooks that carry a call's faults by one mechanism.
-pub fn by(mechanism: Wanted, call: Call, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
+/// What decides about the mechanism of a call. All faults on one call get the same one.
+pub struct Choice<'a> {
+    faults: Vec<&'a Fault>,
+    wanted: Option<Wanted>,
+}
+
+impl<'a> Choice<'a> {
+    /// For the faults of a spec.
+    pub fn of(spec: &'a Spec) -> Self {
+        let calls = |fault: &'a SpecFault| match fault {
+            SpecFault::Syscall(fault) => Some(&**fault),
+            SpecFault::Network(_) => None,
+        };
+        Self { faults: spec.faults.iter().filter_map(calls).collect(), wanted: spec.mechanism }
+    }
+
+    /// For one fault.
+    pub fn only(fault: &'a Fault, wanted: Option<Wanted>) -> Self {
+        Self { faults: vec![fault], wanted }
+    }
+
+    /// Chooses the hooks for a call: the first mechanism of the ladder that reaches it here and can return what all
+    /// faults on it ask for, or the one that was asked for.
+    pub fn mechanisms(&self, call: Call, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
+        let on_call: Vec<_> = self.faults.iter().filter(|fault| fault.calls.contain(call)).collect();
+        let needs = on_call.iter().fold(Needs::default(), |needs, fault| needs.and(fault.returns.needs()));
+        let has_class = self.faults.iter().any(|fault| matches!(fault.calls, Calls::Class { .. }));
+        let usual = if has_class { &CLASS_LADDER } else { &LADDER };
+        let ladder = self.wanted.as_ref().map_or(&usual[..], std::slice::from_ref);
+        let mut unable: Option<Unable> = None;
+        for mechanism in ladder {
+            let serves =
+                |hooks: &Vec<_>| on_call.iter().try_for_each(|fault| matches::served_by(fault, hooks));
+            let chosen =
+                by(*mechanism, call, needs, abilities).and_then(|hooks| serves(&hooks).map(|()| hooks));
+            match chosen {
+                Ok(hooks) => return Ok(hooks),
+                Err(reason) => {
+                    unable = Some(match unable {
+                        None => reason,
+                        Some(before) => before.and(reason),
+                    });
+                }
+            }
+        }
+        Err(unable.unwrap_or_else(|| Unable::new("no mechanism is known", "report this as a bug")))
+    }
+}
+
+/// The hooks that carry a call's faults by one mechanism, if it can return what they need.
+pub fn by(
+    mechanism: Wanted,
+    call: Call,
+    needs: Needs,
+    abilities: &impl Abilities,
+) -> Result<Vec<Mechanism>, Unable> {
+    let hook = |name: &str| {
+        Err(Unable::new(
+            format!("{name}: a hook can let {} fail, but not claim that it was done", call.name()),
+            "use a kernel with CONFIG_BPF_KPROBE_OVERRIDE, or name an errno",
+        ))
+    };
     match mechanism {
+        Wanted::Lsm | Wanted::FmodRetSecurity | Wanted::CgroupSockAddr if !needs.is_none() => {
+            hook(mechanism.name())
+        }
         Wanted::Lsm => security(SecurityHook::Lsm, call, |hook| abilities.lsm(hook)),
         Wanted::FmodRetSecurity => security(SecurityHook::FmodRet, call, |hook| {
             abilities.fmod_ret_security(&security_function(hook))
         }),
-        Wanted::FmodRetSys => entry(EntryHook::FmodRet, call, abilities, |f| abilities.fmod_ret_sys(f)),
-        Wanted::KprobeMulti => entry(EntryHook::KprobeMulti, call, abilities, |f| abilities.kprobe_multi(f)),
-        Wanted::Kprobe => entry(EntryHook::Kprobe, call, abilities, |f| abilities.kprobe_override(f)),
+        Wanted::FmodRetSys => {
+            entry(EntryHook::FmodRet, call, needs, abilities, |f| abilities.fmod_ret_sys(f))
+        }
+        Wanted::KprobeMulti => {
+            entry(EntryHook::KprobeMulti, call, needs, abilities, |f| abilities.kprobe_multi(f))
+        }
+        Wanted::Kprobe => entry(EntryHook::Kprobe, call, needs, abilities, |f| abilities.kprobe_override(f)),
         Wanted::CgroupSockAddr => socket(call, abilities),
     }
 }
@@ -90,11 +167,18 @@ fn security(
 fn entry(
     by: EntryHook,
     call: Call,
+    needs: Needs,
     abilities: &impl Abilities,
     able: impl Fn(&str) -> Result<(), Unable>,
 ) -> Result<Vec<Mechanism>, Unable> {
     let function = entry::function(call.name(), by == EntryHook::FmodRet);
     able(&function)?;
+    if needs.value {
+        abilities.claims_success(by, false)?;
+    }
+    if needs.zero {
+        abilities.claims_success(by, true)?;
+    }
     let (compat, _) = entry::compat_functions(call.name(), |name| abilities.has_function(name));
     let compat = compat.into_iter().filter(|function| able(function).is_ok());
     Ok(std::iter::once(function).chain(compat).map(|function| Mechanism::Entry { by, function }).collect())
@@ -144,13 +228,7 @@ pub fn limits(call: Call, hooks: &[Mechanism], abilities: &impl Abilities) -> Ve
 
 /// A call is judged at one place. Two rules for one call always choose the same one, unless a later change breaks that.
 pub fn conflict(rules: &[PlannedRule]) -> Option<String> {
-    let calls: Vec<_> = rules
-        .iter()
-        .filter_map(|rule| match &rule.fault {
-            SpecFault::Syscall(fault) => Some((fault.call, &rule.mechanisms)),
-            SpecFault::Network(_) => None,
-        })
-        .collect();
+    let calls: Vec<_> = rules.iter().flat_map(|rule| &rule.calls).collect();
     let (call, _) = calls
         .iter()
         .find(|(call, ours)| calls.iter().any(|(other, theirs)| call == other && ours != theirs))?;
