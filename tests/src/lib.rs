@@ -21,6 +21,7 @@ pub mod skip;
 pub mod spawn;
 pub mod summary;
 pub mod syscall_errors;
+pub mod syscall_results;
 pub mod tasks;
 pub mod topology;
 pub mod victim;

@@ -60,6 +60,14 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("--delay 10ms --jitter 1ms --distribution cauchy", &["cauchy", "pareto"]),
     ("--rate 10", &["10", "mbit"]),
     ("--reorder 5%", &["--reorder", "--delay"]),
+    ("--fail %files=EIO", &["%files", "%file"]),
+    ("--fail write=return=-1", &["return=-1", "errno"]),
+    ("--fail write=EIO:0,ENOSPC:1", &["EIO:0", "weight"]),
+    ("--fail write=EIO,10", &["10%", "10:1"]),
+    ("--fail write=EIO,when=5..3", &["5..3", "LAST"]),
+    ("--fail write=EIO,when=3,every=2", &["when=", "every="]),
+    ("--fail write=EIO,per=process", &["per=process", "every="]),
+    ("--loss 5%,every=2,per=process", &["per=process", "packets"]),
     ("", &["--loss"]),
 ];
 

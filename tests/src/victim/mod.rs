@@ -3,6 +3,7 @@
 mod attempts;
 mod calls;
 mod datagram;
+mod results;
 mod syscall_table;
 mod tcp;
 mod trivia;
@@ -45,6 +46,8 @@ enum Act {
     Calls(calls::Calls),
     /// Make calls that differ in one thing
     Attempts(attempts::Attempts),
+    /// Make some system calls in turn and keep every result
+    Results(results::Results),
     /// Wait until told to end
     Sleep(trivia::Sleep),
     /// Exit with a status
@@ -109,6 +112,7 @@ fn act(arguments: Arguments) -> Result<c_int> {
         Act::TcpRecv(receive) => tcp::receive(&receive, &desk),
         Act::Calls(calls) => calls::run(&calls, &desk),
         Act::Attempts(attempts) => attempts::run(&attempts, &desk),
+        Act::Results(results) => results::run(&results, &desk),
         Act::Sleep(sleep) => trivia::sleep(&sleep, &desk),
         Act::Exit(exit) => Ok(exit.status),
         Act::Die(die) => trivia::die(&die),

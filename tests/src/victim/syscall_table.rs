@@ -40,6 +40,20 @@ pub const TABLE: &[Call] = &[
     Call { name: "mmap", make: mmap },
 ];
 
+/// Calls that show whether a success was real. They are no controls.
+pub const TELLING: &[Call] = &[
+    // Changes the size of the file.
+    Call {
+        name: "pwrite64",
+        make: |f| {
+            let block = [7u8; 512];
+            raw(libc::SYS_pwrite64, [f.file as usize, &raw const block as usize, block.len(), 0, 0, 0])
+        },
+    },
+    // Of no file at all: fails by itself.
+    Call { name: "fdatasync", make: |_| raw(libc::SYS_fdatasync, [usize::MAX, 0, 0, 0, 0, 0]) },
+];
+
 /// Finds a call by the kernel's name of it.
 pub fn by_name(name: &str) -> Option<usize> {
     TABLE.iter().position(|call| call.name == name)
