@@ -59,14 +59,22 @@ impl Scene {
     }
 }
 
+/// Every packet was held back for `ms`, once. A busy machine can only add to what a packet takes, and adds to all that wait
+/// while it pauses: the shortest delay tells once from twice, and the counters say that it was once for each.
+/// [`distributions_are_netems`] measures.
 fn check_held_back(what: &str, run: &Measured, ms: f64) -> Result<()> {
     run.traffic.check_unharmed().context(what.to_owned())?;
-    let (least, median) = (run.traffic.delays_ms[0], run.traffic.median_ms()?);
-    ensure!(least >= ms - 0.1, "{what}: one took {least} ms instead of {ms}");
-    ensure!(median <= ms + SLACK_MS, "{what}: half of them took {median} ms or more instead of {ms}");
+    let least = run.traffic.delays_ms[0];
+    ensure!(
+        (ms - 0.1..2.0 * ms).contains(&least),
+        "{what}: the first took {least} ms instead of {ms}: {:?}",
+        run.traffic.delays_ms
+    );
     let rule = run.summary.rule()?;
     ensure!(
-        rule.fault == "delay" && rule.injected.events == run.traffic.sent,
+        rule.fault == "delay"
+            && rule.matched.events == run.traffic.sent
+            && rule.injected.events == run.traffic.sent,
         "{what}: {}, but kchaos says {rule:?}",
         run.traffic
     );
@@ -388,8 +396,8 @@ fn on_stacked_devices_a_packet_is_held_back_once() -> Result<()> {
         let scene = Scene::new(pair)?;
         for address in [FAR4, FAR6] {
             let to = endpoint(address, 7001)?;
-            let run = sender_in_target("--delay 50ms", &scene.target, &to, 300, &scene.outside, "")?;
-            check_held_back(&format!("{kind:?} {to}"), &run, 50.0)?;
+            let run = sender_in_target("--delay 150ms", &scene.target, &to, 300, &scene.outside, "")?;
+            check_held_back(&format!("{kind:?} {to}"), &run, 150.0)?;
         }
     }
     Ok(())
