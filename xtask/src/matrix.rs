@@ -74,7 +74,7 @@ pub struct Package {
 }
 
 fn limit_s() -> u64 {
-    900
+    1500
 }
 
 /// Reads the file and checks it.
