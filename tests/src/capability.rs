@@ -19,6 +19,15 @@ pub fn on_host() -> bool {
     kernel_name() == "host"
 }
 
+/// Whether alarms ring (CONFIG_POSIX_TIMERS).
+pub fn has_posix_timers() -> bool {
+    // SAFETY: all bytes zero are a value of the plain structure, and it lives through the call.
+    unsafe {
+        let mut left: libc::itimerval = std::mem::zeroed();
+        libc::getitimer(libc::ITIMER_REAL, &raw mut left) == 0
+    }
+}
+
 /// Whether tcx hooks exist (6.6): where they do not, kchaos uses clsact filters.
 pub fn has_tcx() -> bool {
     const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;

@@ -7,15 +7,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::capability::on_host;
+use crate::capability::{has_posix_timers, on_host};
 use crate::patience::wait_for;
 use crate::spawn::{Place, Process};
 
 /// Why the programs of the image are not used here.
 ///
-/// They are in the image of the test machines; what a developer's machine has installed proves nothing.
+/// They are in the image of the test machines; what a developer's machine has installed proves nothing. ping(8) and
+/// timeout(1) end by POSIX timers: without them they wait for ever.
 pub fn image_missing() -> Option<&'static str> {
-    on_host().then_some("the programs are in the image of the test machines")
+    if on_host() {
+        return Some("the programs are in the image of the test machines");
+    }
+    (!has_posix_timers()).then_some("no POSIX timers, which clients need to give up")
 }
 
 /// What a program did.
