@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::Signal;
 
 use crate::board::Role;
 use crate::capability::mechanism_works;
@@ -41,17 +40,12 @@ fn attempts(place: &Place, words: &str) -> Result<Felt> {
 pub fn check(faults: &str, words: &str, expected: &[(&str, &str)]) -> Result<Summary> {
     let cgroup = TestCgroup::new()?;
     let (target, sibling) = (cgroup.child("target")?, cgroup.child("sibling")?);
-    let (target_place, runner) =
-        (Place::default().in_cgroup(&target), Place::default().in_cgroup(&cgroup.child("runner")?));
-    let line = format!("inject --json --cgroup {} {faults} --duration 600s", target.path().display());
-    let mut running = Kchaos::new(&line).at(&runner).start()?;
+    let (target_place, runner) = (Place::default().in_cgroup(&target), cgroup.runner()?);
+    let mut running = Kchaos::inject(faults, target.path()).at(&runner).start()?;
     running.armed()?;
     let felt = attempts(&target_place, words).with_context(|| format!("in the target under {faults}"))?;
     let bystander = attempts(&Place::default().in_cgroup(&sibling), words)?;
-    running.signal(Signal::SIGINT)?;
-    let finished = running.finish()?;
-    finished.expect_status(130)?;
-    let summary = finished.summary()?;
+    let summary = running.interrupt()?.summary()?;
     let after = attempts(&target_place, words)?;
     let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
     for (label, outcomes) in &felt {

@@ -164,6 +164,19 @@ pub fn delay_missing() -> Result<Option<String>> {
     netem_missing()
 }
 
+/// Why no mechanism of this kernel fails calls on files, if none does.
+pub fn file_errors_missing() -> Result<Option<&'static str>> {
+    Ok((!fails_syscalls()?).then_some("no mechanism fails calls on files"))
+}
+
+/// Why calls on files cannot be failed by their number, if they cannot.
+pub fn counted_errors_missing() -> Result<Option<&'static str>> {
+    if !counts_exactly() {
+        return Ok(Some("no fetching atomics"));
+    }
+    file_errors_missing()
+}
+
 /// Whether atomic operations return a value (5.12): without, nothing is counted across CPUs.
 pub fn counts_exactly() -> bool {
     const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;

@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::patience::wait_for;
+use crate::spawn::Place;
 
 /// Where the cgroup v2 hierarchy is mounted; on hybrid hosts beside the v1 hierarchies.
 pub fn mount_point() -> Result<PathBuf> {
@@ -129,6 +130,11 @@ impl TestCgroup {
     /// Makes a cgroup below.
     pub fn child(&self, name: &str) -> Result<Cgroup> {
         self.root.child(name)
+    }
+
+    /// A cgroup below, for kchaos itself: beside the target.
+    pub fn runner(&self) -> Result<Place> {
+        Ok(Place::default().in_cgroup(&self.child("runner")?))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -49,6 +50,11 @@ impl Kchaos {
         let mut line = Self::new(&format!("exec --json {faults} --"));
         line.words.extend(command.iter().map(|word| (*word).to_owned()));
         line
+    }
+
+    /// `kchaos inject --json --cgroup TARGET FAULTS`, for longer than any test lasts.
+    pub fn inject(faults: &str, target: &Path) -> Self {
+        Self::new(&format!("inject --json --cgroup {} {faults} --duration 600s", target.display()))
     }
 
     /// `kchaos exec --json FAULTS -- victim ...`, the victim reporting to the board.
@@ -202,6 +208,14 @@ impl Running {
     /// Sends a signal.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
+    }
+
+    /// Ends it as Ctrl-C does.
+    pub fn interrupt(mut self) -> Result<Finished> {
+        self.signal(Signal::SIGINT)?;
+        let finished = self.finish()?;
+        finished.expect_status(130)?;
+        Ok(finished)
     }
 
     /// Waits for the end.

@@ -25,7 +25,7 @@ pub fn results_under(faults: &str, place: &Place, arguments: &str) -> Result<(Ve
     Ok((results(&report)?, finished))
 }
 
-/// Starts a victim that is prepared, waits for it, and lets `begin` set what it is subject to before its first call.
+/// Starts a victim and waits until it is prepared for its first call; see [`go`].
 pub fn prepared(place: &Place, arguments: &str) -> Result<Victim> {
     let mut victim = Victim::start(place, &format!("results --wait {arguments}"))?;
     victim.ready()?;
@@ -40,16 +40,7 @@ pub fn go(mut victim: Victim) -> Result<Vec<Vec<i64>>> {
 
 /// Starts an injection into a cgroup and waits until it acts.
 pub fn inject(faults: &str, target: &std::path::Path, place: &Place) -> Result<Running> {
-    let line = format!("inject --json --cgroup {} {faults} --duration 600s", target.display());
-    let mut running = Kchaos::new(&line).at(place).start()?;
+    let mut running = Kchaos::inject(faults, target).at(place).start()?;
     running.armed()?;
     Ok(running)
-}
-
-/// Ends an injection.
-pub fn end(mut running: Running) -> Result<Finished> {
-    running.signal(nix::sys::signal::Signal::SIGINT)?;
-    let finished = running.finish()?;
-    finished.expect_status(130)?;
-    Ok(finished)
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::capability::delay_missing;
-use integration_tests::cgroup::TestCgroup;
+use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::client::{Answer, image_missing, run, serve};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::measure::measure;
@@ -16,7 +16,6 @@ use integration_tests::skip;
 use integration_tests::spawn::{Place, Process};
 use integration_tests::summary::Summary;
 use integration_tests::topology::{FAR4, FAR6, Pair};
-use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -26,7 +25,8 @@ const DELAY_MS: f64 = 300.0;
 /// Servers on the far side; clients on the near side, in the target and beside it.
 struct Scene {
     _pair: Pair,
-    cgroup: TestCgroup,
+    _cgroup: TestCgroup,
+    target_cgroup: Cgroup,
     runner: Place,
     target: Place,
     beside: Place,
@@ -42,7 +42,8 @@ impl Scene {
         let pair = Pair::veth()?;
         let (near, far) = (Place::default().in_netns(&pair.near), Place::default().in_netns(&pair.far));
         let runner = near.clone().in_cgroup(&cgroup.child("runner")?);
-        let target = near.clone().in_cgroup(&cgroup.child("target")?);
+        let target_cgroup = cgroup.child("target")?;
+        let target = near.clone().in_cgroup(&target_cgroup);
         let beside = near.in_cgroup(&cgroup.child("beside")?);
         let server = far.in_cgroup(&cgroup.child("server")?);
         let files = tempfile::tempdir()?;
@@ -51,7 +52,17 @@ impl Scene {
         resident.arg("3600");
         target.apply(&mut resident)?;
         let _resident = Process::start(resident)?;
-        Ok(Self { _pair: pair, cgroup, runner, target, beside, server, files, _resident })
+        Ok(Self {
+            _pair: pair,
+            _cgroup: cgroup,
+            target_cgroup,
+            runner,
+            target,
+            beside,
+            server,
+            files,
+            _resident,
+        })
     }
 
     fn log(&self, name: &str) -> Result<File> {
@@ -66,18 +77,14 @@ impl Scene {
 
     /// Runs the client in the target and beside it at the same time, under faults that hit the target.
     fn under(&self, faults: &str, client: &[&str]) -> Result<(Answer, Answer, Summary)> {
-        let target = self.cgroup.root().path().join("target");
-        let line = format!("inject --json --cgroup {} {faults} --duration 600s", target.display());
-        let mut running = Kchaos::new(&line).at(&self.runner).start()?;
+        let mut running = Kchaos::inject(faults, self.target_cgroup.path()).at(&self.runner).start()?;
         running.armed()?;
         let (hit, beside) = std::thread::scope(|scope| {
             let beside = scope.spawn(|| run(&self.beside, client));
             let hit = run(&self.target, client);
             (hit, beside.join())
         });
-        running.signal(Signal::SIGINT)?;
-        let finished = running.finish()?;
-        finished.expect_status(130)?;
+        let finished = running.interrupt()?;
         let beside = beside.map_err(|_| anyhow::anyhow!("the bystander's thread panicked"))??;
         Ok((hit?, beside, finished.summary()?))
     }
@@ -91,9 +98,8 @@ impl Scene {
     /// Where this kernel cannot delay, the run is refused.
     fn delayed(&self, client: &[&str], milliseconds: impl Fn(&Answer) -> Result<f64>) -> Result<()> {
         if delay_missing()?.is_some() {
-            let target = self.cgroup.root().path().join("target");
-            let line = format!("inject --json --cgroup {} --delay 300ms --duration 9s", target.display());
-            let finished = Kchaos::new(&line).at(&self.runner).run()?;
+            let finished =
+                Kchaos::inject("--delay 300ms", self.target_cgroup.path()).at(&self.runner).run()?;
             finished.expect_status(8)?;
             return Ok(());
         }

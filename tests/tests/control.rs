@@ -22,7 +22,7 @@ use integration_tests::tasks::read_tasks;
 use nix::sys::signal::Signal;
 
 struct Scene {
-    _cgroup: TestCgroup,
+    cgroup: TestCgroup,
     target: Cgroup,
     beside: Cgroup,
     runner: Place,
@@ -36,17 +36,15 @@ impl Scene {
         let cgroup = TestCgroup::new()?;
         let (target, beside) = (cgroup.child("target")?, cgroup.child("beside")?);
         let netns = NetNs::new()?.with_clsact_where_needed()?;
-        let runner = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&netns);
+        let runner = cgroup.runner()?.in_netns(&netns);
         let furniture = netns.furniture()?;
         let objects = KernelObjects::now()?;
-        Ok(Self { _cgroup: cgroup, target, beside, runner, netns, furniture, objects })
+        Ok(Self { cgroup, target, beside, runner, netns, furniture, objects })
     }
 
     /// A live run and its id.
     fn inject(&self, faults: &str) -> Result<(Running, String)> {
-        let target = self.target.path().display();
-        let line = format!("inject --json --cgroup {target} {faults} --duration 600s");
-        let mut running = Kchaos::new(&line).at(&self.runner).start()?;
+        let mut running = Kchaos::inject(faults, self.target.path()).at(&self.runner).start()?;
         let run = running.armed()?.run;
         Ok((running, run))
     }
@@ -321,17 +319,14 @@ fn runs_on_one_target_are_independent() -> Result<()> {
     let (first, first_run) = scene.inject("--loss 100%")?;
     // A second one for the same packets would be dead, also further down or up.
     let below = scene.target.child("below")?;
-    for cgroup in [scene.target.path(), below.path(), scene._cgroup.root().path()] {
-        let line = format!("inject --json --cgroup {} --loss 5% --duration 600s", cgroup.display());
-        let finished = Kchaos::new(&line).at(&scene.runner).run()?;
+    for cgroup in [scene.target.path(), below.path(), scene.cgroup.root().path()] {
+        let finished = Kchaos::inject("--loss 5%", cgroup).at(&scene.runner).run()?;
         finished.expect_status(6)?;
         let error = finished.error()?;
         ensure!(error.code == 6 && error.message.contains(&first_run), "{error:?}");
     }
     // Beside it, on the same devices, there is room.
-    let line =
-        format!("inject --json --cgroup {} --loss 100% --duration 600s", scene.beside.path().display());
-    let mut second = Kchaos::new(&line).at(&scene.runner).start()?;
+    let mut second = Kchaos::inject("--loss 100%", scene.beside.path()).at(&scene.runner).start()?;
     let second_run = second.armed()?.run;
     let mut other = scene.victim(&scene.beside, &words.replace("7001", "7002"))?;
     other.ready()?;

@@ -35,7 +35,7 @@ struct Scene {
 impl Scene {
     fn new(pair: Pair) -> Result<Self> {
         let cgroup = TestCgroup::new()?;
-        let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
+        let target = cgroup.runner()?.in_netns(&pair.near);
         let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
         let beside = Place::default().in_cgroup(&cgroup.child("beside")?).in_netns(&pair.near);
         Ok(Self { pair, target, outside, beside, _cgroup: cgroup })
@@ -411,7 +411,7 @@ fn kill_9_leaves_neither_devices_nor_delay() -> Result<()> {
     }
     let cgroup = TestCgroup::new()?;
     let netns = NetNs::new()?;
-    let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&netns);
+    let target = cgroup.runner()?.in_netns(&netns);
     for attempt in 0..3 {
         let (furniture, before) = (netns.furniture()?, KernelObjects::now()?);
         let board = Arc::new(SharedBoard::create()?);

@@ -30,7 +30,7 @@ impl Scene {
         let cgroup = TestCgroup::new()?;
         let target = cgroup.child("target")?;
         let netns = NetNs::new()?.with_clsact_where_needed()?;
-        let runner = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&netns);
+        let runner = cgroup.runner()?.in_netns(&netns);
         let furniture = netns.furniture()?;
         Ok(Self { cgroup, target, runner, netns, furniture, objects: KernelObjects::now()? })
     }

@@ -299,7 +299,7 @@ fn sigkill_of_inject_leaves_the_target_alone() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let netns = NetNs::new()?;
     let target = cgroup.child("target")?;
-    let runner = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&netns);
+    let runner = cgroup.runner()?.in_netns(&netns);
     let mut victim = Victim::start(
         &Place::default().in_cgroup(&target).in_netns(&netns),
         "udp-pair --to 127.0.0.1:7001 --rate-per-ms 5",

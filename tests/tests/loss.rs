@@ -30,7 +30,7 @@ struct Scene {
 impl Scene {
     fn new(pair: Pair) -> Result<Self> {
         let cgroup = TestCgroup::new()?;
-        let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
+        let target = cgroup.runner()?.in_netns(&pair.near);
         let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
         Ok(Self { pair, target, outside, cgroup })
     }

@@ -105,7 +105,7 @@ fn a_seed_repeats_a_chain() -> Result<()> {
 fn a_flow_is_always_or_never_hit() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let pair = Pair::veth()?;
-    let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
+    let target = cgroup.runner()?.in_netns(&pair.near);
     let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
     let (mut hit, mut spared) = (0, 0);
     for flow in 0..12u16 {
@@ -128,7 +128,7 @@ fn a_flow_is_always_or_never_hit() -> Result<()> {
 fn a_partition_cuts_both_ways_and_nobody_else() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let pair = Pair::veth()?;
-    let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
+    let target = cgroup.runner()?.in_netns(&pair.near);
     let beside = Place::default().in_cgroup(&cgroup.child("beside")?).in_netns(&pair.near);
     let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
     let out = endpoint(FAR4, 7001)?;
@@ -160,7 +160,7 @@ fn a_partition_cuts_both_ways_and_nobody_else() -> Result<()> {
 fn exceptions_and_local_ports_choose_packets() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let pair = Pair::veth()?;
-    let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
+    let target = cgroup.runner()?.in_netns(&pair.near);
     let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
     let lost = |faults: &str, address: &str, more: &str| -> Result<bool> {
         let to = endpoint(address, 7001)?;
@@ -196,7 +196,7 @@ fn exceptions_and_local_ports_choose_packets() -> Result<()> {
 fn duplicates_arrive_twice_over_veth_and_lo() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let pair = Pair::veth()?;
-    let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
+    let target = cgroup.runner()?.in_netns(&pair.near);
     let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
     for (address, on_lo) in [(FAR4, false), (FAR6, false), ("127.0.0.1", true), ("::1", true)] {
         let to = endpoint(address, 7001)?;

@@ -3,13 +3,13 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use integration_tests::capability::{fails_syscalls, fmod_ret_sys_works, kprobe_override_works};
+use integration_tests::capability::{file_errors_missing, fmod_ret_sys_works, kprobe_override_works};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::{Kchaos, binary};
 use integration_tests::measure::measure;
 use integration_tests::skip;
 use integration_tests::spawn::Place;
-use integration_tests::syscall_results::{end, go, inject, prepared};
+use integration_tests::syscall_results::{go, inject, prepared};
 use serde_json::json;
 
 const EHWPOISON: i64 = -libc::EHWPOISON as i64;
@@ -37,12 +37,12 @@ const CASES: [Case; 4] = [
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn calls_of_a_class_fail_and_others_do_not() -> Result<()> {
-    if !fails_syscalls()? {
-        skip!("no mechanism fails calls on files");
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
     }
     let by_entry = fmod_ret_sys_works()? || kprobe_override_works();
     let cgroup = TestCgroup::new()?;
-    let place = Place::default().in_cgroup(&cgroup.child("runner")?);
+    let place = cgroup.runner()?;
     let target = cgroup.child("target")?;
     let within = Place::default().in_cgroup(&target);
     let sibling = Place::default().in_cgroup(&cgroup.child("sibling")?);
@@ -58,7 +58,7 @@ fn calls_of_a_class_fail_and_others_do_not() -> Result<()> {
         let felt = go(victim)?;
         let beside = go(bystander)?;
         let begin = std::time::Instant::now();
-        let summary = end(running)?.summary()?;
+        let summary = running.interrupt()?.summary()?;
         let undone = begin.elapsed();
         let rule = summary.rule()?;
         ensure!(felt.len() == 1, "{class}: {felt:?}");
@@ -94,8 +94,8 @@ fn plan(words: &str) -> Result<serde_json::Value> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_plan_says_what_of_a_class_is_left_out() -> Result<()> {
-    if !fails_syscalls()? {
-        skip!("no mechanism fails calls on files");
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
     }
     for (class, inside, dangerous) in [
         ("%file", "openat", "execve"),
@@ -123,7 +123,7 @@ fn a_plan_says_what_of_a_class_is_left_out() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_class_of_which_nothing_is_reached_is_refused() -> Result<()> {
     let cgroup = TestCgroup::new()?;
-    let place = Place::default().in_cgroup(&cgroup.child("runner")?);
+    let place = cgroup.runner()?;
     let faults = "--mechanism cgroup_sock_addr --fail %memory=ENOMEM";
     let finished = Kchaos::exec(faults, &["true"]).at(&place).run()?;
     finished.expect_status(125)?;

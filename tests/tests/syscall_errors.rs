@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::{Role, SharedBoard};
 use integration_tests::capability::{
-    fails_syscalls, fmod_ret_sys_works, kprobe_override_works, lsm_lists_bpf, lsm_works, openat_mechanism,
+    fails_syscalls, file_errors_missing, fmod_ret_sys_works, kprobe_override_works, lsm_lists_bpf, lsm_works,
+    openat_mechanism,
 };
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
@@ -20,23 +21,17 @@ use integration_tests::syscall_errors::{check_task, suffer};
 use integration_tests::tasks::read_tasks;
 use serde_json::json;
 
-const NO_MECHANISM: &str = "no mechanism fails calls on files";
-
-fn place(cgroup: &TestCgroup) -> Result<Place> {
-    Ok(Place::default().in_cgroup(&cgroup.child("runner")?))
-}
-
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn every_openat_fails_and_nothing_else_in_threads_and_descendants() -> Result<()> {
-    if !fails_syscalls()? {
-        skip!("{NO_MECHANISM}");
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
     let (threads, generations, n) = (4, 3, 50);
     let run = suffer(
         "--fail openat=EIO@100%",
-        &place(&cgroup)?,
+        &cgroup.runner()?,
         "openat",
         n,
         &format!("--threads {threads} --children {}", generations - 1),
@@ -58,11 +53,11 @@ fn every_openat_fails_and_nothing_else_in_threads_and_descendants() -> Result<()
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_share_of_the_calls_fails() -> Result<()> {
-    if !fails_syscalls()? {
-        skip!("{NO_MECHANISM}");
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
-    let place = place(&cgroup)?;
+    let place = cgroup.runner()?;
     for (percent, probability) in [("10%", 0.1), ("50%", 0.5)] {
         let faults = format!("--fail openat=ENOSPC@{percent}");
         let run = suffer(&faults, &place, "openat", calls(), "--threads 2")?;
@@ -83,7 +78,7 @@ fn fsync_fails_by_kprobe() -> Result<()> {
         skip!("no kprobe override");
     }
     let cgroup = TestCgroup::new()?;
-    let run = suffer("--fail fsync=EIO@100%", &place(&cgroup)?, "fsync", 20, "")?;
+    let run = suffer("--fail fsync=EIO@100%", &cgroup.runner()?, "fsync", 20, "")?;
     run.check(1, 20, "EIO")?;
     run.check_all_failed("EIO")?;
     Ok(())
@@ -92,14 +87,14 @@ fn fsync_fails_by_kprobe() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn several_rules_hit_their_own_calls() -> Result<()> {
-    if !fails_syscalls()? {
-        skip!("{NO_MECHANISM}");
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
     let board = SharedBoard::create()?;
     let faults = "--fail openat=EIO@100% --fail mkdirat=EROFS@100%";
     let finished =
-        Kchaos::exec_victim(faults, "calls --call openat -n 10", &board)?.at(&place(&cgroup)?).run()?;
+        Kchaos::exec_victim(faults, "calls --call openat -n 10", &board)?.at(&cgroup.runner()?).run()?;
     finished.expect_status(0)?;
     let tasks = read_tasks(&board);
     ensure!(tasks.len() == 1 && tasks[0].errno("EIO") == 10, "{tasks:?}");
@@ -113,8 +108,8 @@ fn several_rules_hit_their_own_calls() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_bystander_in_a_sibling_cgroup_feels_nothing() -> Result<()> {
-    if !fails_syscalls()? {
-        skip!("{NO_MECHANISM}");
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
     let board = SharedBoard::create()?;
@@ -123,7 +118,7 @@ fn a_bystander_in_a_sibling_cgroup_feels_nothing() -> Result<()> {
         "calls --call openat --no-controls --pause-us 200",
         &board,
     )?
-    .at(&place(&cgroup)?)
+    .at(&cgroup.runner()?)
     .start()?;
     running.armed()?;
     wait_until("the target to feel errors", || read_tasks(&board).iter().any(|task| task.errno("EIO") > 10))?;
@@ -150,8 +145,8 @@ fn a_bystander_in_a_sibling_cgroup_feels_nothing() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn injecting_reaches_descendants_from_before_and_during_the_run() -> Result<()> {
-    if !fails_syscalls()? {
-        skip!("{NO_MECHANISM}");
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
     let target = cgroup.child("target")?;
@@ -173,7 +168,7 @@ fn injecting_reaches_descendants_from_before_and_during_the_run() -> Result<()> 
     }
     let line =
         format!("inject --json --cgroup {} --fail openat=EIO@100% --duration 600s", target.path().display());
-    let mut running = Kchaos::new(&line).at(&place(&cgroup)?).start()?;
+    let mut running = Kchaos::new(&line).at(&cgroup.runner()?).start()?;
     running.armed()?;
     let young = target.child("young")?.child("younger")?;
     victims.push(Victim::start(&Place::default().in_cgroup(&young), endless)?);
@@ -209,7 +204,7 @@ fn injecting_reaches_descendants_from_before_and_during_the_run() -> Result<()> 
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn an_impossible_mechanism_is_refused_before_the_command_runs() -> Result<()> {
     let cgroup = TestCgroup::new()?;
-    let place = place(&cgroup)?;
+    let place = cgroup.runner()?;
     let mut refused = Vec::new();
     if !kprobe_override_works() {
         refused.push("--mechanism kprobe --fail openat=EIO@100%");

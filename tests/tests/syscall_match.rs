@@ -7,14 +7,12 @@ use integration_tests::kchaos::Kchaos;
 use integration_tests::skip;
 use integration_tests::spawn::Place;
 
-const NO_MECHANISM: &str = "no mechanism fails calls on files";
-
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn callers_are_chosen_by_name_and_user() -> Result<()> {
     let mechanisms = working(&OF_TASKS)?;
     if mechanisms.is_empty() {
-        skip!("{NO_MECHANISM}");
+        skip!("no mechanism fails calls on files");
     }
     for mechanism in mechanisms {
         let faults = "--fail openat=EIO,comm=kc-worker \

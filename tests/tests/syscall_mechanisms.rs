@@ -9,7 +9,6 @@ use integration_tests::capability::{fmod_ret_reaches_bodies, mechanism_works};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::{Kchaos, binary};
 use integration_tests::skip;
-use integration_tests::spawn::Place;
 use integration_tests::syscall_errors::suffer;
 use integration_tests::tasks::read_tasks;
 
@@ -32,7 +31,7 @@ const UNHOOKED: [Group; 2] = [&[("fsync", "EIO")], &[("getppid", "EHWPOISON")]];
 
 fn each_call_fails_by(mechanism: &str) -> Result<()> {
     let cgroup = TestCgroup::new()?;
-    let place = Place::default().in_cgroup(&cgroup.child("runner")?);
+    let place = cgroup.runner()?;
     let enters = !matches!(mechanism, "lsm" | "fmod_ret_security");
     let unhooked = if enters { &UNHOOKED[..] } else { &[] };
     for group in HOOKED.iter().chain(unhooked) {
@@ -128,7 +127,7 @@ fn socket_calls_fail_by_socket_hooks() -> Result<()> {
         skip!("socket hooks cannot set an errno");
     }
     let cgroup = TestCgroup::new()?;
-    let place = Place::default().in_cgroup(&cgroup.child("runner")?);
+    let place = cgroup.runner()?;
     for (call, errno) in [("connect", "ETIMEDOUT"), ("bind", "EADDRINUSE"), ("sendto", "ENETUNREACH")] {
         let faults = format!("--mechanism cgroup_sock_addr --fail {call}={errno}@100%");
         let run = suffer(&faults, &place, call, 20, "--threads 2 --children 1")?;

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::SharedBoard;
 use integration_tests::capability::{
-    counts_exactly, fails_syscalls, fmod_ret_sys_works, kprobe_multi_works, kprobe_override_works,
+    counted_errors_missing, file_errors_missing, fmod_ret_sys_works, kprobe_multi_works,
+    kprobe_override_works,
 };
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
@@ -13,12 +14,8 @@ use integration_tests::samples::calls;
 use integration_tests::skip;
 use integration_tests::spawn::Place;
 use integration_tests::syscall_errors::suffer;
-use integration_tests::syscall_results::{end, go, inject, prepared, results_under};
+use integration_tests::syscall_results::{go, inject, prepared, results_under};
 use serde_json::json;
-
-fn runner(cgroup: &TestCgroup) -> Result<Place> {
-    Ok(Place::default().in_cgroup(&cgroup.child("runner")?))
-}
 
 /// What `pwrite64` of 512 bytes and `fdatasync` of no file return by themselves.
 const HONEST: [i64; 2] = [512, -libc::EBADF as i64];
@@ -26,12 +23,12 @@ const HONEST: [i64; 2] = [512, -libc::EBADF as i64];
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn weighted_errnos_have_their_shares() -> Result<()> {
-    if !fails_syscalls()? {
-        skip!("no mechanism fails calls on files");
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
     let faults = "--fail openat=ENOSPC:3,EIO:1,EMFILE:4@40%";
-    let run = suffer(faults, &runner(&cgroup)?, "openat", 2 * calls(), "--threads 2")?;
+    let run = suffer(faults, &cgroup.runner()?, "openat", 2 * calls(), "--threads 2")?;
     for task in &run.tasks {
         ensure!(task.done && task.controls_failed.is_empty() && task.controls_made > 0, "{task:?}");
         let foreign = task.errnos.keys().find(|name| !["ENOSPC", "EIO", "EMFILE"].contains(&name.as_str()));
@@ -59,14 +56,11 @@ fn weighted_errnos_have_their_shares() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_seed_repeats_the_results() -> Result<()> {
-    if !counts_exactly() {
-        skip!("no fetching atomics");
-    }
-    if !fails_syscalls()? {
-        skip!("no mechanism fails calls on files");
+    if let Some(reason) = counted_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
-    let place = runner(&cgroup)?;
+    let place = cgroup.runner()?;
     let run = |seed: u32| -> Result<Vec<Vec<i64>>> {
         let faults = format!("--seed {seed} --fail mkdirat=ENOSPC:1,EIO:1,EROFS:1@50%");
         Ok(results_under(&faults, &place, "--calls mkdirat -n 200")?.0)
@@ -103,7 +97,7 @@ fn a_success_is_claimed_that_did_not_happen() -> Result<()> {
         skip!("no mechanism can claim success");
     }
     let cgroup = TestCgroup::new()?;
-    let place = runner(&cgroup)?;
+    let place = cgroup.runner()?;
     let sibling = Place::default().in_cgroup(&cgroup.child("sibling")?);
     for (mechanism, zero) in liars {
         let target = cgroup.child(&format!("target-{mechanism}"))?;
@@ -124,7 +118,7 @@ fn a_success_is_claimed_that_did_not_happen() -> Result<()> {
         let running = inject(&faults, target.path(), &place)?;
         let felt = go(victim)?;
         let bystander = go(bystander)?;
-        let summary = end(running)?.summary()?;
+        let summary = running.interrupt()?.summary()?;
         let claimed = [4096, if zero { 0 } else { 77 }].repeat(10);
         let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
         ensure!(missed > 0 || felt == [claimed.clone()], "{mechanism}: the victim was told {felt:?}");
@@ -148,7 +142,7 @@ fn a_lie_and_an_error_share_one_mechanism() -> Result<()> {
         skip!("no kprobe override");
     }
     let cgroup = TestCgroup::new()?;
-    let place = runner(&cgroup)?;
+    let place = cgroup.runner()?;
     // By itself, mkdirat would fail at a security hook, which cannot claim success; the limit lets the next rule act.
     let faults = "--fail mkdirat=EROFS@50% --fail mkdirat=return=0:3,return=5:1,ENOSPC:1";
     let (results, finished) = results_under(faults, &place, "--calls mkdirat -n 400")?;
@@ -175,7 +169,7 @@ fn a_lie_and_an_error_share_one_mechanism() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn lies_that_no_mechanism_can_tell_are_refused() -> Result<()> {
     let cgroup = TestCgroup::new()?;
-    let place = runner(&cgroup)?;
+    let place = cgroup.runner()?;
     let mut refused = vec![
         ("--mechanism lsm --fail openat=return=3", "a hook can let openat fail"),
         ("--mechanism fmod_ret_security --fail openat=EIO:9,return=3:1", "a hook can let openat fail"),

@@ -5,21 +5,17 @@ use std::sync::atomic::Ordering::Release;
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::{Role, SharedBoard};
-use integration_tests::capability::{counts_exactly, fails_syscalls, has_tool};
+use integration_tests::capability::{counted_errors_missing, counts_exactly, has_tool};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim, victim_binary};
-use integration_tests::syscall_results::{end, go, inject, prepared, results, results_under};
+use integration_tests::syscall_results::{go, inject, prepared, results, results_under};
 
 const EIO: i64 = -libc::EIO as i64;
 
 /// Processes that count for themselves at one time (`PROCESSES_MAX` of the kernel programs).
 const PROCESSES_MAX: usize = 4096;
-
-fn runner(cgroup: &TestCgroup) -> Result<Place> {
-    Ok(Place::default().in_cgroup(&cgroup.child("runner")?))
-}
 
 /// EIO at these numbers, counted from 1, and success at the others.
 fn hit_at(hit: &[usize], n: usize) -> Vec<i64> {
@@ -29,14 +25,11 @@ fn hit_at(hit: &[usize], n: usize) -> Vec<i64> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn sequences_are_straces() -> Result<()> {
-    if !counts_exactly() {
-        skip!("no fetching atomics");
-    }
-    if !fails_syscalls()? {
-        skip!("no mechanism fails calls on files");
+    if let Some(reason) = counted_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
-    let place = runner(&cgroup)?;
+    let place = cgroup.runner()?;
     let cases: [(&str, &[usize]); 7] = [
         ("3", &[3]),
         ("3..5", &[3, 4, 5]),
@@ -75,14 +68,11 @@ fn sequences_are_straces() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_target_counts_together_and_each_process_for_itself() -> Result<()> {
-    if !counts_exactly() {
-        skip!("no fetching atomics");
-    }
-    if !fails_syscalls()? {
-        skip!("no mechanism fails calls on files");
+    if let Some(reason) = counted_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
-    let place = runner(&cgroup)?;
+    let place = cgroup.runner()?;
     let target = cgroup.child("target")?;
     let sibling = Place::default().in_cgroup(&cgroup.child("sibling")?);
     // Three processes of ten calls each, in the target and beside it.
@@ -93,7 +83,7 @@ fn a_target_counts_together_and_each_process_for_itself() -> Result<()> {
         let running = inject(&format!("--fail connect=EIO,{options}"), target.path(), &place)?;
         let felt = go(victim)?;
         let beside = go(bystander)?;
-        let summary = end(running)?.summary()?;
+        let summary = running.interrupt()?.summary()?;
         let rule = summary.rule()?;
         ensure!(beside.iter().flatten().all(|result| *result == 0), "{options}: beside it {beside:?}");
         ensure!(rule.missed == 0 && rule.spared["untracked"].events == 0, "{options}: {rule:?}");
@@ -122,18 +112,15 @@ fn a_target_counts_together_and_each_process_for_itself() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn processes_that_ended_are_forgotten() -> Result<()> {
-    if !counts_exactly() {
-        skip!("no fetching atomics");
-    }
-    if !fails_syscalls()? {
-        skip!("no mechanism fails calls on files");
+    if let Some(reason) = counted_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
     let board = SharedBoard::create()?;
     let children = PROCESSES_MAX + 200;
     let arguments = format!("results --calls connect -n 3 --one-by-one --children {children}");
     let faults = "--fail connect=EIO,when=2,per=process";
-    let finished = Kchaos::exec_victim(faults, &arguments, &board)?.at(&runner(&cgroup)?).run()?;
+    let finished = Kchaos::exec_victim(faults, &arguments, &board)?.at(&cgroup.runner()?).run()?;
     finished.expect_status(0)?;
     let summary = finished.summary()?;
     let rule = summary.rule()?;
@@ -150,14 +137,11 @@ fn processes_that_ended_are_forgotten() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn processes_beyond_the_limit_are_spared_and_counted() -> Result<()> {
-    if !counts_exactly() {
-        skip!("no fetching atomics");
-    }
-    if !fails_syscalls()? {
-        skip!("no mechanism fails calls on files");
+    if let Some(reason) = counted_errors_missing()? {
+        skip!("{reason}");
     }
     let cgroup = TestCgroup::new()?;
-    let place = runner(&cgroup)?;
+    let place = cgroup.runner()?;
     // Enough threads for a machine of two gigabytes, whose kernel allows fewer by itself.
     let limit = "/proc/sys/kernel/threads-max";
     let allowed: usize = std::fs::read_to_string(limit)?.trim().parse()?;
@@ -172,7 +156,7 @@ fn processes_beyond_the_limit_are_spared_and_counted() -> Result<()> {
     let running = inject("--fail connect=EIO,when=1,per=process", target.path(), &place)?;
     victim.board.go.store(1, Release);
     let report = victim.finish(Role::First)?;
-    let summary = end(running)?.summary()?;
+    let summary = running.interrupt()?.summary()?;
     let rule = summary.rule()?;
     let counts: Vec<(Vec<i64>, usize)> = serde_json::from_value(report["counts"].clone())?;
     let failed: usize = counts.iter().filter(|(felt, _)| felt[0] == EIO).map(|(_, count)| count).sum();
@@ -192,7 +176,7 @@ fn without_fetching_atomics_counting_is_refused() -> Result<()> {
         skip!("this kernel counts exactly");
     }
     let cgroup = TestCgroup::new()?;
-    let place = runner(&cgroup)?;
+    let place = cgroup.runner()?;
     for options in ["when=3", "every=2,per=process", "limit=1"] {
         let board = SharedBoard::create()?;
         let faults = format!("--fail openat=EIO,{options}");
