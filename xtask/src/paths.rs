@@ -39,10 +39,7 @@ pub fn cache() -> Result<PathBuf> {
 
 /// Waits until no other xtask makes the same part of the cache; holds it until dropped.
 pub fn lock(part: &str) -> Result<File> {
-    let dir = cache()?;
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let path = dir.join(format!("{part}.lock"));
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let (path, file) = lock_file(part)?;
     if file.try_lock().is_err() {
         crate::command::say(format!("waiting for another xtask ({})", path.display()));
         file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
@@ -50,18 +47,20 @@ pub fn lock(part: &str) -> Result<File> {
     Ok(file)
 }
 
-/// Waits until one of `places` of the whole machine is free, whichever xtask holds the others; holds it until dropped.
-pub fn lock_one_of(part: &str, places: usize) -> Result<File> {
+fn lock_file(name: &str) -> Result<(PathBuf, File)> {
     let dir = cache()?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let open = |place| {
-        let path = dir.join(format!("{part}-{place}.lock"));
-        File::create(&path).with_context(|| format!("cannot write {}", path.display()))
-    };
-    let files = (0..places.max(1)).map(open).collect::<Result<Vec<_>>>()?;
+    let path = dir.join(format!("{name}.lock"));
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok((path, file))
+}
+
+/// Waits until one of `places` of the whole machine is free, whichever xtask holds the others; holds it until dropped.
+pub fn lock_one_of(part: &str, places: usize) -> Result<File> {
+    let open = |place| lock_file(&format!("{part}-{place}")).map(|(_, file)| file);
+    let mut files = (0..places.max(1)).map(open).collect::<Result<Vec<_>>>()?;
     loop {
         if let Some(at) = files.iter().position(|file| file.try_lock().is_ok()) {
-            let mut files = files;
             return Ok(files.swap_remove(at));
         }
         thread::sleep(Duration::from_millis(200));
