@@ -58,9 +58,8 @@ enum Cmd {
     Lint,
     /// All lints and tests, here and in virtual machines: what CI runs
     Test {
-        /// Machines at the same time; each keeps one core busy [default: as many as there are cores, at most 4]
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
-        jobs: Option<u16>,
+        #[command(flatten)]
+        jobs: vm::Jobs,
     },
     /// The integration tests with full sample sizes; figures go to target/soak
     Soak(soak::SoakOptions),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::command::{read, say};
 use crate::summary::Report;
-use crate::vm::{self, Options, Samples};
+use crate::vm::{self, Jobs, Options, Samples};
 use crate::{artifacts, host, paths};
 
 /// What to run where.
@@ -20,9 +20,8 @@ pub struct SoakOptions {
     kernels: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,
-    /// Machines at the same time; each keeps one core busy [default: as many as there are cores, at most 4]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
-    jobs: Option<u16>,
+    #[command(flatten)]
+    jobs: Jobs,
 }
 
 /// The command.

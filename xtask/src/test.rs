@@ -7,11 +7,11 @@ use anyhow::Result;
 use crate::artifacts;
 use crate::command::say;
 use crate::summary::{Line, Report};
-use crate::vm::{self, Options, Samples};
+use crate::vm::{self, Jobs, Options, Samples};
 use crate::{host, lint, unit};
 
 /// The command: every step runs, whatever fails before it.
-pub fn run(jobs: Option<u16>) -> Result<()> {
+pub fn run(jobs: Jobs) -> Result<()> {
     let start = Instant::now();
     let mut report = Report::default();
     for (name, check) in lint::CHECKS {

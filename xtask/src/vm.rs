@@ -33,9 +33,23 @@ pub struct Options {
     /// How many trials measurements take
     #[arg(long, value_enum, default_value_t = Samples::Small)]
     pub samples: Samples,
+    /// How many machines there may be.
+    #[command(flatten)]
+    pub jobs: Jobs,
+}
+
+/// How many machines run.
+#[derive(Args, Clone, Copy)]
+pub struct Jobs {
     /// Machines at the same time; each keeps one core busy [default: as many as there are cores, at most 4]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub jobs: Option<u16>,
+    jobs: Option<u16>,
+}
+
+impl Jobs {
+    fn places(self) -> usize {
+        self.jobs.map_or(cores().min(4), usize::from)
+    }
 }
 
 /// Cores of this machine, and with it how many emulated machines it carries.
@@ -79,7 +93,7 @@ pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> 
     let bench = Bench { matrix: &matrix, image: &image, options, artifacts };
     let queue = Mutex::new(selected.iter());
     let lines = Mutex::new(Vec::new());
-    let places = options.jobs.map_or(cores().min(4), usize::from);
+    let places = options.jobs.places();
     let work = || {
         loop {
             // More machines than cores would take the time that limits count on: those of several runs of this program
