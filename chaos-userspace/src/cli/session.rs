@@ -152,16 +152,12 @@ impl<'a> Session<'a> {
             };
             tokio::select! {
                 arrived = self.signals.next() => {
-                    let arrived = arrived.map_err(Failure::internal)?;
-                    // Who asks for the end wants the faults to end, whatever a command does about it.
-                    self.engine.iter().for_each(|engine| engine.disarm(0));
-                    self.ending.interrupted_by.get_or_insert(arrived.signal as i32);
-                    return Ok(News::Signal(arrived));
+                    return Ok(self.interrupted(arrived.map_err(Failure::internal)?));
                 }
                 Some(()) = self.device_news.recv() => self.engine.iter_mut().for_each(follow_devices),
                 Some(caller) = caller => {
-                    if let Some(arrived) = self.hear(caller, sink) {
-                        return Ok(News::Signal(arrived));
+                    if let Some(news) = self.hear(caller, sink) {
+                        return Ok(news);
                     }
                 }
                 () = over => {
@@ -172,14 +168,19 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Who asks for the end wants the faults to end, whatever a command does about it.
+    fn interrupted(&mut self, arrived: Arrived) -> News {
+        self.engine.iter().for_each(|engine| engine.disarm(0));
+        self.ending.interrupted_by.get_or_insert(arrived.signal as i32);
+        News::Signal(arrived)
+    }
+
     /// Does what is asked. A request to stop is heard as the signal that asks for the same.
-    fn hear(&mut self, caller: Caller, sink: &mut Sink) -> Option<Arrived> {
+    fn hear(&mut self, caller: Caller, sink: &mut Sink) -> Option<News> {
         let answer = match &caller.request {
             Request::Stop => {
-                self.engine.iter().for_each(|engine| engine.disarm(0));
-                self.ending.interrupted_by.get_or_insert(Signal::SIGTERM as i32);
                 self.waiting.push(caller);
-                return Some(Arrived { signal: Signal::SIGTERM, from_terminal: false });
+                return Some(self.interrupted(Arrived { signal: Signal::SIGTERM, from_terminal: false }));
             }
             Request::Status => self.status().map(Answer::Status),
             Request::Set { words } => self.set(words, sink).map(|faults| Answer::Set { faults }),
