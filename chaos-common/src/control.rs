@@ -18,8 +18,8 @@ pub struct Header {
     pub armed: u32,
     /// Which half of the rule table is in use: 0 or 1.
     pub bank: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// Always 0, which the verifier does not know: what begins with it is not told apart by whether it was changed.
+    pub zero: u32,
     /// `CLOCK_MONOTONIC` nanoseconds after which every program lets everything pass.
     pub lease_ns: u64,
     /// Rules that judge packets leaving a target.

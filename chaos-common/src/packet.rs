@@ -55,6 +55,10 @@ pub struct Packet {
     pub local: [u8; 16],
     /// Port of the local end, as the remote one.
     pub local_port: u32,
+    /// Where the transport header begins, counted from the network header; 0 if the packet does not show it.
+    pub transport: u32,
+    /// 1 if the packet is a fragment, so that its checksum covers more than the packet.
+    pub fragment: u32,
 }
 
 /// Neither IPv4 nor IPv6, or cut short: nothing is known.
@@ -77,6 +81,8 @@ impl Packet {
         remote_port: PORT_UNREADABLE,
         local: [0; 16],
         local_port: PORT_UNREADABLE,
+        transport: 0,
+        fragment: 0,
     };
 
     /// The remote address where it is IPv4.
@@ -124,7 +130,10 @@ fn parse_ipv4<L: Load + ?Sized>(bytes: &L, direction: Direction, packet: &mut Pa
     packet.local[2] = head[own + 2];
     packet.local[3] = head[own + 3];
     packet.protocol = head[9] as u32;
-    let later_fragment = u16::from_be_bytes([head[6], head[7]]) & 0x1fff != 0;
+    let fragment = u16::from_be_bytes([head[6], head[7]]);
+    let later_fragment = fragment & 0x1fff != 0;
+    // More of them follow, or this is not the first.
+    packet.fragment = (fragment & 0x3fff != 0) as u32;
     ports(bytes, header_bytes, later_fragment, direction, packet);
 }
 
@@ -154,7 +163,9 @@ fn parse_ipv6<L: Load + ?Sized>(bytes: &L, direction: Direction, packet: &mut Pa
                 let Some([following, _, high, low]) = bytes.load::<4>(offset) else { return };
                 next = following as u32;
                 offset += 8;
-                later_fragment = u16::from_be_bytes([high, low]) & 0xfff8 != 0;
+                let fragment = u16::from_be_bytes([high, low]);
+                later_fragment = fragment & 0xfff8 != 0;
+                packet.fragment = (fragment & 0xfff9 != 0) as u32;
             }
             _ => {
                 packet.protocol = next;
@@ -174,6 +185,9 @@ fn ports<L: Load + ?Sized>(
     direction: Direction,
     packet: &mut Packet,
 ) {
+    if !later_fragment {
+        packet.transport = offset;
+    }
     if !matches!(packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE)
     {
         packet.remote_port = PORT_NONE;
@@ -192,6 +206,31 @@ fn ports<L: Load + ?Sized>(
             packet.remote_port = source;
             packet.local_port = destination;
         }
+    }
+}
+
+/// Where a protocol keeps its checksum, counted from its header; `None` if it has none that this knows.
+#[inline(always)]
+pub fn checksum_offset(protocol: u32) -> Option<u32> {
+    match protocol {
+        PROTOCOL_TCP => Some(16),
+        PROTOCOL_UDP => Some(6),
+        PROTOCOL_ICMP | PROTOCOL_ICMPV6 => Some(2),
+        _ => None,
+    }
+}
+
+/// Bytes of the transport header, or `None` for a protocol that this does not know or a header that cannot be.
+#[inline(always)]
+pub fn header_bytes<L: Load + ?Sized>(bytes: &L, packet: &Packet) -> Option<u32> {
+    match packet.protocol {
+        PROTOCOL_TCP => {
+            let [words] = bytes.load::<1>(packet.transport + 12)?;
+            let header = (words >> 4) as u32 * 4;
+            if header < 20 { None } else { Some(header) }
+        }
+        PROTOCOL_UDP | PROTOCOL_ICMP | PROTOCOL_ICMPV6 => Some(8),
+        _ => None,
     }
 }
 
@@ -274,6 +313,9 @@ mod tests {
         assert_eq!(first.remote_port, 5432);
         let later = parse(&ipv4(17, 0x2001, 0)[..], ETHERTYPE_IPV4, Direction::Egress);
         assert_eq!((later.protocol, later.remote_port), (17, PORT_UNREADABLE));
+        assert_eq!((first.transport, first.fragment, later.transport, later.fragment), (20, 1, 0, 1));
+        let whole = parse(&ipv4(17, 0x4000, 3)[..], ETHERTYPE_IPV4, Direction::Egress);
+        assert_eq!((whole.transport, whole.fragment), (32, 0));
     }
 
     #[test]
@@ -292,13 +334,31 @@ mod tests {
         let packet = parse(&bytes[..], ETHERTYPE_IPV6, Direction::Egress);
         assert_eq!((packet.family, packet.protocol, packet.remote_port), (FAMILY_V6, 17, 5432));
         assert_eq!(packet.remote[15], 2);
+        assert_eq!((packet.transport, packet.fragment), (56, 0));
         let later = ipv6(&[(44, &[0, 0, 8, 0, 0, 0, 0])], 17);
         let packet = parse(&later[..], ETHERTYPE_IPV6, Direction::Egress);
         assert_eq!((packet.protocol, packet.remote_port), (17, PORT_UNREADABLE));
+        assert_eq!((packet.transport, packet.fragment), (0, 1));
         let long = ipv6(&[(0, &hop[..]); 6], 17);
         let packet = parse(&long[..], ETHERTYPE_IPV6, Direction::Egress);
         assert_eq!((packet.protocol, packet.remote_port), (PROTOCOL_UNKNOWN, PORT_UNREADABLE));
         assert!(!protocol_matches(PROTOCOL_UDP, &packet));
+    }
+
+    #[test]
+    fn headers_have_their_length() {
+        let mut bytes = ipv4(6, 0, 1);
+        bytes.extend([0; 4]);
+        bytes.push(0x80);
+        let packet = parse(&bytes[..], ETHERTYPE_IPV4, Direction::Egress);
+        assert_eq!(header_bytes(&bytes[..], &packet), Some(32));
+        if let Some(last) = bytes.last_mut() {
+            *last = 0x40;
+        }
+        assert_eq!(header_bytes(&bytes[..], &packet), None);
+        assert_eq!(header_bytes(&bytes[..30], &packet), None);
+        assert_eq!(header_bytes(&[0u8; 0][..], &Packet { protocol: 17, ..packet }), Some(8));
+        assert_eq!(header_bytes(&bytes[..], &Packet { protocol: 132, ..packet }), None);
     }
 
     #[test]

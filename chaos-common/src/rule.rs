@@ -56,6 +56,41 @@ pub const KIND_DELAY: u32 = 16;
 pub const KIND_DUPLICATE: u32 = 17;
 /// The packet takes no line, and so overtakes those that do.
 pub const KIND_REORDER: u32 = 18;
+/// One bit of the packet is flipped, so that its checksum is wrong.
+pub const KIND_CORRUPT: u32 = 19;
+/// One bit of the payload is flipped, and the checksum says that all is well.
+pub const KIND_CORRUPT_PAYLOAD: u32 = 20;
+/// The packet's TCP connection is reset at both ends.
+pub const KIND_RESET: u32 = 21;
+
+/// Some rule is of [`KIND_CORRUPT`].
+pub const CORRUPT_CHECKSUM: u32 = 1;
+/// Some rule is of [`KIND_CORRUPT_PAYLOAD`].
+pub const CORRUPT_PAYLOAD: u32 = 2;
+
+/// What a rule of this kind does to an event, as one bit of a set.
+#[inline(always)]
+pub const fn act(kind: u32) -> u32 {
+    1 << (kind & 31)
+}
+
+/// The event ends: it is lost or fails, and there is nothing left for other rules.
+pub const ACTS_ENDING: u32 = act(KIND_LOSS) | act(KIND_RESULT) | act(KIND_RESULTS) | act(KIND_RESET);
+/// The packet is changed, which happens once.
+pub const ACTS_CORRUPTING: u32 = act(KIND_CORRUPT) | act(KIND_CORRUPT_PAYLOAD);
+
+/// Whether behind these acts there is nothing left to do for a rule of this kind.
+#[inline(always)]
+pub const fn leaves_nothing_to(acts: u32, kind: u32) -> bool {
+    let mut done = ACTS_ENDING | act(kind);
+    if kind == KIND_DELAY {
+        done |= act(KIND_REORDER);
+    }
+    if act(kind) & ACTS_CORRUPTING != 0 {
+        done |= ACTS_CORRUPTING;
+    }
+    acts & done != 0
+}
 
 /// Only packets of [`Rule::protocol`].
 pub const MATCH_PROTOCOL: u32 = 1 << 0;
@@ -138,3 +173,34 @@ const _: () = {
     assert!(size_of::<Ordinal>() == 64);
     assert!(RULES_MAX == 64 && RULE_BANKS == 2);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_leaves_nothing_and_the_rest_is_done_once() {
+        const KINDS: [u32; 9] = [
+            KIND_LOSS,
+            KIND_RESULT,
+            KIND_RESULTS,
+            KIND_DELAY,
+            KIND_DUPLICATE,
+            KIND_REORDER,
+            KIND_CORRUPT,
+            KIND_CORRUPT_PAYLOAD,
+            KIND_RESET,
+        ];
+        for kind in KINDS {
+            assert!(!leaves_nothing_to(0, kind));
+            assert!(leaves_nothing_to(act(kind), kind), "{kind}");
+            for end in [KIND_LOSS, KIND_RESULT, KIND_RESULTS, KIND_RESET] {
+                assert!(leaves_nothing_to(act(end), kind), "{kind} behind {end}");
+            }
+        }
+        assert!(leaves_nothing_to(act(KIND_REORDER), KIND_DELAY));
+        assert!(leaves_nothing_to(act(KIND_CORRUPT), KIND_CORRUPT_PAYLOAD));
+        assert!(!leaves_nothing_to(act(KIND_DELAY) | act(KIND_DUPLICATE), KIND_CORRUPT));
+        assert!(!leaves_nothing_to(act(KIND_CORRUPT), KIND_DELAY));
+    }
+}

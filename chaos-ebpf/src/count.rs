@@ -27,6 +27,21 @@ pub fn count(rule: u32, outcome: Outcome, weight: &Weight) {
     }
 }
 
+/// Takes an event back from `Injected` of `rule`, because it could not be carried out, and counts it as an error.
+#[inline(always)]
+pub fn recount_as_error(rule: u32, weight: &Weight) {
+    let Some(counters) = KC_COUNTERS.get_ptr_mut(rule) else { return };
+    // SAFETY: the pointer is the current CPU's value, valid for the program's run; the index is in range.
+    let counter = unsafe { &raw mut (*counters).outcomes[Outcome::Injected as usize] };
+    // SAFETY: as in `count`; adding the two's complement subtracts.
+    unsafe {
+        add(&raw mut (*counter).events, u64::MAX);
+        add(&raw mut (*counter).segments, weight.segments.wrapping_neg());
+        add(&raw mut (*counter).bytes, weight.bytes.wrapping_neg());
+    }
+    count(rule, Outcome::Error, weight);
+}
+
 /// Atomic addition. A task inside a trampoline can be preempted by another one on the same CPU, so even per-CPU sums
 /// need it. Written out because the target's `AtomicU64` has no additions (it is defined for processors without
 /// compare-and-swap), and because 5.10 refuses the fetching form.

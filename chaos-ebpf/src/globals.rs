@@ -3,6 +3,8 @@
 
 use aya_ebpf::Global;
 use chaos_common::limits::FAST_TARGETS_MAX;
+#[cfg(doc)]
+use chaos_common::rule::{CORRUPT_CHECKSUM, CORRUPT_PAYLOAD};
 
 /// [`chaos_common::ABI_VERSION`] of this object; the loader reads it back from the file.
 #[unsafe(no_mangle)]
@@ -75,6 +77,14 @@ pub static KC_DRAWN_RESULTS: Global<u32> = Global::new(0);
 /// Whether any rule duplicates packets.
 #[unsafe(no_mangle)]
 pub static KC_DUPLICATE: Global<u32> = Global::new(0);
+
+/// How rules corrupt packets: set of [`CORRUPT_CHECKSUM`] and [`CORRUPT_PAYLOAD`].
+#[unsafe(no_mangle)]
+pub static KC_CORRUPT: Global<u32> = Global::new(0);
+
+/// Whether any rule resets connections.
+#[unsafe(no_mangle)]
+pub static KC_RESET: Global<u32> = Global::new(0);
 
 /// Whether any rule diverts packets into a line.
 #[unsafe(no_mangle)]

@@ -2,7 +2,7 @@
 
 use crate::{
     count::{Weight, count},
-    globals::{KC_DRAWN_RESULTS, KC_DUPLICATE, KC_LINE, KC_RULE_COUNT},
+    globals::{KC_CORRUPT, KC_DRAWN_RESULTS, KC_LINE, KC_RESET, KC_RULE_COUNT},
     maps::{KC_CONTROL, KC_RESULTS, KC_RULES},
     ordinal::Kernel,
 };
@@ -12,7 +12,10 @@ use chaos_common::{
     counter::Outcome,
     decide::{decide, is_live},
     limits::{RULES_MAX, RUNS_MAX},
-    rule::{KIND_DELAY, KIND_DUPLICATE, KIND_REORDER, KIND_RESULTS, Rule, table_index},
+    rule::{
+        ACTS_CORRUPTING, ACTS_ENDING, KIND_DELAY, KIND_RESET, KIND_RESULTS, Rule, act, leaves_nothing_to,
+        table_index,
+    },
 };
 
 /// Whether a rule's match applies to an event.
@@ -31,63 +34,41 @@ pub enum Match {
 /// What the rules want done with an event. A plain record in which every field always has a value.
 #[derive(Clone, Copy)]
 pub struct Verdict {
-    /// 1 once a rule has ended the event: the packet is lost, the call fails.
-    ended: u32,
+    /// What is done, one bit per kind of rule ([`act`]).
+    acts: u32,
     /// What a call that a rule has ended returns.
     result: i64,
-    /// The rule among whose results [`Verdict::choice`] chooses, or [`NO_RULE`].
+    /// The rule among whose results [`Verdict::choice`] chooses, if one has several.
     drawing_rule: u32,
-    /// The draw that chooses.
-    choice: u32,
-    /// The rule whose line the packet takes, or [`NO_RULE`].
+    /// The draw that chooses a result, or the bit of the packet that is flipped.
+    pub choice: u32,
+    /// The rule whose line the packet takes, if it takes one.
     pub line_rule: u32,
-    /// 1 if the packet takes no line.
-    straight: u32,
-    /// 1 if the packet goes out twice.
-    pub duplicate: u32,
+    /// The rule that changes the packet or resets its connection, if one does.
+    pub changing_rule: u32,
 }
 
-const NO_RULE: u32 = u32::MAX;
-
 impl Verdict {
-    /// The event goes through.
-    pub const NONE: Self = Self {
-        ended: 0,
-        result: 0,
-        drawing_rule: NO_RULE,
-        choice: 0,
-        line_rule: NO_RULE,
-        straight: 0,
-        duplicate: 0,
-    };
-
-    /// Whether a rule has ended the event.
+    /// The event goes through. `zero` is 0, which the verifier must not know: it would follow every combination of acts
+    /// through all rules.
     #[inline(always)]
-    pub fn is_ended(&self) -> bool {
-        self.ended == 1
+    fn none(zero: u32) -> Self {
+        Self { acts: zero, result: 0, drawing_rule: zero, choice: zero, line_rule: zero, changing_rule: zero }
     }
 
-    /// Whether the packet takes a line.
+    /// Whether a rule of this kind acts.
     #[inline(always)]
-    pub fn is_diverted(&self) -> bool {
-        self.line_rule != NO_RULE
-    }
-
-    /// Whether a rule of this kind has nothing left to do.
-    #[inline(always)]
-    fn leaves_nothing_to(&self, kind: u32) -> bool {
-        self.is_ended()
-            || (KC_LINE.load() == 1 && kind == KIND_DELAY && (self.is_diverted() || self.straight == 1))
-            || (KC_DUPLICATE.load() == 1 && kind == KIND_DUPLICATE && self.duplicate == 1)
+    pub fn has(&self, kind: u32) -> bool {
+        self.acts & act(kind) != 0
     }
 
     /// What the call returns, if a rule has ended it.
     #[inline(always)]
     pub fn result(&self) -> Option<i64> {
-        if !self.is_ended() {
+        if self.acts & ACTS_ENDING == 0 {
             return None;
         }
-        if KC_DRAWN_RESULTS.load() == 1 && self.drawing_rule != NO_RULE {
+        if KC_DRAWN_RESULTS.load() == 1 && self.has(KIND_RESULTS) {
             let results = KC_RESULTS.get(self.drawing_rule)?;
             return Some(results.values[results.place(self.choice)]);
         }
@@ -96,20 +77,23 @@ impl Verdict {
 
     #[inline(always)]
     fn add(&mut self, rule: &Rule, choice: u32) {
-        // The globals keep the verifier from following what no rule does.
+        let act = act(rule.kind);
+        self.acts |= act;
+        // Behind a rule that has ended a call there is none that acts.
+        self.result = rule.result;
+        if KC_DRAWN_RESULTS.load() == 1 && rule.kind == KIND_RESULTS {
+            self.drawing_rule = rule.number;
+            self.choice = choice;
+        }
         if KC_LINE.load() == 1 && rule.kind == KIND_DELAY {
             self.line_rule = rule.number;
-        } else if KC_LINE.load() == 1 && rule.kind == KIND_REORDER {
-            self.straight = 1;
-        } else if KC_DUPLICATE.load() == 1 && rule.kind == KIND_DUPLICATE {
-            self.duplicate = 1;
-        } else {
-            self.ended = 1;
-            self.result = rule.result;
-            if KC_DRAWN_RESULTS.load() == 1 && rule.kind == KIND_RESULTS {
-                self.drawing_rule = rule.number;
-                self.choice = choice;
-            }
+        }
+        if KC_RESET.load() == 1 && rule.kind == KIND_RESET {
+            self.changing_rule = rule.number;
+        }
+        if KC_CORRUPT.load() != 0 && act & ACTS_CORRUPTING != 0 {
+            self.changing_rule = rule.number;
+            self.choice = choice;
         }
     }
 }
@@ -136,7 +120,7 @@ pub fn judge(
     // Once per event: rules of two banks together could let through what either of them hits.
     // SAFETY: a field of the mapped page, aligned, which user space replaces by single stores.
     let bank = unsafe { core::ptr::read_volatile(&raw const control.header.bank) };
-    let mut verdict = Verdict::NONE;
+    let mut verdict = Verdict::none(control.header.zero);
     for index in 0..RULES_MAX as u32 {
         if index >= KC_RULE_COUNT.load() {
             break;
@@ -160,7 +144,7 @@ pub fn judge(
             Match::Unparsable => Outcome::Unparsable,
             Match::Impossible => Outcome::Error,
             Match::Yes => {
-                let ended = verdict.leaves_nothing_to(rule.kind);
+                let ended = leaves_nothing_to(verdict.acts, rule.kind);
                 decide(rule, &control.header, run, now_ns, ended, &mut kernel)
             }
         };

@@ -7,11 +7,7 @@
 //!
 //! End A lives in the target's network namespace, end B in one that only the owner's descriptor holds.
 
-use crate::{
-    globals::KC_DUPLICATE,
-    maps::{KC_EXITS, KC_LINES},
-    network::{NEXT, duplicate},
-};
+use crate::maps::{KC_EXITS, KC_LINES};
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type},
@@ -40,17 +36,13 @@ pub fn entrance(skb: *mut __sk_buff, rule: u32) -> Option<Entrance> {
     unsafe { KC_LINES.get(key) }.copied()
 }
 
-/// Sends the packet into the rule's line, and a copy of it if `twice`.
+/// Addresses the packet to come out of the rule's line. Returns the line's device, or 0 if there is none.
 #[inline(always)]
-pub fn divert(skb: *mut __sk_buff, rule: u32, twice: bool) -> i32 {
-    let Some(entrance) = entrance(skb, rule) else { return NEXT };
+pub fn address(skb: *mut __sk_buff, rule: u32) -> u32 {
+    let Some(entrance) = entrance(skb, rule) else { return 0 };
     // SAFETY: `skb` is the program's context and the field is writable for tc programs.
     unsafe { (*skb).tc_index = mark(entrance.slot) as _ };
-    if KC_DUPLICATE.load() == 1 && twice {
-        duplicate(skb, entrance.device);
-    }
-    // SAFETY: the helper takes plain numbers.
-    unsafe { bpf_redirect(entrance.device, 0) as i32 }
+    entrance.device
 }
 
 /// Arriving at end B, delayed: back into the target's network namespace, without another queue.

@@ -8,6 +8,7 @@
 #![feature(asm_experimental_arch)]
 
 mod caller;
+mod corrupt;
 mod count;
 mod exec;
 mod exit;
@@ -17,6 +18,8 @@ mod line;
 mod maps;
 mod network;
 mod ordinal;
+mod reset;
+mod rewrite;
 mod syscall;
 mod syscall_match;
 mod target;

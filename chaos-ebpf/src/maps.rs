@@ -12,12 +12,37 @@ use chaos_common::{
         TARGETS_MAX, WALK_TARGETS_MAX,
     },
     line::{Entrance, Exit, LineKey},
+    packet::Packet,
     results::Results,
     rule::{Ordinal, ProcessCount, ProcessKey, Rule, TABLE_LEN},
     syscall::{Call, ROWS},
     syscall_match::COMM_BYTES,
     target::Target,
 };
+
+/// Bytes that bpf_csum_diff takes at most (net/core/filter.c).
+pub const CHUNK_BYTES: usize = 512;
+/// Bytes of a packet that are looked at or written at once.
+pub const PIECE_BYTES: usize = 64;
+
+/// Room for what does not fit on the stack, which has 512 bytes in all.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct Scratch {
+    /// What is known of the packet that is judged. It lies here for the verifier's sake: what it reads from a map has no
+    /// past, so that all ways through the parser become one.
+    pub packet: Packet,
+    /// 1 if the packet's connection can be reset.
+    pub resettable: u32,
+    /// 1 if the packet has payload; known only where a rule asks for it.
+    pub payload: u32,
+    /// A number that the verifier is to lose track of.
+    pub number: u64,
+    /// A piece of the packet.
+    pub piece: [u8; PIECE_BYTES],
+    /// A chunk of it that is summed up or moved.
+    pub chunk: [u64; CHUNK_BYTES / 8],
+}
 
 /// `BPF_F_MMAPABLE` of include/uapi/linux/bpf.h (5.5).
 const MMAPABLE: u32 = 1 << 10;
@@ -84,6 +109,10 @@ pub static KC_UIDS: HashMap<u32, u64> = HashMap::with_max_entries(CALLERS_MAX, 0
 /// Rule -> what happened, per CPU.
 #[map]
 pub static KC_COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::with_max_entries(RULES_MAX as u32, 0);
+
+/// For the packet that is being judged or changed, per CPU: soft interrupts are off meanwhile.
+#[map]
+pub static KC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Rule -> what it remembers across CPUs.
 #[map]

@@ -3,6 +3,7 @@
 use super::delay::DelayFlags;
 use crate::spec::{
     Problems,
+    corrupt::corrupt,
     loss_model::Model,
     network::{self, Direction, Effect, Fault, Match, Ports, Protocol},
     when::When,
@@ -30,6 +31,21 @@ pub struct PacketFlags {
     /// Lose all these packets, both ways
     #[arg(long, help_heading = "Faults", conflicts_with_all = ["loss", "loss_model", "direction"])]
     pub partition: bool,
+
+    /// Reset the TCP connections that these packets belong to, at both ends, and refuse new ones (default: 100%)
+    #[arg(
+        long,
+        value_name = "PERCENT[,every=N][,after=N][,limit=N]",
+        num_args = 0..=1,
+        default_missing_value = "100%",
+        help_heading = "Faults"
+    )]
+    pub reset: Option<String>,
+
+    /// Flip a bit of these packets, so that the receiver's checksum shows it; with :payload, a bit of the payload that no
+    /// checksum shows
+    #[arg(long, value_name = "PERCENT[:payload][,every=N][,after=N][,limit=N]", help_heading = "Faults")]
+    pub corrupt: Option<String>,
 
     /// Send these packets twice
     #[arg(long, value_name = "PERCENT[,every=N][,after=N][,limit=N]", help_heading = "Faults")]
@@ -74,16 +90,20 @@ impl PacketFlags {
         let before = problems.0.len();
         let matches = self.matches(problems);
         let mut effects = vec![];
-        let mut add = |flag: &str, text: &Option<String>, effect, problems: &mut Problems| {
-            let Some(text) = text else { return };
-            match When::from_parts(text.split(',')) {
-                Ok(when) => effects.push((effect, when)),
-                Err(more) => name(problems, flag, more),
-            }
+        let read = |flag: &str, text: &Option<String>, effect, problems: &mut Problems| {
+            let read = When::from_parts(text.as_ref()?.split(','));
+            read.map(|when| (effect, when)).map_err(|more| name(problems, flag, more)).ok()
         };
-        add("loss", &self.loss, Effect::Loss, problems);
-        add("duplicate", &self.duplicate, Effect::Duplicate, problems);
-        add("reorder", &self.reorder, Effect::Reorder, problems);
+        effects.extend(read("loss", &self.loss, Effect::Loss, problems));
+        effects.extend(read("reset", &self.reset, Effect::Reset, problems));
+        effects.extend(read("duplicate", &self.duplicate, Effect::Duplicate, problems));
+        if let Some(text) = &self.corrupt {
+            match corrupt(text) {
+                Ok((what, when)) => effects.push((Effect::Corrupt(what), when)),
+                Err(more) => name(problems, "corrupt", more),
+            }
+        }
+        effects.extend(read("reorder", &self.reorder, Effect::Reorder, problems));
         if let Some(text) = &self.loss_model {
             match text.parse::<Model>() {
                 Ok(model) => effects.insert(0, (Effect::LossModel(model), When::default())),
@@ -95,6 +115,11 @@ impl PacketFlags {
         }
         if let Some((delay, when)) = self.delay.read(problems) {
             effects.push((Effect::Delay(delay), when));
+        }
+        if let (Some(_), Some(protocol @ (Protocol::Udp | Protocol::Icmp))) = (&self.reset, self.protocol) {
+            problems
+                .0
+                .push(format!("--reset: {protocol} has no connections: leave --protocol {protocol} out"));
         }
         if self.reorder.is_some() && !self.delay.is_given() {
             problems.0.push("--reorder: nothing is overtaken: add --delay 10ms, for example".to_owned());
@@ -120,7 +145,11 @@ impl PacketFlags {
         let direction = if self.partition { Direction::Both } else { self.direction.unwrap_or_default() };
         let fault = |(effect, when): (Effect, When)| {
             let per_flow = self.per_flow && when.probability != crate::spec::units::Percent::ALL;
-            Fault { direction, matches: matches.clone(), effect, when, per_flow }
+            let mut matches = matches.clone();
+            if effect == Effect::Reset {
+                matches.protocol = Some(Protocol::Tcp);
+            }
+            Fault { direction, matches, effect, when, per_flow }
         };
         effects.into_iter().map(fault).collect()
     }
@@ -176,13 +205,17 @@ mod tests {
             loss: Some("5%".into()),
             loss_model: Some("gemodel:p=1%".into()),
             duplicate: Some("1%".into()),
+            reset: Some("2%".into()),
+            corrupt: Some("3%:payload".into()),
             local_port: vec!["80-90".into(), "!85".into()],
             remote: vec!["!10.0.0.0/8".into()],
             ..PacketFlags::default()
         };
         let faults = read(&flags).unwrap();
         let names: Vec<_> = faults.iter().map(|fault| fault.effect.name()).collect();
-        assert_eq!(names, ["loss", "loss", "duplicate"]);
+        assert_eq!(names, ["loss", "loss", "reset", "duplicate", "corrupt"]);
+        assert_eq!(faults[2].matches.protocol, Some(Protocol::Tcp));
+        assert_eq!(faults[4].matches.protocol, None);
         assert_eq!(faults[0].matches.local_ports.all().count(), 10);
         assert_eq!(faults[0].matches.remote_except.len(), 1);
     }
@@ -200,6 +233,14 @@ mod tests {
         assert!(read(&flags).unwrap_err().contains("--delay"));
         let flags = PacketFlags { loss: Some("5%,every=2".into()), per_flow: true, ..PacketFlags::default() };
         assert!(read(&flags).unwrap_err().contains("every="));
+        let flags = PacketFlags {
+            reset: Some("5%".into()),
+            protocol: Some(Protocol::Udp),
+            corrupt: Some("1%:head".into()),
+            ..PacketFlags::default()
+        };
+        let problems = read(&flags).unwrap_err();
+        assert!(problems.contains("udp has no connections") && problems.contains(":head"), "{problems}");
         let flags = PacketFlags { local_port: vec!["!0".into()], ..PacketFlags::default() };
         assert!(read(&flags).is_err());
     }

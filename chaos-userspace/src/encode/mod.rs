@@ -10,7 +10,7 @@ use crate::{
         Mechanism, Plan, Registers,
         syscall::{entry, hooks},
     },
-    spec::{Fault, network::Effect, syscall::Call as SystemCall},
+    spec::{Fault, corrupt::Corrupt, network::Effect, syscall::Call as SystemCall},
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
@@ -18,8 +18,8 @@ use chaos_common::{
     probability::{mix, seeded_draw},
     results::Results,
     rule::{
-        KIND_DELAY, KIND_DUPLICATE, KIND_LOSS, KIND_REORDER, KIND_RESULT, KIND_RESULTS, MATCH_FLOW, Rule,
-        WHEN_PER_FLOW, WHEN_PER_PROCESS, WHEN_SEEDED,
+        KIND_CORRUPT, KIND_CORRUPT_PAYLOAD, KIND_DELAY, KIND_DUPLICATE, KIND_LOSS, KIND_REORDER, KIND_RESET,
+        KIND_RESULT, KIND_RESULTS, MATCH_FLOW, Rule, WHEN_PER_FLOW, WHEN_PER_PROCESS, WHEN_SEEDED,
     },
     syscall::{Call, HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_SOCKET, call_row, ring_row},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
@@ -178,6 +178,9 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                             KIND_LOSS
                         }
                         Effect::Duplicate => KIND_DUPLICATE,
+                        Effect::Reset => KIND_RESET,
+                        Effect::Corrupt(Corrupt::Detected) => KIND_CORRUPT,
+                        Effect::Corrupt(Corrupt::Payload) => KIND_CORRUPT_PAYLOAD,
                         Effect::Reorder => KIND_REORDER,
                         Effect::Delay(delay) => {
                             image.lines.push((image.rules.len() as u32, Netem::from(delay)));
@@ -193,6 +196,8 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                         }
                         rule.when &= !WHEN_SEEDED;
                     }
+                    // What changes packets has to find its way in them.
+                    image.parse |= matches!(fault.effect, Effect::Reset | Effect::Corrupt(_));
                     network::encode_match(&fault.matches, &mut rule, bit, &mut image, &mut prefixes);
                 }
                 Fault::Syscall(fault) => {

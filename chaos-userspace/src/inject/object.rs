@@ -9,7 +9,10 @@ use chaos_common::{
     counter::{Counter, RuleCounters},
     line::{Entrance, Exit, LineKey},
     results::Results,
-    rule::{KIND_DUPLICATE, Rule, WHEN_PER_FLOW, table_index},
+    rule::{
+        CORRUPT_CHECKSUM, CORRUPT_PAYLOAD, KIND_CORRUPT, KIND_CORRUPT_PAYLOAD, KIND_DUPLICATE, KIND_RESET,
+        Rule, WHEN_PER_FLOW, table_index,
+    },
     syscall::Call,
     syscall_match::COMM_BYTES,
     target::Target,
@@ -119,6 +122,8 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_DRAWN_RESULTS", flag(!image.results.is_empty())),
         ("KC_PROCESS_RULES", image.process_rules().to_ne_bytes().to_vec()),
         ("KC_DUPLICATE", flag(image.rules.iter().any(|rule| rule.kind == KIND_DUPLICATE))),
+        ("KC_CORRUPT", word(corrupting(image))),
+        ("KC_RESET", flag(image.rules.iter().any(|rule| rule.kind == KIND_RESET))),
         ("KC_LINE", flag(!image.lines.is_empty())),
         ("KC_EXACT", flag(image.exact)),
         ("KC_COMM", flag(!image.comms.is_empty())),
@@ -144,6 +149,15 @@ pub fn serves(made: &Image, wanted: &Image) -> bool {
         && made.rules.len() == wanted.rules.len()
         && lines(made) == lines(wanted)
         && globals(made, 0) == globals(wanted, 0)
+}
+
+/// How packets are corrupted, for `KC_CORRUPT`.
+fn corrupting(image: &Image) -> u32 {
+    image.rules.iter().fold(0, |all, rule| match rule.kind {
+        KIND_CORRUPT => all | CORRUPT_CHECKSUM,
+        KIND_CORRUPT_PAYLOAD => all | CORRUPT_PAYLOAD,
+        _ => all,
+    })
 }
 
 /// Entries of the maps whose size depends on the plan.

@@ -288,7 +288,7 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
                 fault: Fault::Network(fault.clone()),
                 mechanisms,
                 calls: vec![],
-                limits: vec![],
+                limits: network::limits(fault),
             }),
             Fault::Syscall(fault) => syscall::plan(fault, spec, abilities),
         };

@@ -3,7 +3,10 @@
 use super::Mechanism;
 use crate::{
     probe::{Abilities, Unable},
-    spec::network::{Direction, Effect, Fault},
+    spec::{
+        corrupt::Corrupt,
+        network::{Direction, Effect, Fault},
+    },
 };
 
 /// Chooses the hooks for each direction.
@@ -11,11 +14,30 @@ pub fn mechanisms(fault: &Fault, abilities: &impl Abilities) -> Result<Vec<Mecha
     if matches!(fault.effect, Effect::Delay(_) | Effect::Reorder) {
         return line(fault, abilities);
     }
-    if fault.effect == Effect::Duplicate && fault.direction != Direction::Egress {
-        return Err(Unable::new(
-            "only leaving packets can be sent twice",
-            "leave --direction out, or duplicate at the peer",
-        ));
+    if fault.direction != Direction::Egress {
+        match fault.effect {
+            Effect::Duplicate => {
+                return Err(Unable::new(
+                    "only leaving packets can be sent twice",
+                    "leave --direction out, or duplicate at the peer",
+                ));
+            }
+            Effect::Corrupt(_) => {
+                return Err(Unable::new(
+                    "arriving packets cannot be changed: the hook at the target's sockets (cgroup_skb) may read and drop them, \
+                     not write to them",
+                    "leave --direction out, or corrupt at the peer; what the checksum shows feels to the target like \
+                     --loss --direction ingress",
+                ));
+            }
+            Effect::Reset => {
+                return Err(Unable::new(
+                    "connections are reset by what the target sends on them, which both ends feel",
+                    "leave --direction out",
+                ));
+            }
+            _ => {}
+        }
     }
     let mut chosen = vec![];
     if fault.direction.has_egress() {
@@ -33,6 +55,25 @@ pub fn mechanisms(fault: &Fault, abilities: &impl Abilities) -> Result<Vec<Mecha
         chosen.push(Mechanism::CgroupSkb);
     }
     Ok(chosen)
+}
+
+/// What the user should know of how a fault is carried out, in words.
+pub fn limits(fault: &Fault) -> Vec<String> {
+    let said: &[&str] = match fault.effect {
+        Effect::Corrupt(Corrupt::Detected) => &[
+            "The checksum of a packet that is hit is computed here and not by the device, so that loopback and veth deliver a \
+             wrong one, too. Of a super-packet (GSO) that is hit the first wire segment arrives, corrupted; the rest is lost.",
+        ],
+        Effect::Corrupt(Corrupt::Payload) => &[
+            "Packets without payload are not hit. Of a super-packet (GSO) one bit of its first wire segment is wrong.",
+        ],
+        Effect::Reset => &[
+            "A connection is reset when the target next sends on it: data, an acknowledgement, a keep-alive. Both ends \
+             see ECONNRESET; who connects, to the target or from it, sees ECONNREFUSED.",
+        ],
+        _ => &[],
+    };
+    said.iter().map(|line| (*line).to_owned()).collect()
 }
 
 /// A line takes packets from the egress hook. Below 6.6 that hook is a filter, which would lead packets into a line

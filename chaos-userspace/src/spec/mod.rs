@@ -1,6 +1,7 @@
 //! What the user wrote. Syntax only: nothing here looks at the host.
 
 pub mod call_class;
+pub mod corrupt;
 pub mod delay;
 pub mod loss_model;
 pub mod network;

@@ -1,6 +1,6 @@
 //! Faults on packets.
 
-use super::{delay::Delay, loss_model::Model, when::When};
+use super::{corrupt::Corrupt, delay::Delay, loss_model::Model, when::When};
 use chaos_common::packet::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
@@ -27,8 +27,12 @@ pub enum Effect {
     Loss,
     /// It is lost, depending on what was lost before.
     LossModel(Model),
+    /// Its TCP connection is reset at both ends.
+    Reset,
     /// It goes out twice.
     Duplicate,
+    /// One of its bits is flipped.
+    Corrupt(Corrupt),
     /// It is not held back and so overtakes those that are.
     Reorder,
     /// It is held back.
@@ -40,7 +44,9 @@ impl Effect {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Loss | Self::LossModel(_) => "loss",
+            Self::Reset => "reset",
             Self::Duplicate => "duplicate",
+            Self::Corrupt(_) => "corrupt",
             Self::Reorder => "reorder",
             Self::Delay(_) => "delay",
         }
@@ -168,6 +174,16 @@ impl fmt::Display for Fault {
         match &self.effect {
             Effect::Loss => write!(f, "lose {} of {} packets", self.when, self.direction)?,
             Effect::LossModel(model) => write!(f, "lose {} packets by {model}", self.direction)?,
+            Effect::Reset => {
+                write!(f, "reset the connections of {} of {} packets", self.when, self.direction)?;
+            }
+            Effect::Corrupt(what) => {
+                write!(f, "flip a bit of {} of {} packets", self.when, self.direction)?;
+                f.write_str(match what {
+                    Corrupt::Detected => ", which their checksum shows",
+                    Corrupt::Payload => "' payload, with a right checksum",
+                })?;
+            }
             Effect::Duplicate => write!(f, "send {} of {} packets twice", self.when, self.direction)?,
             Effect::Reorder => write!(f, "do not hold back {} of {} packets", self.when, self.direction)?,
             Effect::Delay(delay) => {
