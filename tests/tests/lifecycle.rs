@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::{Role, SharedBoard};
-use integration_tests::capability::{fails_syscalls, has_tcx, has_tool, on_host};
+use integration_tests::capability::{counts_exactly, fails_syscalls, has_tcx, has_tool, on_host};
 use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::kchaos::{Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
@@ -133,8 +133,8 @@ fn gone(pids: &BTreeSet<u32>) -> bool {
 }
 
 /// Kills kchaos under datagram load; how long the loss was felt.
-fn kill_under_datagrams() -> Result<f64> {
-    let mut load = Load::datagrams("--loss 50% --direction both")?;
+fn kill_under_datagrams(faults: &str) -> Result<f64> {
+    let mut load = Load::datagrams(faults)?;
     let kill_ns = monotonic_ns();
     load.running.signal(Signal::SIGKILL)?;
     let took = load.objects.wait_gone()?;
@@ -151,7 +151,7 @@ fn kill_under_datagrams() -> Result<f64> {
     ensure!(status == Some(0), "`clean` ended with {status:?} and said: {said}");
     measure(
         "kill_9_datagrams",
-        json!({"felt_ms": felt_ms, "objects_gone_ms": took.as_secs_f64() * 1e3, "programs": load.objects.programs.len(),
+        json!({"faults": faults, "felt_ms": felt_ms, "objects_gone_ms": took.as_secs_f64() * 1e3, "programs": load.objects.programs.len(),
             "links": load.objects.links.len(), "cgroup_removed_ms": cgroup_took.as_ref().ok().map(|took| took.as_secs_f64() * 1e3),
             "guardian_ended_ms": guardian_took.as_secs_f64() * 1e3}),
     );
@@ -175,7 +175,20 @@ fn shortest(mut attempt: impl FnMut() -> Result<f64>) -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn sigkill_ends_packet_loss_and_leaves_nothing() -> Result<()> {
-    shortest(kill_under_datagrams)
+    shortest(|| kill_under_datagrams("--loss 50% --direction both"))
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn sigkill_ends_loss_models_resets_and_corruption() -> Result<()> {
+    // What is thrown away for its checksum counts as lost here.
+    shortest(|| kill_under_datagrams("--duplicate 30% --corrupt 40%"))?;
+    if counts_exactly() {
+        shortest(|| {
+            kill_under_datagrams("--loss-model gemodel:p=20%,r=40% --reset --duplicate 30% --corrupt 20%")
+        })?;
+    }
+    Ok(())
 }
 
 fn kill_under_calls() -> Result<f64> {

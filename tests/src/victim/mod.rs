@@ -1,10 +1,12 @@
 //! What a faulted process does, and how it reports what it felt: the code behind the `victim` binary.
 
 mod attempts;
+mod bits;
 mod calls;
 mod datagram;
 mod results;
 mod syscall_table;
+mod talk;
 mod tcp;
 mod trivia;
 
@@ -42,6 +44,12 @@ enum Act {
     TcpSend(tcp::Send),
     /// Receive bytes over TCP
     TcpRecv(tcp::Receive),
+    /// Send a known pattern to oneself and see what arrives
+    Bits(bits::Bits),
+    /// Ask over TCP, again and again
+    Ask(talk::Ask),
+    /// Answer those who ask
+    Answer(talk::Answer),
     /// Make one system call many times, from threads and children
     Calls(calls::Calls),
     /// Make calls that differ in one thing
@@ -110,6 +118,9 @@ fn act(arguments: Arguments) -> Result<c_int> {
         Act::UdpPair(pair) => datagram::pair(&pair, &desk),
         Act::TcpSend(send) => tcp::send(&send, &desk),
         Act::TcpRecv(receive) => tcp::receive(&receive, &desk),
+        Act::Bits(bits) => bits::run(&bits, &desk),
+        Act::Ask(ask) => talk::ask(&ask, &desk),
+        Act::Answer(answer) => talk::answer(&answer, &desk),
         Act::Calls(calls) => calls::run(&calls, &desk),
         Act::Attempts(attempts) => attempts::run(&attempts, &desk),
         Act::Results(results) => results::run(&results, &desk),
