@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::{Role, SharedBoard};
-use integration_tests::capability::counts_exactly;
+use integration_tests::capability::{counts_exactly, has_tcx, has_tool};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::loss::idle_ms;
@@ -101,6 +101,12 @@ impl Scene {
     fn new() -> Result<Self> {
         let cgroup = TestCgroup::new()?;
         let pair = Pair::veth()?;
+        if !has_tcx() && has_tool("tc") {
+            // Adding and removing one costs packets of its own, anybody's; one that exists is used and left.
+            for device in ["lo", pair.near_device] {
+                pair.near.run("tc", &format!("qdisc add dev {device} clsact"))?;
+            }
+        }
         let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
         let beside = Place::default().in_cgroup(&cgroup.child("beside")?).in_netns(&pair.near);
         Ok(Self { _cgroup: cgroup, pair, target, beside })
