@@ -1,7 +1,7 @@
 //! Flips one bit of a packet.
 
 use crate::{
-    network::Skb,
+    packet::Skb,
     rewrite::{Frame, SUMMED_MAX, fold},
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_l4_csum_replace};

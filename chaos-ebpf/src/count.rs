@@ -5,6 +5,7 @@ use chaos_common::counter::{OUTCOMES, Outcome};
 use core::arch::asm;
 
 /// How much one event counts.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Weight {
     /// Packets on the wire, or 1 for a system call.

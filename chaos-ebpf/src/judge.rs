@@ -32,6 +32,7 @@ pub enum Match {
 }
 
 /// What the rules want done with an event. A plain record in which every field always has a value.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Verdict {
     /// What is done, one bit per kind of rule ([`act`]).
@@ -49,6 +50,10 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The event goes through.
+    pub const NONE: Self =
+        Self { acts: 0, result: 0, drawing_rule: 0, choice: 0, line_rule: 0, changing_rule: 0 };
+
     /// The event goes through. `zero` is 0, which the verifier must not know: it would follow every combination of acts
     /// through all rules.
     #[inline(always)]
@@ -105,52 +110,86 @@ pub fn armed() -> Option<&'static Control> {
     if control.header.armed == 1 { Some(control) } else { None }
 }
 
-/// Judges one event by the rules in `candidates` (one bit each) in their order. `flow` is what all packets of a flow
-/// or all calls of a process share.
+/// An event that rules are to judge, and when.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Event {
+    now_ns: u64,
+    /// What all packets of a flow or all calls of a process share.
+    flow: u64,
+    /// How much it counts.
+    pub weight: Weight,
+    /// The bank of the rule table in force. Once per event: rules of two banks together could let through what either of
+    /// them hits.
+    bank: u32,
+    reserved: u32,
+}
+
+impl Event {
+    /// An event that happens now.
+    #[inline(always)]
+    pub fn new(control: &Control, weight: Weight, flow: u64) -> Self {
+        // SAFETY: the helper has no preconditions; the field is one of the mapped page, aligned, which user space
+        // replaces by single stores.
+        let (now_ns, bank) =
+            unsafe { (bpf_ktime_get_ns(), core::ptr::read_volatile(&raw const control.header.bank)) };
+        Self { now_ns, flow, weight, bank, reserved: 0 }
+    }
+
+    /// Runs the event past the rule `index`, behind rules that have led to `verdict`.
+    #[inline(always)]
+    pub fn meet(
+        &self,
+        control: &Control,
+        index: u32,
+        verdict: &mut Verdict,
+        matches: impl FnOnce(&Rule) -> Match,
+    ) {
+        let Some(rule) = KC_RULES.get(table_index(self.bank, index)) else { return };
+        let run = rule.run as usize;
+        if run >= RUNS_MAX {
+            return;
+        }
+        let run = &control.runs[run];
+        if !is_live(&control.header, run) {
+            return;
+        }
+        count(index, Outcome::Seen, &self.weight);
+        let mut kernel = Kernel { rule: index, flow: self.flow, per_process: false, choice: 0 };
+        let outcome = match matches(rule) {
+            Match::No => return,
+            Match::Unparsable => Outcome::Unparsable,
+            Match::Impossible => Outcome::Error,
+            Match::Yes => {
+                let ended = leaves_nothing_to(verdict.acts, rule.kind);
+                decide(rule, &control.header, run, self.now_ns, ended, &mut kernel)
+            }
+        };
+        count(index, outcome, &self.weight);
+        if outcome == Outcome::Injected {
+            verdict.add(rule, kernel.choice);
+        }
+    }
+}
+
+/// Judges one call by the rules in `candidates` (one bit each) in their order. `process` is what all calls of a process
+/// share.
 #[inline(always)]
 pub fn judge(
     control: &Control,
     candidates: u64,
     weight: &Weight,
-    flow: u64,
+    process: u64,
     matches: impl Fn(u32, &Rule) -> Match,
 ) -> Verdict {
-    // SAFETY: the helper has no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    // Once per event: rules of two banks together could let through what either of them hits.
-    // SAFETY: a field of the mapped page, aligned, which user space replaces by single stores.
-    let bank = unsafe { core::ptr::read_volatile(&raw const control.header.bank) };
+    let event = Event::new(control, *weight, process);
     let mut verdict = Verdict::none(control.header.zero);
     for index in 0..RULES_MAX as u32 {
         if index >= KC_RULE_COUNT.load() {
             break;
         }
-        if candidates & (1 << index) == 0 {
-            continue;
-        }
-        let Some(rule) = KC_RULES.get(table_index(bank, index)) else { continue };
-        let run = rule.run as usize;
-        if run >= RUNS_MAX {
-            continue;
-        }
-        let run = &control.runs[run];
-        if !is_live(&control.header, run) {
-            continue;
-        }
-        count(index, Outcome::Seen, weight);
-        let mut kernel = Kernel { rule: index, flow, per_process: false, choice: 0 };
-        let outcome = match matches(index, rule) {
-            Match::No => continue,
-            Match::Unparsable => Outcome::Unparsable,
-            Match::Impossible => Outcome::Error,
-            Match::Yes => {
-                let ended = leaves_nothing_to(verdict.acts, rule.kind);
-                decide(rule, &control.header, run, now_ns, ended, &mut kernel)
-            }
-        };
-        count(index, outcome, weight);
-        if outcome == Outcome::Injected {
-            verdict.add(rule, kernel.choice);
+        if candidates & (1 << index) != 0 {
+            event.meet(control, index, &mut verdict, |rule| matches(index, rule));
         }
     }
     verdict

@@ -24,13 +24,16 @@ const DROP: i32 = 2;
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 
-/// The line that `rule` has for the device the packet is leaving.
+/// The network namespace of the device whose copy of the program this is.
 #[inline(always)]
-pub fn entrance(skb: *mut __sk_buff, rule: u32) -> Option<Entrance> {
-    // The loader writes the namespace over the placeholder in each copy of the program.
-    let namespace = core::hint::black_box(NAMESPACE_MAGIC);
-    // SAFETY: `skb` is the program's context.
-    let device = unsafe { (*skb).ifindex };
+pub fn namespace() -> u32 {
+    // The loader writes it over the placeholder in each copy.
+    core::hint::black_box(NAMESPACE_MAGIC)
+}
+
+/// The line that `rule` has for a device.
+#[inline(always)]
+pub fn entrance(namespace: u32, device: u32, rule: u32) -> Option<Entrance> {
     let key = LineKey { namespace, device, rule, reserved: 0 };
     // SAFETY: entries are written as a whole before the device's program is attached, and not changed.
     unsafe { KC_LINES.get(key) }.copied()
@@ -39,8 +42,10 @@ pub fn entrance(skb: *mut __sk_buff, rule: u32) -> Option<Entrance> {
 /// Addresses the packet to come out of the rule's line. Returns the line's device, or 0 if there is none.
 #[inline(always)]
 pub fn address(skb: *mut __sk_buff, rule: u32) -> u32 {
-    let Some(entrance) = entrance(skb, rule) else { return 0 };
-    // SAFETY: `skb` is the program's context and the field is writable for tc programs.
+    // SAFETY: `skb` is the program's context.
+    let device = unsafe { (*skb).ifindex };
+    let Some(entrance) = entrance(namespace(), device, rule) else { return 0 };
+    // SAFETY: as above; the field is writable for tc programs.
     unsafe { (*skb).tc_index = mark(entrance.slot) as _ };
     entrance.device
 }

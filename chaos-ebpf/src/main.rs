@@ -18,6 +18,7 @@ mod line;
 mod maps;
 mod network;
 mod ordinal;
+mod packet;
 mod reset;
 mod rewrite;
 mod syscall;

@@ -1,5 +1,6 @@
 //! All maps. The loader shrinks those the plan does not use to one entry.
 
+use crate::{judge::Verdict, packet::Facts};
 use aya_ebpf::{
     macros::map,
     maps::{Array, CgroupArray, HashMap, LpmTrie, PerCpuArray},
@@ -32,10 +33,10 @@ pub struct Scratch {
     /// What is known of the packet that is judged. It lies here for the verifier's sake: what it reads from a map has no
     /// past, so that all ways through the parser become one.
     pub packet: Packet,
-    /// 1 if the packet's connection can be reset.
-    pub resettable: u32,
-    /// 1 if the packet has payload; known only where a rule asks for it.
-    pub payload: u32,
+    /// What else its rules are told.
+    pub facts: Facts,
+    /// What they want done with it.
+    pub verdict: Verdict,
     /// A number that the verifier is to lose track of.
     pub number: u64,
     /// A piece of the packet.

@@ -1,5 +1,6 @@
 //! The bpf(2) commands aya 0.14 has no call for. The only place that talks to the kernel in raw attributes.
 
+use super::functions::Types;
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -9,6 +10,7 @@ const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
 const MAP_FREEZE: i32 = 22;
 const RAW_TRACEPOINT_OPEN: i32 = 17;
+const BTF_LOAD: i32 = 18;
 const LINK_CREATE: i32 = 28;
 
 /// Program types (`enum bpf_prog_type`, include/uapi/linux/bpf.h).
@@ -92,6 +94,29 @@ pub struct Load<'a> {
     pub instructions: &'a [u64],
     /// Function in the kernel's type information that the program attaches to, or 0.
     pub attach_btf_id: u32,
+    /// What functions the program consists of, if it has more than one.
+    pub types: Option<&'a Types>,
+}
+
+#[repr(C)]
+struct BtfLoad {
+    btf: u64,
+    log: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+}
+
+/// Loads a program's own type information (4.18).
+fn load_types(types: &Types) -> io::Result<OwnedFd> {
+    let mut attributes = BtfLoad {
+        btf: types.data.as_ptr() as u64,
+        log: 0,
+        size: types.data.len() as u32,
+        log_size: 0,
+        log_level: 0,
+    };
+    call_for_fd(BTF_LOAD, &mut attributes)
 }
 
 #[repr(C)]
@@ -124,7 +149,14 @@ const _: () = assert!(size_of::<ProgLoad>() == 112);
 /// Loads a program. On failure the verifier's log comes with the error; it is asked for only then, since writing it
 /// is slow.
 pub fn load(what: &Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
+    // Held until the program is loaded, which then holds it.
+    let types = what.types.map(load_types).transpose().map_err(|error| (error, String::new()))?;
+    let functions = what.types.map(|types| &types.functions[..]).unwrap_or_default();
     let mut attributes = ProgLoad {
+        prog_btf_fd: types.as_ref().map_or(0, |types| types.as_raw_fd() as u32),
+        func_info_rec_size: size_of::<[u32; 2]>() as u32,
+        func_info: functions.as_ptr() as u64,
+        func_info_cnt: functions.len() as u32,
         prog_type: what.program_type as u32,
         insn_cnt: what.instructions.len() as u32,
         insns: what.instructions.as_ptr() as u64,

@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod clsact;
 pub mod control;
 pub mod engine;
+pub mod functions;
 pub mod guardian;
 pub mod identity;
 pub mod journal;

@@ -1,6 +1,9 @@
 //! The kernel programs of the object file, one loaded copy at a time.
 
-use super::bpf::{self, AttachType, ProgramType};
+use super::{
+    bpf::{self, AttachType, ProgramType},
+    functions::{self, Types},
+};
 use crate::host::types::KernelTypes;
 use aya_obj::{Object, generated::bpf_insn};
 use chaos_common::{
@@ -198,14 +201,24 @@ impl Programs {
             .map(|instruction| with_constant(instruction, NAMESPACE_MAGIC, namespace))
             .map(|instruction| encode(without_fetch(instruction, self.exact)))
             .collect();
+        let linkable = self.object.functions.values().map(|other| (&other.name[..], &other.instructions[..]));
+        let parts = functions::parts(name, &function.instructions, linkable);
+        let types = (!parts.is_empty()).then(|| Types::of(&parts));
         let attach_btf_id = match kind {
             Kind::Lsm { hook, .. } => self.function_id(&format!("bpf_lsm_{hook}"))?,
             Kind::Entry { function, .. } | Kind::Security { function, .. } => self.function_id(function)?,
             _ => 0,
         };
         let (program_type, attach_type) = kind.types();
-        bpf::load(&bpf::Load { name, program_type, attach_type, instructions: &instructions, attach_btf_id })
-            .map_err(|(source, log)| Error::Refused { program: name.to_owned(), source, log })
+        let what = bpf::Load {
+            name,
+            program_type,
+            attach_type,
+            instructions: &instructions,
+            attach_btf_id,
+            types: types.as_ref(),
+        };
+        bpf::load(&what).map_err(|(source, log)| Error::Refused { program: name.to_owned(), source, log })
     }
 
     /// Id of a kernel function in the kernel's type information. Only who needs it pays for reading that.

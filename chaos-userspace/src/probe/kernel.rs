@@ -57,6 +57,7 @@ pub(super) fn program(
         attach_type,
         instructions: code,
         attach_btf_id: btf_id,
+        types: None,
     })
 }
 
