@@ -63,6 +63,12 @@ impl Place {
         // SAFETY: the closure makes system calls only, allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(move || {
+                // A shell without job control starts what it puts into the background with both ignored.
+                for signal in [libc::SIGINT, libc::SIGQUIT] {
+                    if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
+                        return Err(io::Error::last_os_error());
+                    }
+                }
                 if let Some(cgroup) = &cgroup {
                     succeeded(libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) as i32)?;
                 }
