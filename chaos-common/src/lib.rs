@@ -11,6 +11,7 @@ pub mod chain;
 pub mod control;
 pub mod counter;
 pub mod decide;
+pub mod event;
 pub mod limits;
 pub mod line;
 pub mod packet;

@@ -41,6 +41,7 @@ impl Load for [u8] {
 
 /// What could be read from a packet. A plain record in which every field always has a value: the verifier follows
 /// registers, not enums, and refuses to copy what only some branch has written.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Address family of the network header: one of `FAMILY_*`.

@@ -1,6 +1,6 @@
 //! Per-CPU counters.
 
-use crate::maps::KC_COUNTERS;
+use crate::maps::{KC_COUNTERS, KC_EVENTS_LOST};
 use chaos_common::counter::{OUTCOMES, Outcome};
 use core::arch::asm;
 
@@ -41,6 +41,14 @@ pub fn recount_as_error(rule: u32, weight: &Weight) {
         add(&raw mut (*counter).bytes, weight.bytes.wrapping_neg());
     }
     count(rule, Outcome::Error, weight);
+}
+
+/// Counts an event that could not be recorded.
+#[inline(always)]
+pub fn count_lost() {
+    let Some(lost) = KC_EVENTS_LOST.get_ptr_mut(0) else { return };
+    // SAFETY: as in `count`.
+    unsafe { add(lost, 1) };
 }
 
 /// Atomic addition. A task inside a trampoline can be preempted by another one on the same CPU, so even per-CPU sums

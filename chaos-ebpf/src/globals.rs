@@ -107,6 +107,14 @@ pub static KC_UID: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_UID_OTHERS: Global<u64> = Global::new(0);
 
+/// Which events are recorded: one of `EVENTS_*`.
+#[unsafe(no_mangle)]
+pub static KC_EVENTS: Global<u32> = Global::new(0);
+
+/// Share of them that is, drawn for each.
+#[unsafe(no_mangle)]
+pub static KC_EVENTS_SHARE: Global<u64> = Global::new(0);
+
 /// How tracing programs find a task's registers: one of `REGISTERS_*`.
 #[unsafe(no_mangle)]
 pub static KC_REGISTERS: Global<u32> = Global::new(0);

@@ -2,7 +2,7 @@
 
 use crate::{
     count::{Weight, count},
-    globals::{KC_CORRUPT, KC_DRAWN_RESULTS, KC_LINE, KC_RESET, KC_RULE_COUNT},
+    globals::{KC_CORRUPT, KC_DRAWN_RESULTS, KC_EVENTS, KC_LINE, KC_RESET, KC_RULE_COUNT},
     maps::{KC_CONTROL, KC_RESULTS, KC_RULES},
     ordinal::Kernel,
 };
@@ -11,6 +11,7 @@ use chaos_common::{
     control::Control,
     counter::Outcome,
     decide::{decide, is_live},
+    event::EVENTS_NONE,
     limits::{RULES_MAX, RUNS_MAX},
     rule::{
         ACTS_CORRUPTING, ACTS_ENDING, KIND_DELAY, KIND_RESET, KIND_RESULTS, Rule, act, leaves_nothing_to,
@@ -36,7 +37,7 @@ pub enum Match {
 #[derive(Clone, Copy)]
 pub struct Verdict {
     /// What is done, one bit per kind of rule ([`act`]).
-    acts: u32,
+    pub acts: u32,
     /// What a call that a rule has ended returns.
     result: i64,
     /// The rule among whose results [`Verdict::choice`] chooses, if one has several.
@@ -47,18 +48,43 @@ pub struct Verdict {
     pub line_rule: u32,
     /// The rule that changes the packet or resets its connection, if one does.
     pub changing_rule: u32,
+    /// The rules that act, one bit each; known only where events are recorded.
+    pub rules: u64,
+    /// 1 if any rule of a live run has seen the event; known only where events are recorded.
+    pub seen: u32,
+    /// Explicit padding.
+    reserved: u32,
 }
 
 impl Verdict {
     /// The event goes through.
-    pub const NONE: Self =
-        Self { acts: 0, result: 0, drawing_rule: 0, choice: 0, line_rule: 0, changing_rule: 0 };
+    pub const NONE: Self = Self {
+        acts: 0,
+        result: 0,
+        drawing_rule: 0,
+        choice: 0,
+        line_rule: 0,
+        changing_rule: 0,
+        rules: 0,
+        seen: 0,
+        reserved: 0,
+    };
 
     /// The event goes through. `zero` is 0, which the verifier must not know: it would follow every combination of acts
     /// through all rules.
     #[inline(always)]
     fn none(zero: u32) -> Self {
-        Self { acts: zero, result: 0, drawing_rule: zero, choice: zero, line_rule: zero, changing_rule: zero }
+        Self {
+            acts: zero,
+            result: 0,
+            drawing_rule: zero,
+            choice: zero,
+            line_rule: zero,
+            changing_rule: zero,
+            rules: u64::from(zero),
+            seen: zero,
+            reserved: zero,
+        }
     }
 
     /// Whether a rule of this kind acts.
@@ -84,6 +110,9 @@ impl Verdict {
     fn add(&mut self, rule: &Rule, choice: u32) {
         let act = act(rule.kind);
         self.acts |= act;
+        if KC_EVENTS.load() != EVENTS_NONE {
+            self.rules |= 1 << (rule.number & 63);
+        }
         // Behind a rule that has ended a call there is none that acts.
         self.result = rule.result;
         if KC_DRAWN_RESULTS.load() == 1 && rule.kind == KIND_RESULTS {
@@ -114,7 +143,7 @@ pub fn armed() -> Option<&'static Control> {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Event {
-    now_ns: u64,
+    pub now_ns: u64,
     /// What all packets of a flow or all calls of a process share.
     flow: u64,
     /// How much it counts.
@@ -155,6 +184,9 @@ impl Event {
             return;
         }
         count(index, Outcome::Seen, &self.weight);
+        if KC_EVENTS.load() != EVENTS_NONE {
+            verdict.seen = 1;
+        }
         let mut kernel = Kernel { rule: index, flow: self.flow, per_process: false, choice: 0 };
         let outcome = match matches(rule) {
             Match::No => return,

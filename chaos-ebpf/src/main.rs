@@ -10,6 +10,7 @@
 mod caller;
 mod corrupt;
 mod count;
+mod event;
 mod exec;
 mod exit;
 mod globals;

@@ -3,11 +3,12 @@
 use crate::{judge::Verdict, packet::Facts};
 use aya_ebpf::{
     macros::map,
-    maps::{Array, CgroupArray, HashMap, LpmTrie, PerCpuArray},
+    maps::{Array, CgroupArray, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use chaos_common::{
     control::Control,
     counter::RuleCounters,
+    event::RING_BYTES,
     limits::{
         CALLERS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, PROCESSES_MAX, RULES_MAX,
         TARGETS_MAX, WALK_TARGETS_MAX,
@@ -114,6 +115,14 @@ pub static KC_COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::with_max_entrie
 /// For the packet that is being judged or changed, per CPU: soft interrupts are off meanwhile.
 #[map]
 pub static KC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Recorded events: [`chaos_common::event`].
+#[map]
+pub static KC_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Events that found no room in the ring buffer, per CPU.
+#[map]
+pub static KC_EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Rule -> what it remembers across CPUs.
 #[map]

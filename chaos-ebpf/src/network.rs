@@ -3,9 +3,12 @@
 use crate::{
     corrupt::{self, Change},
     count::{Weight, recount_as_error},
+    event,
     globals::{KC_CLSACT, KC_CORRUPT, KC_DUPLICATE, KC_LINE, KC_RESET},
     judge::{Verdict, armed},
-    line, packet,
+    line,
+    maps::Scratch,
+    packet,
     reset::{self, Reset},
     target,
 };
@@ -39,16 +42,33 @@ pub fn kc_net_egress(ctx: TcContext) -> i32 {
         return NEXT;
     }
     let Some(judged) = packet::judge(skb, control, rules, Direction::Egress) else { return NEXT };
+    let done = carry_out(&ctx, judged);
+    event::packet(judged, done.failed);
+    done.action
+}
+
+/// What was done with a packet.
+#[derive(Clone, Copy)]
+struct Done {
+    /// What the program returns.
+    action: i32,
+    /// Whether something could not be done.
+    failed: bool,
+}
+
+#[inline(always)]
+fn carry_out(ctx: &TcContext, judged: &Scratch) -> Done {
+    let skb = ctx.skb.skb;
     let (verdict, packet, weight) = (&judged.verdict, &judged.packet, &judged.facts.event.weight);
     if verdict.has(KIND_LOSS) {
-        debug!(&ctx, "egress packet of {} bytes lost", ctx.len());
-        return lose();
+        debug!(ctx, "egress packet of {} bytes lost", ctx.len());
+        return Done { action: lose(), failed: false };
     }
     if KC_RESET.load() == 1 && verdict.has(KIND_RESET) {
-        debug!(&ctx, "egress packet of {} bytes turned into a reset", ctx.len());
+        debug!(ctx, "egress packet of {} bytes turned into a reset", ctx.len());
         return match reset::reset(skb, packet) {
-            Ok(Reset::Sent) => NEXT,
-            Ok(Reset::Refused) => lose(),
+            Ok(Reset::Sent) => Done { action: NEXT, failed: false },
+            Ok(Reset::Refused) => Done { action: lose(), failed: false },
             Err(change) => undone(change, verdict, weight),
         };
     }
@@ -67,14 +87,19 @@ pub fn kc_net_egress(ctx: TcContext) -> i32 {
     } else if KC_CORRUPT.load() & CORRUPT_PAYLOAD != 0 && verdict.has(KIND_CORRUPT_PAYLOAD) {
         change = corrupt::payload_wrong(skb, packet, verdict.choice);
     }
-    if KC_CORRUPT.load() != 0 && change != Change::Done && undone(change, verdict, weight) != NEXT {
-        return lose();
+    let mut failed = false;
+    if KC_CORRUPT.load() != 0 && change != Change::Done {
+        let done = undone(change, verdict, weight);
+        if done.action != NEXT {
+            return done;
+        }
+        failed = true;
     }
     if KC_LINE.load() == 1 && line != 0 {
         // SAFETY: the helper takes plain numbers.
-        return unsafe { bpf_redirect(line, 0) as i32 };
+        return Done { action: unsafe { bpf_redirect(line, 0) as i32 }, failed };
     }
-    NEXT
+    Done { action: NEXT, failed }
 }
 
 /// Takes the packet away and reports success to its sender.
@@ -88,9 +113,9 @@ fn lose() -> i32 {
 
 /// A change that could not be made, for want of memory mostly, is no injection. What is broken is lost.
 #[inline(always)]
-fn undone(change: Change, verdict: &Verdict, weight: &Weight) -> i32 {
+fn undone(change: Change, verdict: &Verdict, weight: &Weight) -> Done {
     recount_as_error(verdict.changing_rule, weight);
-    if change == Change::Broken { lose() } else { NEXT }
+    Done { action: if change == Change::Broken { lose() } else { NEXT }, failed: true }
 }
 
 /// Arriving at a socket of the target: the hook is attached to the target's cgroup, nobody else runs it.
@@ -107,6 +132,7 @@ pub fn kc_net_ingress(ctx: SkBuffContext) -> i32 {
         return PASS;
     }
     let Some(judged) = packet::judge(skb, control, rules, Direction::Ingress) else { return PASS };
+    event::packet(judged, false);
     if judged.verdict.has(KIND_LOSS) {
         debug!(&ctx, "ingress packet of {} bytes lost", ctx.len());
         DROP

@@ -43,7 +43,7 @@ pub struct Facts {
     /// Where the packet may take a line: the namespace of the device it is leaving.
     namespace: u32,
     /// The device it is leaving, or 0 for an arriving packet.
-    device: u32,
+    pub device: u32,
     /// 1 if the packet's connection can be reset.
     resettable: u32,
     /// 1 if the packet has payload; known only where a rule asks for it.

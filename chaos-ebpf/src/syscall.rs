@@ -3,6 +3,7 @@
 use crate::{
     caller,
     count::Weight,
+    event,
     globals::{KC_REGISTERS, KC_SOCKET_REGISTERS},
     judge::{armed, judge},
     maps::KC_CALLS,
@@ -139,11 +140,15 @@ fn result_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Fa
     }
     let control = armed()?;
     // SAFETY: the helper has no preconditions.
-    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    let task = unsafe { bpf_get_current_pid_tgid() };
+    let tgid = (task >> 32) as u32;
     if control.header.own.contains(&tgid) {
         return None;
     }
     let facts = facts();
     let matches = |index, rule: &_| facts.matches(index, rule);
-    judge(control, rules, &ONE_CALL, u64::from(tgid), matches).result()
+    let verdict = judge(control, rules, &ONE_CALL, u64::from(tgid), matches);
+    let result = verdict.result();
+    event::call(&verdict, result.unwrap_or(0), row, task);
+    result
 }

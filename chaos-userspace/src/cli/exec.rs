@@ -1,11 +1,12 @@
 //! `kchaos exec`: a command in a fresh cgroup under faults.
 
 use super::{
+    events::Events,
     exit,
     failure::Failure,
     faults::Faults,
     run,
-    session::{self, News, Session},
+    session::{self, News, Session, Watch},
     signals::Arrived,
 };
 use crate::{
@@ -43,6 +44,9 @@ pub struct Exec {
     #[arg(long)]
     bystander: bool,
 
+    #[command(flatten)]
+    events: Events,
+
     /// Exit with 125 if nothing was injected
     #[arg(long)]
     require_hit: bool,
@@ -60,8 +64,9 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
     let hierarchy = Hierarchy::find()?;
     let cgroup = Fresh(hierarchy.make_fresh(&plan.run)?);
     check_joinable(&cgroup.0)?;
+    let watch = Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose };
     session::block_on(async {
-        let mut session = Session::open(&plan, &cgroup.0, true, arguments.bystander, verbose, sink)?;
+        let mut session = Session::open(&plan, &cgroup.0, true, watch, sink)?;
         let mut child = spawn(&arguments.command, &cgroup.0, session.mask_before())?;
         session.arm(child.id(), sink)?;
         let status = loop {

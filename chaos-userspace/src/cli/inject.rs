@@ -1,11 +1,13 @@
 //! `kchaos inject`: faults for a cgroup that exists.
 
 use super::{
-    Common, detach, exit,
+    Common, detach,
+    events::Events,
+    exit,
     failure::Failure,
     faults::Faults,
     run,
-    session::{self, Session},
+    session::{self, Session, Watch},
 };
 use crate::{host::cgroup::Hierarchy, plan, probe::kernel::Kernel, report::event::Sink, spec::Target};
 use clap::Args;
@@ -35,20 +37,28 @@ pub struct Inject {
     bystander: bool,
 
     #[command(flatten)]
+    events: Events,
+
+    #[command(flatten)]
     faults: Faults,
 }
 
 /// Runs the command.
 pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut Sink) -> Result<u8, Failure> {
     if arguments.detach {
+        if arguments.events.are_on_stderr() {
+            return Err(Failure::new(exit::USAGE, "--events -: a detached run has no terminal: name a file"));
+        }
         return detach::start(words);
     }
     let spec = arguments.faults.spec(Target::Cgroup(arguments.cgroup.clone()), Some(&arguments.duration))?;
     run::check_privileges()?;
     let cgroup = Hierarchy::find()?.open(&arguments.cgroup)?;
     let plan = plan::make(&spec, &Kernel::default())?;
+    let watch =
+        Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose: common.verbose };
     session::block_on(async {
-        let mut session = Session::open(&plan, &cgroup, false, arguments.bystander, common.verbose, sink)?;
+        let mut session = Session::open(&plan, &cgroup, false, watch, sink)?;
         if arguments.detached && !session.is_reachable() {
             return Err(Failure::new(exit::UNABLE, "a run that nobody can reach must not be detached"));
         }

@@ -4,6 +4,7 @@ mod clean;
 mod delay;
 mod detach;
 mod doctor;
+mod events;
 mod exec;
 pub mod exit;
 mod failure;

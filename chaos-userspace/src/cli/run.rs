@@ -3,12 +3,12 @@
 use super::{exit, failure::Failure};
 use crate::{
     host::privilege,
-    inject::engine::{Closed, Options},
-    observe::bystander::Bystander,
+    inject::engine::{Closed, Options, Recording},
+    observe::{bystander::Bystander, recorder::Recorder},
     plan::Plan,
     report::{
         event::{Event, Sink},
-        summary::{RuleSummary, Summary, Undone},
+        summary::{EventCount, RuleSummary, Summary, Undone},
     },
 };
 use std::path::Path;
@@ -24,9 +24,9 @@ pub fn check_privileges() -> Result<(), Failure> {
 }
 
 /// How the engine is run. Messages of the kernel programs cost the target time, so only `-vv` asks for them.
-pub fn options(made_cgroup: bool, verbose: u8) -> Options<'static> {
+pub fn options(made_cgroup: bool, verbose: u8, recording: Option<Recording>) -> Options<'static> {
     let log_level = if verbose >= 2 { log::Level::Debug as u8 } else { 0 };
-    Options { made_cgroup, log_level, ..Options::default() }
+    Options { made_cgroup, log_level, recording, ..Options::default() }
 }
 
 /// How the watched thing ended.
@@ -45,13 +45,14 @@ pub fn summarize(
     plan: &Plan,
     cgroup: &Path,
     closed: Closed,
-    bystander: Option<Bystander>,
+    (bystander, recorder): (Option<Bystander>, Option<Recorder>),
     ending: Ending,
     sink: &mut Sink,
 ) -> Summary {
     let mut problems = closed.problems.clone();
     let rules = RuleSummary::all(plan, &closed.counters, &closed.missed);
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
+    let events_lost = closed.events_lost;
     let cgroup_removed = closed.finish();
     let bystander = bystander.and_then(|bystander| {
         bystander
@@ -59,6 +60,7 @@ pub fn summarize(
             .map_err(|error| problems.push(format!("the bystander did not answer: {error}")))
             .ok()
     });
+    let events = recorder.map(|recorder| EventCount::new(recorder.finish(), events_lost));
     let mut summary = Summary {
         run: plan.run.clone(),
         code: exit::DONE,
@@ -68,6 +70,7 @@ pub fn summarize(
         cgroup: cgroup.to_path_buf(),
         rules,
         queue,
+        events,
         bystander,
         undone: Undone { links: 0, programs, cgroup_removed, took_ms: took.as_secs_f64() * 1e3, problems },
     };

@@ -1,6 +1,7 @@
 //! A run while it lives: what `exec` and `inject` share between a plan and a summary.
 
 use super::{
+    events::Events,
     exit,
     failure::Failure,
     run::{self, Ending},
@@ -10,7 +11,7 @@ use super::{
 use crate::{
     host::cgroup::Cgroup,
     inject::engine::{Closed, Engine, Placement},
-    observe::{bystander::Bystander, devices, kernel_log::Forwarder},
+    observe::{bystander::Bystander, devices, kernel_log::Forwarder, recorder::Recorder},
     plan::Plan,
     report::{
         event::{Event, Sink},
@@ -44,6 +45,17 @@ pub enum News {
     Over,
 }
 
+/// How a run is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch<'a> {
+    /// Beside a bystander.
+    pub with_bystander: bool,
+    /// Which single events are written.
+    pub events: &'a Events,
+    /// How much is said.
+    pub verbose: u8,
+}
+
 /// One run of an engine of its own.
 pub struct Session<'a> {
     plan: Plan,
@@ -56,6 +68,7 @@ pub struct Session<'a> {
     engine: Option<Engine>,
     closed: Option<Closed>,
     kernel_log: Option<Forwarder>,
+    recorder: Option<Recorder>,
     signals: Signals,
     device_news: mpsc::Receiver<()>,
     over: Option<Pin<Box<Sleep>>>,
@@ -71,15 +84,26 @@ impl<'a> Session<'a> {
         plan: &Plan,
         cgroup: &'a Cgroup,
         made_cgroup: bool,
-        with_bystander: bool,
-        verbose: u8,
+        watch: Watch<'_>,
         sink: &Sink,
     ) -> Result<Self, Failure> {
+        let Watch { with_bystander, events, verbose } = watch;
+        // First, since it is the caller's to put right.
+        let events = events.open()?;
         let bystander = with_bystander.then(|| Bystander::start(&plan.run)).transpose()?;
         // Before any thread is started, so that the signals wait for us on all of them.
         let signals = Signals::take().map_err(Failure::internal)?;
         let placement = Placement { plan, cgroup, await_exec: made_cgroup };
-        let mut engine = Engine::open(&[placement], run::options(made_cgroup, verbose))?;
+        let mut engine = {
+            let recording = events.as_ref().map(|events| events.recording);
+            Engine::open(&[placement], run::options(made_cgroup, verbose, recording))?
+        };
+        let recorder = match events {
+            Some(events) => {
+                Some(Recorder::start(engine.events()?, events.out, &plan.run).map_err(Failure::internal)?)
+            }
+            None => None,
+        };
         let kernel_log = forward_kernel_log(&engine, verbose);
         let device_news = engine.device_news().and_then(devices::listen).map_err(Failure::internal)?;
         // What has appeared since the engine listed them.
@@ -100,6 +124,7 @@ impl<'a> Session<'a> {
             engine: Some(engine),
             closed: None,
             kernel_log,
+            recorder,
             signals,
             device_news,
             over: None,
@@ -246,8 +271,14 @@ impl<'a> Session<'a> {
             kernel_log.finish().await;
         }
         let closed = self.closed.ok_or_else(|| Failure::internal("the engine was closed twice"))?;
-        let summary =
-            run::summarize(&self.plan, self.cgroup.path(), closed, self.bystander, self.ending, sink);
+        let summary = run::summarize(
+            &self.plan,
+            self.cgroup.path(),
+            closed,
+            (self.bystander, self.recorder),
+            self.ending,
+            sink,
+        );
         // From here on the run is unknown.
         drop(self.server);
         for caller in self.waiting {
@@ -264,7 +295,7 @@ impl<'a> Session<'a> {
 
 /// Starts to forward what the kernel programs say, if they were asked to.
 fn forward_kernel_log(engine: &Engine, verbose: u8) -> Option<Forwarder> {
-    if run::options(false, verbose).log_level == 0 {
+    if run::options(false, verbose, None).log_level == 0 {
         return None;
     }
     let programs = engine.program_ids();

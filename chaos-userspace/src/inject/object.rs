@@ -1,12 +1,13 @@
 //! The embedded object file and its maps.
 
-use super::{bpf, program};
+use super::{bpf, engine::Recording, program};
 use crate::encode::Image;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
 use aya_obj::{EbpfSectionKind, Object};
 use chaos_common::{
     chain::CHAIN_NONE,
     counter::{Counter, RuleCounters},
+    event::{EVENTS_NONE, RING_BYTES_MIN},
     line::{Entrance, Exit, LineKey},
     results::Results,
     rule::{
@@ -72,19 +73,19 @@ fn of(name: &'static str) -> impl FnOnce(MapError) -> Error {
 /// aya-log's: 0 for none. Returns the object with its maps' definitions still in it, for [`program::Programs`].
 ///
 /// aya's own loader would parse the kernel's type information first (50 ms), which most engines do not need.
-pub fn open(image: &Image, log_level: u8) -> Result<(Maps, Object), Error> {
+pub fn open(image: &Image, log_level: u8, recording: Option<Recording>) -> Result<(Maps, Object), Error> {
     if OBJECT.is_empty() {
         return Err(program::Error::NoObject.into());
     }
     let unreadable = |error: aya_obj::ParseError| program::Error::Parse(error.to_string());
     let mut object = Object::parse(OBJECT).map_err(unreadable)?;
-    let globals = globals(image, log_level);
+    let globals = globals(image, log_level, recording);
     let globals = globals.iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect();
     object.patch_map_data(globals).map_err(unreadable)?;
     let mut maps = BTreeMap::new();
     for (name, definition) in &object.maps {
         let mut definition = definition.clone();
-        if let Some(entries) = entries(name, image) {
+        if let Some(entries) = entries(name, image, recording) {
             definition.set_max_entries(entries);
         }
         let failed = |source| Error::Make { name: name.clone(), source };
@@ -101,7 +102,7 @@ pub fn open(image: &Image, log_level: u8) -> Result<(Maps, Object), Error> {
 }
 
 /// The read-only globals as bytes, by symbol.
-fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
+fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&'static str, Vec<u8>)> {
     let word = |value: u32| value.to_ne_bytes().to_vec();
     let flag = |set: bool| word(set.into());
     vec![
@@ -112,7 +113,7 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_LEVELS", word(image.levels)),
         ("KC_WALK_COUNT", word(image.targets.len() as u32)),
         ("KC_RULE_COUNT", word(image.rules.len() as u32)),
-        ("KC_PARSE", flag(image.parse)),
+        ("KC_PARSE", flag(image.parse || recording.is_some())),
         ("KC_REMOTE", flag(image.remote)),
         ("KC_REMOTE_PORT", flag(image.remote_port)),
         ("KC_CLSACT", flag(image.clsact)),
@@ -137,6 +138,8 @@ fn globals(image: &Image, log_level: u8) -> Vec<(&'static str, Vec<u8>)> {
         ("KC_TASK_REAL_CRED", word(image.registers.task_real_cred)),
         ("KC_TASK_SIGNAL", word(image.registers.task_signal)),
         ("KC_SIGNAL_LIVE", word(image.registers.signal_live)),
+        ("KC_EVENTS", word(recording.map_or(EVENTS_NONE, |recording| recording.of))),
+        ("KC_EVENTS_SHARE", recording.map_or(0, |recording| recording.share_q32).to_ne_bytes().to_vec()),
         (aya_log::LEVEL, vec![log_level]),
     ]
 }
@@ -148,7 +151,7 @@ pub fn serves(made: &Image, wanted: &Image) -> bool {
     rest == *made
         && made.rules.len() == wanted.rules.len()
         && lines(made) == lines(wanted)
-        && globals(made, 0) == globals(wanted, 0)
+        && globals(made, 0, None) == globals(wanted, 0, None)
 }
 
 /// How packets are corrupted, for `KC_CORRUPT`.
@@ -161,7 +164,7 @@ fn corrupting(image: &Image) -> u32 {
 }
 
 /// Entries of the maps whose size depends on the plan.
-fn entries(map: &str, image: &Image) -> Option<u32> {
+fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32> {
     let count = match map {
         "KC_TARGETS" => image.targets.len(),
         "KC_REMOTE4" => image.remote4.len(),
@@ -172,6 +175,7 @@ fn entries(map: &str, image: &Image) -> Option<u32> {
         "KC_LOCAL_PORTS" if image.local_ports.is_empty() => 0,
         "KC_RESULTS" if image.results.is_empty() => 0,
         "KC_PROCESSES" if image.process_rules() == 0 => 0,
+        "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
         "KC_LINES" | "KC_EXITS" if image.lines.is_empty() => 0,
         _ => return None,
     };
@@ -282,6 +286,13 @@ impl Maps {
     pub fn set_exit(&mut self, slot: u32, exit: Exit) -> Result<(), Error> {
         let mut exits: Array<_, Exit> = self.map("KC_EXITS")?.try_into().map_err(of("KC_EXITS"))?;
         exits.set(slot, exit, 0).map_err(of("KC_EXITS"))
+    }
+
+    /// Recorded events that found no room, summed over the CPUs.
+    pub fn events_lost(&self) -> Result<u64, Error> {
+        let map = self.0.get("KC_EVENTS_LOST").ok_or(Error::NoMap("KC_EVENTS_LOST"))?;
+        let lost: PerCpuArray<_, u64> = map.try_into().map_err(of("KC_EVENTS_LOST"))?;
+        Ok(lost.get(&0, 0).map_err(of("KC_EVENTS_LOST"))?.iter().sum())
     }
 
     /// Counters of one rule, summed over the CPUs.

@@ -1,6 +1,11 @@
 //! What a run did, in numbers.
 
-use crate::{inject::line::Queue, observe::bystander::Felt, plan::Plan, spec::Fault};
+use crate::{
+    inject::line::Queue,
+    observe::{bystander::Felt, recorder::Written},
+    plan::Plan,
+    spec::Fault,
+};
 use chaos_common::counter::{Counter, Outcome, RuleCounters};
 use serde::{Deserialize, Serialize};
 use std::{fmt::Write as _, path::PathBuf};
@@ -24,6 +29,8 @@ pub struct Summary {
     pub rules: Vec<RuleSummary>,
     /// What became of packets in delay lines, if there were any.
     pub queue: Option<Queue>,
+    /// What became of single events, if they were to be written.
+    pub events: Option<EventCount>,
     /// What the bystander felt, if there was one.
     pub bystander: Option<Felt>,
     /// The rollback.
@@ -76,6 +83,26 @@ impl std::ops::AddAssign for Count {
         self.events += other.events;
         self.segments += other.segments;
         self.bytes += other.bytes;
+    }
+}
+
+/// What became of single events that were to be written.
+#[derive(Debug, Serialize)]
+pub struct EventCount {
+    /// Written.
+    pub written: u64,
+    /// Lost, because they came faster than they could be written.
+    pub lost: u64,
+    /// Could not be written.
+    pub failed: u64,
+    /// Why.
+    pub problem: Option<String>,
+}
+
+impl EventCount {
+    /// What was written, and what the kernel programs had no room for.
+    pub fn new(written: Written, lost: u64) -> Self {
+        Self { written: written.events, lost, failed: written.failed, problem: written.problem }
     }
 }
 
@@ -183,6 +210,14 @@ impl Summary {
                 text,
                 "  delay line: {} packets lost because it was full, {} still in it at the end",
                 queue.overflowed, queue.undelivered
+            );
+        }
+        if let Some(events) = &self.events {
+            let problem = events.problem.as_ref().map(|problem| format!(" ({problem})")).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "  events: {} written, {} lost because they came too fast, {} not written{problem}",
+                events.written, events.lost, events.failed
             );
         }
         if let Some(felt) = &self.bystander {

@@ -110,6 +110,11 @@ impl Call {
         Sysno::iter().map(Self)
     }
 
+    /// The call with this number.
+    pub fn numbered(number: u32) -> Option<Self> {
+        Sysno::new(number as usize).map(Self)
+    }
+
     /// Why a failure of the call needs to be allowed by name, if it does.
     pub fn danger(self) -> Option<&'static str> {
         Some(match self.name() {

@@ -17,6 +17,8 @@ pub struct Closed {
     pub counters: Vec<RuleCounters>,
     /// By rule: how often the kernel skipped a program that serves it, for calls of any process on the host.
     pub missed: Vec<u64>,
+    /// Recorded events that found no room.
+    pub events_lost: u64,
     /// Programs that are still in the kernel.
     pub programs_left: usize,
     /// Links that were closed.
@@ -56,6 +58,10 @@ impl Engine {
                 })
             })
             .collect();
+        let events_lost = self.maps.events_lost().unwrap_or_else(|error| {
+            problems.push(format!("counting lost events: {error}"));
+            0
+        });
         problems.extend(lines_left.into_iter().flatten());
         self.programs.clear();
         let programs_left = wait_gone(&ids, Duration::from_secs(5));
@@ -66,6 +72,7 @@ impl Engine {
         Closed {
             counters,
             missed,
+            events_lost,
             programs_left,
             links_closed,
             took: start.elapsed(),

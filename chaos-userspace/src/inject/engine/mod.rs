@@ -24,7 +24,10 @@ use crate::{
     plan::Plan,
     spec::Fault,
 };
-use chaos_common::control::{STATE_ARMED, STATE_IDLE};
+use chaos_common::{
+    control::{STATE_ARMED, STATE_IDLE},
+    probability::Q32,
+};
 pub use close::Closed;
 use devices::Place;
 use std::{
@@ -114,13 +117,24 @@ pub struct Options<'a> {
     pub made_cgroup: bool,
     /// aya-log's level for the kernel programs: 0 for none.
     pub log_level: u8,
+    /// Which single events are recorded, if any; [`Engine::events`] says where they come out.
+    pub recording: Option<Recording>,
     /// The `kchaos` program, which also serves as guardian.
     pub program: &'a Path,
 }
 
+/// Which single events are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// One of `EVENTS_*` of [`chaos_common::event`].
+    pub of: u32,
+    /// The share of them that is.
+    pub share_q32: Q32,
+}
+
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { made_cgroup: false, log_level: 0, program: Path::new("/proc/self/exe") }
+        Self { made_cgroup: false, log_level: 0, recording: None, program: Path::new("/proc/self/exe") }
     }
 }
 
@@ -199,7 +213,7 @@ impl Engine {
                 return Err(Error::Conflict { run: run.clone(), cgroup: cgroup.to_path_buf() });
             }
         }
-        let (mut maps, object) = object::open(&image, options.log_level)?;
+        let (mut maps, object) = object::open(&image, options.log_level, options.recording)?;
         let cgroups = walk_order(&image, placements);
         maps.fill(&image, &cgroups.iter().map(|cgroup| cgroup.as_fd()).collect::<Vec<_>>())?;
         let control_map = maps.descriptor("KC_CONTROL")?;
@@ -258,6 +272,12 @@ impl Engine {
     /// Ends the run in `slot` at once.
     pub fn disarm(&self, slot: usize) {
         self.page.set_run_state(slot, STATE_IDLE);
+    }
+
+    /// The ring buffer out of which recorded events come.
+    pub fn events(&self) -> Result<OwnedFd, Error> {
+        let ring = self.maps.descriptor("KC_RING")?;
+        ring.try_clone_to_owned().map_err(io_error("sharing the ring buffer of events"))
     }
 
     /// Ids of the loaded programs.
