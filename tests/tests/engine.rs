@@ -79,6 +79,7 @@ fn planned(faults: Vec<network::Fault>, seed: Option<u64>) -> Result<Plan> {
         target: Target::Fresh,
         faults: faults.into_iter().map(|fault| Fault::Network(Box::new(fault))).collect(),
         duration: None,
+        allowed: Default::default(),
         observe: false,
         seed,
         mechanism: None,

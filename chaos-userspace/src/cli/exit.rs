@@ -6,6 +6,8 @@ pub const DONE: u8 = 0;
 pub const INTERNAL: u8 = 1;
 /// Bad usage or spec.
 pub const USAGE: u8 = 2;
+/// Ended by somebody's lever ([`crate::runs::halt`]), rolled back.
+pub const ABORTED: u8 = 5;
 /// Refused, because it would harm something.
 pub const REFUSED: u8 = 6;
 /// What could not be undone is named.
@@ -29,6 +31,7 @@ pub fn name(code: u8) -> &'static str {
         DONE => "done",
         INTERNAL => "internal_error",
         USAGE => "bad_usage",
+        ABORTED => "halted",
         REFUSED => "refused",
         ROLLBACK_INCOMPLETE => "rollback_incomplete",
         UNABLE => "unable",

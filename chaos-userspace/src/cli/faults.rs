@@ -1,8 +1,9 @@
 //! Flags that say what is inflicted. They are kept as text here, so that all problems can be told at once.
 
 use super::packets::PacketFlags;
-use crate::spec::{Fault, Problems, Spec, Target, syscall, units};
+use crate::spec::{Fault, Problems, Spec, Target, safety::Net, syscall, units};
 use clap::Args;
+use std::collections::BTreeSet;
 
 /// Flags shared by `exec`, `inject` and `plan`.
 #[derive(Args, Clone, Debug, Default)]
@@ -19,8 +20,9 @@ pub struct Faults {
     )]
     fail: Vec<String>,
 
-    /// Allow --fail for a call whose failure can make a process unusable, such as execve or munmap
-    #[arg(long, value_name = "SYSCALL", help_heading = "Faults")]
+    /// Allow --fail for a call whose failure can make a process unusable, such as execve or munmap, or a target that a
+    /// safety net keeps from being hit
+    #[arg(long, value_name = "SYSCALL|NET", help_heading = "Faults")]
     allow: Vec<String>,
 
     /// Make every random draw the same again (for one flow or one thread)
@@ -47,11 +49,14 @@ impl Faults {
         if faults.iter().any(|fault| fault.when().per_process) {
             problems.0.push("per=process: packets belong to sockets, not to processes".to_owned());
         }
-        let allow: Vec<syscall::Call> = self
-            .allow
-            .iter()
-            .filter_map(|text| problems.take(text.parse().map_err(|problem| format!("--allow: {problem}"))))
-            .collect();
+        let (mut allow, mut allowed) = (vec![], BTreeSet::new());
+        for text in &self.allow {
+            match (text.parse::<Net>(), text.parse::<syscall::Call>()) {
+                (Ok(net), _) => drop(allowed.insert(net)),
+                (_, Ok(call)) => allow.push(call),
+                (Err(no_net), Err(no_call)) => problems.0.push(format!("--allow: {no_call}; {no_net}")),
+            }
+        }
         for text in &self.fail {
             match text.parse::<syscall::Fault>() {
                 Ok(mut fault) => {
@@ -92,6 +97,7 @@ impl Faults {
             target,
             faults,
             duration,
+            allowed,
             observe: self.observe,
             seed: self.seed,
             mechanism: self.mechanism,

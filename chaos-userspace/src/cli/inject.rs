@@ -6,19 +6,19 @@ use super::{
     exit,
     failure::Failure,
     faults::Faults,
-    run,
+    run, safety,
     session::{self, Session, Watch},
+    target::Targets,
 };
-use crate::{host::cgroup::Hierarchy, plan, probe::kernel::Kernel, report::event::Sink, spec::Target};
+use crate::{host::cgroup::Hierarchy, plan, probe::kernel::Kernel, report::event::Sink};
 use clap::Args;
-use std::{ffi::OsString, path::PathBuf};
+use std::ffi::OsString;
 
 /// Arguments of `kchaos inject`.
 #[derive(Args, Debug)]
 pub struct Inject {
-    /// The target: a cgroup v2 directory, or its path below the mount
-    #[arg(long, value_name = "PATH")]
-    cgroup: PathBuf,
+    #[command(flatten)]
+    targets: Targets,
 
     /// How long, as in 60s; enforced in the kernel
     #[arg(long, value_name = "DURATION")]
@@ -51,14 +51,23 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
         }
         return detach::start(words);
     }
-    let spec = arguments.faults.spec(Target::Cgroup(arguments.cgroup.clone()), Some(&arguments.duration))?;
+    let target = arguments.targets.named().ok_or_else(|| {
+        Failure::new(
+            exit::USAGE,
+            "no target is named: add --cgroup PATH, --unit NAME, --pid PID or --container ID",
+        )
+    })?;
+    let spec = arguments.faults.spec(target, Some(&arguments.duration))?;
     run::check_privileges()?;
-    let cgroup = Hierarchy::find()?.open(&arguments.cgroup)?;
+    let hierarchy = Hierarchy::find()?;
+    let cgroup = hierarchy.resolve(&spec.target)?;
+    let allowed = safety::check(&cgroup, &spec)?;
     let plan = plan::make(&spec, &Kernel::default())?;
     let watch =
         Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose: common.verbose };
     session::block_on(async {
         let mut session = Session::open(&plan, &cgroup, false, watch, sink)?;
+        session.allowed = allowed;
         if arguments.detached && !session.is_reachable() {
             return Err(Failure::new(exit::UNABLE, "a run that nobody can reach must not be detached"));
         }

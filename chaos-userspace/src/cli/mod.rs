@@ -9,16 +9,19 @@ mod exec;
 pub mod exit;
 mod failure;
 mod faults;
+mod halt;
 mod inject;
 mod list;
 mod packets;
 mod plan;
 mod run;
+mod safety;
 mod session;
 mod set;
 mod signals;
 mod stop;
 mod syscalls;
+mod target;
 
 use crate::{
     inject::guardian,
@@ -73,6 +76,10 @@ enum Command {
     Status(list::Status),
     /// End a live run, or all, and wait until it is undone
     Stop(stop::Stop),
+    /// End all runs of this host, and let none begin until resume
+    Halt(halt::Halt),
+    /// Let runs begin again after halt
+    Resume,
     /// Give a live run other rates, probabilities, errors or delays, without a gap
     Set(set::Set),
     /// Remove what an owner killed together with its guardian left behind
@@ -114,6 +121,8 @@ pub fn main() -> ExitCode {
         Command::List => list::list(cli.common.json.is_some()),
         Command::Status(arguments) => list::status(&arguments, cli.common.json.is_some()),
         Command::Stop(arguments) => stop::run(&arguments, cli.common.json.is_some()),
+        Command::Halt(arguments) => halt::halt(&arguments, cli.common.json.is_some()),
+        Command::Resume => halt::resume(cli.common.json.is_some()),
         Command::Set(set) => set::run(&set, &arguments, cli.common.json.is_some()),
         Command::Clean => clean::run(cli.common.json.is_some()),
         Command::Guardian { journal } => {

@@ -1,6 +1,6 @@
 //! `kchaos plan`: what would be attached where.
 
-use super::{exit, failure::Failure, faults::Faults};
+use super::{exit, failure::Failure, faults::Faults, safety, target::Targets};
 use crate::{
     host::{cgroup::Hierarchy, namespace::NetworkNamespace},
     plan,
@@ -8,14 +8,12 @@ use crate::{
     spec::Target,
 };
 use clap::Args;
-use std::path::PathBuf;
 
 /// Arguments of `kchaos plan`.
 #[derive(Args, Debug)]
 pub struct Plan {
-    /// The target: a cgroup v2 directory, or its path below the mount; without it, a fresh cgroup as `exec` makes it
-    #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    targets: Targets,
 
     /// How long, as in 60s
     #[arg(long, value_name = "DURATION")]
@@ -27,12 +25,15 @@ pub struct Plan {
 
 /// Runs the command.
 pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
-    let target = arguments.cgroup.clone().map_or(Target::Fresh, Target::Cgroup);
+    // Without a name, a fresh cgroup as `exec` makes it.
+    let target = arguments.targets.named().unwrap_or(Target::Fresh);
     let spec = arguments.faults.spec(target, arguments.duration.as_deref())?;
     let hierarchy = Hierarchy::find()?;
     let target = match &spec.target {
-        Target::Cgroup(path) => {
-            let cgroup = hierarchy.open(path)?;
+        Target::Fresh => format!("a fresh cgroup below {}", hierarchy.own()?.display()),
+        named => {
+            let cgroup = hierarchy.resolve(named)?;
+            safety::check(&cgroup, &spec)?;
             let processes = cgroup.processes();
             let namespaces = NetworkNamespace::of_processes(&processes).len();
             format!(
@@ -43,7 +44,6 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 namespaces
             )
         }
-        Target::Fresh => format!("a fresh cgroup below {}", hierarchy.own()?.display()),
     };
     let plan = plan::make(&spec, &Kernel::default())?;
     if json {

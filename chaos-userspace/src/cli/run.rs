@@ -36,19 +36,33 @@ pub struct Ending {
     pub exit_status: Option<i32>,
     /// Signal that ended the command.
     pub signal: Option<i32>,
+    /// Whether all runs of the host were halted.
+    pub halted: bool,
     /// Signal that ended the run itself.
     pub interrupted_by: Option<i32>,
 }
 
+/// What there is to tell of a run.
+pub struct Account<'a> {
+    /// What was to be done.
+    pub plan: &'a Plan,
+    /// To whom.
+    pub cgroup: &'a Path,
+    /// Safety nets that would have refused it.
+    pub allowed: Vec<&'static str>,
+    /// What the engine left.
+    pub closed: Closed,
+    /// Who was to feel nothing.
+    pub bystander: Option<Bystander>,
+    /// Who writes single events.
+    pub recorder: Option<Recorder>,
+    /// How it ended.
+    pub ending: Ending,
+}
+
 /// Finishes the rollback, tells the summary and returns it.
-pub fn summarize(
-    plan: &Plan,
-    cgroup: &Path,
-    closed: Closed,
-    (bystander, recorder): (Option<Bystander>, Option<Recorder>),
-    ending: Ending,
-    sink: &mut Sink,
-) -> Summary {
+pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
+    let Account { plan, cgroup, allowed, closed, bystander, recorder, ending } = account;
     let mut problems = closed.problems.clone();
     let rules = RuleSummary::all(plan, &closed.counters, &closed.missed);
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
@@ -68,6 +82,7 @@ pub fn summarize(
         exit_status: ending.exit_status,
         signal: ending.signal,
         cgroup: cgroup.to_path_buf(),
+        allowed,
         rules,
         queue,
         events,
@@ -76,6 +91,8 @@ pub fn summarize(
     };
     summary.code = if !summary.undone.problems.is_empty() {
         exit::ROLLBACK_INCOMPLETE
+    } else if ending.halted {
+        exit::ABORTED
     } else if let Some(signal) = ending.interrupted_by {
         exit::SIGNAL_BASE + signal as u8
     } else if summary.injected() == 0 && !plan.observe {

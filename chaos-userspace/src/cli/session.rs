@@ -4,7 +4,7 @@ use super::{
     events::Events,
     exit,
     failure::Failure,
-    run::{self, Ending},
+    run::{self, Account, Ending},
     set,
     signals::{Arrived, Signals},
 };
@@ -18,6 +18,7 @@ use crate::{
         summary::{RuleSummary, Summary},
     },
     runs::{
+        halt,
         message::{Answer, Request, RuleStatus, State, Status},
         server::{Caller, Server},
     },
@@ -41,7 +42,7 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 pub enum News {
     /// Somebody asks for the end; nothing acts any more.
     Signal(Arrived),
-    /// The duration is over.
+    /// The duration is over, or all runs of this host are halted.
     Over,
 }
 
@@ -73,6 +74,9 @@ pub struct Session<'a> {
     device_news: mpsc::Receiver<()>,
     over: Option<Pin<Box<Sleep>>>,
     bystander: Option<Bystander>,
+    halted: mpsc::Receiver<()>,
+    /// Safety nets that would have refused it.
+    pub allowed: Vec<&'static str>,
     /// How it ends.
     pub ending: Ending,
 }
@@ -90,6 +94,9 @@ impl<'a> Session<'a> {
         let Watch { with_bystander, events, verbose } = watch;
         // First, since it is the caller's to put right.
         let events = events.open()?;
+        // Heard before it is looked at: a lever pulled between the two is not missed.
+        let halted = halt::listen().map_err(Failure::internal)?;
+        super::halt::check()?;
         let bystander = with_bystander.then(|| Bystander::start(&plan.run)).transpose()?;
         // Before any thread is started, so that the signals wait for us on all of them.
         let signals = Signals::take().map_err(Failure::internal)?;
@@ -129,6 +136,8 @@ impl<'a> Session<'a> {
             device_news,
             over: None,
             bystander,
+            halted,
+            allowed: vec![],
             ending: Ending::default(),
         })
     }
@@ -178,6 +187,11 @@ impl<'a> Session<'a> {
             tokio::select! {
                 arrived = self.signals.next() => {
                     return Ok(self.interrupted(arrived.map_err(Failure::internal)?));
+                }
+                Some(()) = self.halted.recv() => {
+                    self.ending.halted = true;
+                    self.engine.iter().for_each(|engine| engine.disarm(0));
+                    return Ok(News::Over);
                 }
                 Some(()) = self.device_news.recv() => self.engine.iter_mut().for_each(follow_devices),
                 Some(caller) = caller => {
@@ -271,14 +285,16 @@ impl<'a> Session<'a> {
             kernel_log.finish().await;
         }
         let closed = self.closed.ok_or_else(|| Failure::internal("the engine was closed twice"))?;
-        let summary = run::summarize(
-            &self.plan,
-            self.cgroup.path(),
+        let account = Account {
+            plan: &self.plan,
+            cgroup: self.cgroup.path(),
+            allowed: self.allowed,
             closed,
-            (self.bystander, self.recorder),
-            self.ending,
-            sink,
-        );
+            bystander: self.bystander,
+            recorder: self.recorder,
+            ending: self.ending,
+        };
+        let summary = run::summarize(account, sink);
         // From here on the run is unknown.
         drop(self.server);
         for caller in self.waiting {

@@ -28,6 +28,11 @@ pub fn run(arguments: &Stop, json: bool) -> Result<u8, Failure> {
     if runs.is_empty() && !json {
         println!("nothing runs");
     }
+    stop_all(runs, json)
+}
+
+/// Ends these runs and waits until they are undone.
+pub fn stop_all(runs: Vec<Run>, json: bool) -> Result<u8, Failure> {
     // All are asked at once, so that none goes on while another one is waited for.
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = runs.into_iter().map(|run| scope.spawn(|| stop(run, json))).collect();

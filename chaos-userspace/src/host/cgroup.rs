@@ -49,6 +49,22 @@ pub enum Error {
     /// The root contains every process.
     #[error("the root cgroup contains every process of this host: name a cgroup below it")]
     Root,
+    /// Nothing is called so.
+    #[error("{target}: no cgroup of this host belongs to it; it may not run (list them with {remedy})")]
+    NoTarget {
+        /// What was looked for.
+        target: String,
+        /// How to see what there is.
+        remedy: &'static str,
+    },
+    /// More than one is called so.
+    #[error("{target}: several cgroups are called so; name one with --cgroup: {}", paths.join(", "))]
+    SeveralTargets {
+        /// What was looked for.
+        target: String,
+        /// All that were found.
+        paths: Vec<String>,
+    },
     /// A read or write failed.
     #[error("{what} {path}: {source}")]
     Io {

@@ -7,5 +7,7 @@ pub mod link_events;
 pub mod namespace;
 pub mod netlink;
 pub mod privilege;
+pub mod process;
+pub mod target;
 pub mod types;
 pub mod users;

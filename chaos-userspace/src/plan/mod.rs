@@ -4,6 +4,7 @@
 pub mod change;
 pub mod explain;
 pub mod network;
+pub mod safety;
 pub mod syscall;
 
 use crate::{

@@ -25,6 +25,8 @@ pub struct Summary {
     pub signal: Option<i32>,
     /// The target.
     pub cgroup: PathBuf,
+    /// Safety nets that would have refused the run and were allowed.
+    pub allowed: Vec<&'static str>,
     /// In the order of the plan.
     pub rules: Vec<RuleSummary>,
     /// What became of packets in delay lines, if there were any.
@@ -204,6 +206,9 @@ impl Summary {
             let reasons =
                 if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
             let _ = writeln!(text, "{segments}{reasons}{missed}");
+        }
+        if !self.allowed.is_empty() {
+            let _ = writeln!(text, "  allowed: {}", self.allowed.join(", "));
         }
         if let Some(queue) = self.queue.filter(|queue| *queue != Queue::default()) {
             let _ = writeln!(

@@ -1,6 +1,7 @@
 //! The runs of this host: every owner listens on a socket of its own, so that they can be listed, asked and ended.
 
 pub mod client;
+pub mod halt;
 pub mod message;
 pub mod server;
 

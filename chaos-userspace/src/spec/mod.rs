@@ -6,12 +6,15 @@ pub mod delay;
 pub mod loss_model;
 pub mod network;
 pub mod returns;
+pub mod safety;
 pub mod syscall;
 pub mod syscall_match;
+pub mod target;
 pub mod units;
 pub mod when;
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
+pub use target::Target;
 
 /// One experiment as asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,21 +25,14 @@ pub struct Spec {
     pub faults: Vec<Fault>,
     /// How long; `None` only where something else ends the run (`exec` ends with its command).
     pub duration: Option<Duration>,
+    /// Safety nets that are meant to be passed.
+    pub allowed: BTreeSet<safety::Net>,
     /// Count only, act on nothing.
     pub observe: bool,
     /// Makes every random draw the same again.
     pub seed: Option<u64>,
     /// Mechanism for system call faults the user insists on.
     pub mechanism: Option<syscall::Mechanism>,
-}
-
-/// Who is hit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A cgroup that exists, with everything below it.
-    Cgroup(PathBuf),
-    /// A cgroup made for one command.
-    Fresh,
 }
 
 /// One thing to inflict.

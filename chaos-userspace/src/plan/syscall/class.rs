@@ -138,6 +138,7 @@ mod tests {
     fn spec(faults: &[&str]) -> Spec {
         Spec {
             target: Target::Fresh,
+            allowed: Default::default(),
             faults: faults.iter().map(|fault| Fault::Syscall(Box::new(fault.parse().unwrap()))).collect(),
             duration: None,
             observe: false,

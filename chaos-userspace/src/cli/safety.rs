@@ -1,0 +1,26 @@
+//! Refuses targets that nobody means to hit, unless they are allowed by name.
+
+use super::{exit, failure::Failure};
+use crate::{
+    host::{cgroup::Cgroup, process},
+    plan::safety::{self, Process, Scene},
+    spec::Spec,
+};
+
+/// Says which nets would have refused the run and are allowed, or refuses it, for all reasons at once.
+///
+/// The processes of the target are looked at once; who joins it later is hit with it.
+pub fn check(cgroup: &Cgroup, spec: &Spec) -> Result<Vec<&'static str>, Failure> {
+    let named = |pid| Some(Process { pid, comm: process::comm(pid)? });
+    let processes: Vec<_> = cgroup.processes().into_iter().filter_map(named).collect();
+    let lineage = process::lineage();
+    let scene =
+        Scene { cgroup: cgroup.path(), processes: &processes, lineage: &lineage, duration: spec.duration };
+    let (refused, allowed) = safety::check(&scene, &spec.allowed);
+    if refused.is_empty() {
+        Ok(allowed.iter().map(|caught| caught.net.name()).collect())
+    } else {
+        let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        Err(Failure::new(exit::REFUSED, reasons.join("\n")))
+    }
+}

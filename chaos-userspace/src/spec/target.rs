@@ -1,0 +1,145 @@
+//! Who is hit.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+/// Who is hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A cgroup that exists, with everything below it.
+    Cgroup(PathBuf),
+    /// The cgroup of a systemd unit.
+    Unit(Unit),
+    /// The cgroup that a process is in.
+    Process(u32),
+    /// The cgroup of a container.
+    Container(ContainerId),
+    /// A cgroup made for one command.
+    Fresh,
+}
+
+/// Name of a systemd unit that has a cgroup: a service, scope, slice, socket, mount or swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit(String);
+
+/// Kinds of units that have cgroups (systemd.unit(5)).
+const UNIT_KINDS: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
+/// `UNIT_NAME_MAX` of systemd.
+const UNIT_BYTES_MAX: usize = 255;
+
+impl Unit {
+    /// The name, with its kind.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Unit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        if text.is_empty()
+            || text.len() > UNIT_BYTES_MAX
+            || !text.chars().all(usable)
+            || text.starts_with('.')
+        {
+            return Err(format!(
+                "{text:?} is no name of a unit: up to {UNIT_BYTES_MAX} letters, digits and :-_.\\@, as in web.service"
+            ));
+        }
+        match text.rsplit_once('.') {
+            Some((_, kind)) if UNIT_KINDS.contains(&kind) => Ok(Self(text.to_owned())),
+            Some((_, kind @ ("target" | "timer" | "path" | "device" | "automount"))) => {
+                Err(format!("{text:?}: a {kind} has no processes; name one of its services"))
+            }
+            _ => Ok(Self(format!("{text}.service"))),
+        }
+    }
+}
+
+/// A container's id or the beginning of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerId(String);
+
+/// Digits of a whole id.
+const ID_DIGITS: usize = 64;
+/// Digits that make a mistake unlikely.
+const ID_DIGITS_MIN: usize = 6;
+
+impl ContainerId {
+    /// The digits that were given.
+    pub fn digits(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ContainerId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // As Kubernetes writes it: containerd://ID.
+        let digits = text.split_once("://").map_or(text, |(_, id)| id);
+        let hexadecimal = digits.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+        if hexadecimal && (ID_DIGITS_MIN..=ID_DIGITS).contains(&digits.len()) {
+            Ok(Self(digits.to_owned()))
+        } else {
+            Err(format!(
+                "{text:?} is no id of a container: give {ID_DIGITS_MIN} to {ID_DIGITS} hexadecimal digits, as docker ps, \
+                 podman ps and crictl ps show them"
+            ))
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+            Self::Unit(unit) => write!(f, "unit {}", unit.0),
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Container(id) => write!(f, "container {}", id.0),
+            Self::Fresh => write!(f, "a fresh cgroup"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn units_have_a_kind() {
+        assert_eq!("web".parse::<Unit>().unwrap().name(), "web.service");
+        assert_eq!("web@1.service".parse::<Unit>().unwrap().name(), "web@1.service");
+        assert_eq!("a.b".parse::<Unit>().unwrap().name(), "a.b.service");
+        assert_eq!("system-foo.slice".parse::<Unit>().unwrap().name(), "system-foo.slice");
+        assert!("multi-user.target".parse::<Unit>().unwrap_err().contains("has no processes"));
+        for bad in ["", "../x", "a/b", "a b", "a\nb", ".service", &"x".repeat(256)] {
+            assert!(bad.parse::<Unit>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn containers_have_hexadecimal_ids() {
+        let id = "0123456789ab";
+        assert_eq!(id.parse::<ContainerId>().unwrap().digits(), id);
+        assert_eq!("containerd://0123456789ab".parse::<ContainerId>().unwrap().digits(), id);
+        for bad in ["", "01234", "web", "0123456789AB", "../../01234567", &"0".repeat(65)] {
+            assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        /// Nothing that is accepted leads out of a directory.
+        #[test]
+        fn names_are_single_names(text in "\\PC*") {
+            if let Ok(unit) = text.parse::<Unit>() {
+                prop_assert!(!unit.name().contains('/') && unit.name() != "." && unit.name() != "..");
+            }
+            if let Ok(id) = text.parse::<ContainerId>() {
+                prop_assert!(id.digits().chars().all(|c| c.is_ascii_hexdigit()));
+            }
+        }
+    }
+}
