@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
@@ -10,13 +11,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 use super::Desk;
 use crate::board::{Board, Role};
 
-/// How long a call may wait, so that a stop is noticed.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a call may wait, so that a stop is noticed. Dozens of these share one emulated processor.
+const PATIENCE: Duration = Duration::from_millis(PATIENCE_MS as u64);
+const PATIENCE_MS: u8 = 100;
 
 #[derive(Args)]
 pub struct Ask {
@@ -24,7 +27,7 @@ pub struct Ask {
     #[arg(long)]
     to: SocketAddr,
     /// Pause after each answer and each refusal
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 20)]
     pause_ms: u64,
 }
 
@@ -110,7 +113,9 @@ pub fn answer(arguments: &Answer, desk: &Desk) -> Result<i32> {
                     });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    std::thread::sleep(Duration::from_millis(1));
+                    let mut waited = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+                    // Whatever it says, the loop looks again.
+                    let _ = poll(&mut waited, PollTimeout::from(PATIENCE_MS));
                 }
                 // The connection went while it waited.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => note(&errors, &error),
