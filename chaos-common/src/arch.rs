@@ -14,6 +14,10 @@ pub mod x86_64 {
     pub const PT_REGS_ORIG_AX: usize = 120;
     /// Offset of `ip` in `struct pt_regs`.
     pub const PT_REGS_IP: usize = 128;
+    /// Places of a system call's arguments in `struct pt_regs`, counted in registers from 1: di, si, dx, r10, r8, r9.
+    pub const ARGUMENTS: [u8; 6] = [15, 14, 13, 8, 10, 9];
+    /// The same for 32-bit callers: bx, cx, dx, si, di, bp.
+    pub const ARGUMENTS_COMPAT: [u8; 6] = [6, 12, 13, 14, 15, 5];
     /// Size of `struct pt_regs`.
     pub const PT_REGS_SIZE: usize = 168;
     /// Size of a kernel stack (`THREAD_SIZE` without KASAN); on kernels without `bpf_task_pt_regs` the registers end

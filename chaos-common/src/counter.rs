@@ -28,11 +28,13 @@ pub enum Outcome {
     Turn = 10,
     /// There was no room to count the process.
     Untracked = 12,
+    /// What the rule's match asks for could not be read.
+    Unreadable = 13,
 }
 
 impl Outcome {
     /// Outcomes of a matched event that was let through, in report order.
-    pub const SPARED: [Self; 10] = [
+    pub const SPARED: [Self; 11] = [
         Self::Chance,
         Self::Turn,
         Self::Budget,
@@ -43,6 +45,7 @@ impl Outcome {
         Self::Unparsable,
         Self::Error,
         Self::Untracked,
+        Self::Unreadable,
     ];
 
     /// The outcome's name in reports.
@@ -60,6 +63,7 @@ impl Outcome {
             Self::Error => "error",
             Self::Turn => "turn",
             Self::Untracked => "untracked",
+            Self::Unreadable => "unreadable",
         }
     }
 }

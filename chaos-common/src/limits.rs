@@ -24,6 +24,8 @@ pub const PORT_NONE: u32 = 65_536;
 pub const CALLS_MAX: u32 = 512;
 /// Entries of the table of task names and of that of users, per engine.
 pub const CALLERS_MAX: u32 = 1024;
+/// Directories and mount points between a file and its root; deeper paths count as unreadable.
+pub const PATH_COMPONENTS_MAX: u32 = 64;
 /// IPv6 extension headers that are stepped over before a packet counts as unparsable.
 pub const IPV6_EXTENSIONS_MAX: usize = 4;
 /// Devices that packets may be diverted from, in all network namespaces of one engine.

@@ -105,6 +105,14 @@ pub const MATCH_FLOW: u32 = 1 << 4;
 
 /// Only calls of tasks that have the rule's bit in the tables of names and users.
 pub const MATCH_CALLER: u32 = 1 << 8;
+/// Only calls on a path that the rule wants ([`crate::syscall_match::Wanted`]).
+pub const MATCH_PATH: u32 = 1 << 9;
+/// Only calls on a descriptor of a kind that the rule wants.
+pub const MATCH_KIND: u32 = 1 << 10;
+/// Only calls for a number of bytes that the rule wants.
+pub const MATCH_SIZE: u32 = 1 << 11;
+/// Only calls that open for what the rule wants.
+pub const MATCH_ACCESS: u32 = 1 << 12;
 
 /// [`Rule::every`], [`Rule::after`] and [`Rule::last`] apply.
 pub const WHEN_COUNTED: u32 = 1 << 0;

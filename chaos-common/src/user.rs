@@ -6,6 +6,7 @@ use crate::{
     results::Results,
     rule::{Ordinal, ProcessCount, ProcessKey, Rule},
     syscall::Call,
+    syscall_match::{Arguments, Wanted},
     target::Target,
 };
 
@@ -17,4 +18,18 @@ macro_rules! pod {
     )*};
 }
 
-pod!(RuleCounters, Entrance, Exit, LineKey, Ordinal, ProcessCount, ProcessKey, Results, Rule, Call, Target);
+pod!(
+    Arguments,
+    RuleCounters,
+    Entrance,
+    Exit,
+    LineKey,
+    Ordinal,
+    ProcessCount,
+    ProcessKey,
+    Results,
+    Rule,
+    Call,
+    Target,
+    Wanted
+);

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
 };
 use chaos_common::{
     arch::native,
-    syscall::{REGISTERS_ON_STACK, call_row, ring_row},
+    syscall::{REGISTERS_ON_STACK, ROW_COMPAT, call_row, ring_row},
 };
 
 /// What a task entered the kernel with. A plain record in which every field always has a value.
@@ -66,8 +66,7 @@ fn on_stack() -> Entry {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
     let status = word(task + u64::from(KC_TASK_STATUS.load())).unwrap_or(0);
-    let stack = word(task + u64::from(KC_TASK_STACK.load())).unwrap_or(0);
-    let registers = stack + (native::STACK_SIZE - native::PT_REGS_SIZE) as u64;
+    let registers = stack_registers();
     let number = word(registers + native::PT_REGS_ORIG_AX as u64).unwrap_or(UNREADABLE as u64);
     let place = word(registers + native::PT_REGS_IP as u64).unwrap_or(1);
     Entry {
@@ -75,6 +74,15 @@ fn on_stack() -> Entry {
         compat: status as u32 & native::TS_COMPAT != 0,
         is_ring_worker: place == 0,
     }
+}
+
+/// Where the current task's registers lie at the top of its kernel stack.
+#[inline(always)]
+fn stack_registers() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let stack = word(task + u64::from(KC_TASK_STACK.load())).unwrap_or(0);
+    stack + (native::STACK_SIZE - native::PT_REGS_SIZE) as u64
 }
 
 /// Whether the task acts under other credentials than its own: a stacked file system (overlayfs) works on the files
@@ -86,6 +94,48 @@ pub fn acts_for_another() -> bool {
     let acting = word(task + u64::from(KC_TASK_CRED.load())).unwrap_or(0);
     let own = word(task + u64::from(KC_TASK_REAL_CRED.load())).unwrap_or(0);
     acting != own
+}
+
+/// A call's arguments, as its caller left them in its registers.
+pub struct Registers {
+    address: u64,
+    compat: bool,
+}
+
+impl Registers {
+    /// Those at `address`, of a call in `row`.
+    #[inline(always)]
+    pub fn at(address: u64, row: u32) -> Self {
+        Self { address, compat: row >= ROW_COMPAT }
+    }
+
+    /// Those of the current task, at a hook; `registers` is one of `REGISTERS_*`.
+    #[inline(always)]
+    pub fn of_task(registers: u32, row: u32) -> Self {
+        let address = if registers == REGISTERS_ON_STACK {
+            stack_registers()
+        } else {
+            // SAFETY: the helpers return trusted pointers to the current task and to its registers.
+            unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as u64 }
+        };
+        Self::at(address, row)
+    }
+
+    /// One register by its place (see `Arguments`); 32 bits of it where the caller has no more.
+    #[inline(always)]
+    pub fn get(&self, place: u8) -> u64 {
+        let value = word(self.address + 8 * (u64::from(place) - 1)).unwrap_or(0);
+        if self.compat { value as u32 as u64 } else { value }
+    }
+}
+
+/// Reads 16 bytes of kernel memory, fault-tolerantly: zeros where that fails.
+#[inline(always)]
+pub fn words(address: u64) -> [u64; 2] {
+    let mut values = [0u64; 2];
+    // SAFETY: `values` has room for 16 bytes.
+    let result = unsafe { bpf_probe_read_kernel((&raw mut values).cast(), 16, address as *const _) };
+    if result == 0 { values } else { [0; 2] }
 }
 
 /// Reads 8 bytes of kernel memory, fault-tolerantly.

@@ -2,9 +2,9 @@
 //! values and removes what the plan does not use.
 
 use aya_ebpf::Global;
-use chaos_common::limits::FAST_TARGETS_MAX;
 #[cfg(doc)]
 use chaos_common::rule::{CORRUPT_CHECKSUM, CORRUPT_PAYLOAD};
+use chaos_common::{layout::MEMBERS_COUNT, limits::FAST_TARGETS_MAX};
 
 /// [`chaos_common::ABI_VERSION`] of this object; the loader reads it back from the file.
 #[unsafe(no_mangle)]
@@ -114,6 +114,32 @@ pub static KC_EVENTS: Global<u32> = Global::new(0);
 /// Share of them that is, drawn for each.
 #[unsafe(no_mangle)]
 pub static KC_EVENTS_SHARE: Global<u64> = Global::new(0);
+
+/// Whether any rule asks for a path.
+#[unsafe(no_mangle)]
+pub static KC_PATH: Global<u32> = Global::new(0);
+
+/// Whether any pattern says how a path ends.
+#[unsafe(no_mangle)]
+pub static KC_PATH_ENDS: Global<u32> = Global::new(0);
+
+/// Whether any rule asks for the kind of a descriptor, for a number of bytes, for how a file is opened.
+#[unsafe(no_mangle)]
+pub static KC_KIND: Global<u32> = Global::new(0);
+/// See [`KC_KIND`].
+#[unsafe(no_mangle)]
+pub static KC_SIZE: Global<u32> = Global::new(0);
+/// See [`KC_KIND`].
+#[unsafe(no_mangle)]
+pub static KC_ACCESS: Global<u32> = Global::new(0);
+
+/// Whether any call's rule asks for the remote address or port.
+#[unsafe(no_mangle)]
+pub static KC_PEER: Global<u32> = Global::new(0);
+
+/// Offsets of [`chaos_common::layout::MEMBERS`].
+#[unsafe(no_mangle)]
+pub static KC_LAYOUT: [Global<u32>; MEMBERS_COUNT] = [const { Global::new(0) }; MEMBERS_COUNT];
 
 /// How tracing programs find a task's registers: one of `REGISTERS_*`.
 #[unsafe(no_mangle)]

@@ -28,6 +28,8 @@ pub enum Match {
     No,
     /// The event does not show what the match asks for.
     Unparsable,
+    /// What the match asks for could not be read.
+    Unreadable,
     /// What the fault needs is not there for this event.
     Impossible,
 }
@@ -191,6 +193,7 @@ impl Event {
         let outcome = match matches(rule) {
             Match::No => return,
             Match::Unparsable => Outcome::Unparsable,
+            Match::Unreadable => Outcome::Unreadable,
             Match::Impossible => Outcome::Error,
             Match::Yes => {
                 let ended = leaves_nothing_to(verdict.acts, rule.kind);

@@ -1,6 +1,10 @@
 //! All maps. The loader shrinks those the plan does not use to one entry.
 
-use crate::{judge::Verdict, packet::Facts};
+use crate::{
+    judge::Verdict,
+    packet::Facts,
+    scratch::{CallScratch, SLOTS},
+};
 use aya_ebpf::{
     macros::map,
     maps::{Array, CgroupArray, HashMap, LpmTrie, PerCpuArray, RingBuf},
@@ -18,7 +22,7 @@ use chaos_common::{
     results::Results,
     rule::{Ordinal, ProcessCount, ProcessKey, Rule, TABLE_LEN},
     syscall::{Call, ROWS},
-    syscall_match::COMM_BYTES,
+    syscall_match::{Arguments, COMM_BYTES, LENGTHS_MAX, PATTERN_BYTES, PATTERNS_MAX, Wanted},
     target::Target,
 };
 
@@ -107,6 +111,32 @@ pub static KC_COMMS: LpmTrie<[u8; COMM_BYTES], u64> = LpmTrie::with_max_entries(
 /// User -> rules it is not ruled out for; see `KC_UID_OTHERS`.
 #[map]
 pub static KC_UIDS: HashMap<u32, u64> = HashMap::with_max_entries(CALLERS_MAX, 0);
+
+/// Row of [`KC_CALLS`] -> where its call's arguments are.
+#[map]
+pub static KC_ARGUMENTS: Array<Arguments> = Array::with_max_entries(ROWS, 0);
+
+/// Rule -> what it asks for.
+#[map]
+pub static KC_WANTED: Array<Wanted> = Array::with_max_entries(RULES_MAX as u32, 0);
+
+/// Beginning of a path -> patterns it goes with, those of shorter beginnings included.
+#[map]
+pub static KC_PATH_BEGINNINGS: LpmTrie<[u8; PATTERN_BYTES], u64> =
+    LpmTrie::with_max_entries(PATTERNS_MAX as u32 + 1, NO_PREALLOC);
+
+/// End of a path, backwards -> patterns it goes with, those of shorter ends included.
+#[map]
+pub static KC_PATH_ENDINGS: LpmTrie<[u8; PATTERN_BYTES], u64> =
+    LpmTrie::with_max_entries(PATTERNS_MAX as u32 + 1, NO_PREALLOC);
+
+/// Length of a path -> patterns that have room in it.
+#[map]
+pub static KC_PATH_LENGTHS: Array<u64> = Array::with_max_entries(LENGTHS_MAX, 0);
+
+/// Room for the facts of calls.
+#[map]
+pub static KC_CALL_SCRATCH: PerCpuArray<CallScratch> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// Rule -> what happened, per CPU.
 #[map]

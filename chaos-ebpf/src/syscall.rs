@@ -1,7 +1,7 @@
 //! System calls of a target.
 
 use crate::{
-    caller,
+    caller::{self, Registers},
     count::Weight,
     event,
     globals::{KC_REGISTERS, KC_SOCKET_REGISTERS},
@@ -44,7 +44,7 @@ fn kprobe_result(ctx: &ProbeContext) -> Option<i64> {
     let target = target::of_task()?;
     let caller = ctx.arg::<u64>(0)?;
     let number = caller::word(caller + native::PT_REGS_ORIG_AX as u64)?;
-    entry_result(target.rules, number as u32)
+    entry_result(target.rules, number as u32, caller)
 }
 
 /// Entry of system call functions in a trampoline (`fmod_ret`); needs CONFIG_FUNCTION_ERROR_INJECTION. Anything but 0
@@ -56,12 +56,14 @@ pub extern "C" fn kc_entry(ctx: *const u64) -> i64 {
     let Some(target) = target::of_task() else { return 0 };
     // SAFETY: the first argument is a trusted pointer to the caller's registers; the verifier checks both loads.
     let number = unsafe { (*ctx as *const u8).add(native::PT_REGS_ORIG_AX).cast::<u64>().read_volatile() };
-    entry_result(target.rules, number as u32).unwrap_or(0)
+    let caller = caller::word(ctx as u64).unwrap_or(0);
+    entry_result(target.rules, number as u32, caller).unwrap_or(0)
 }
 
 #[inline(always)]
-fn entry_result(rules: u64, number: u32) -> Option<i64> {
-    result_for(rules, caller::entry_row(number)?, HOOK_ENTRY, Facts::of_task)
+fn entry_result(rules: u64, number: u32, caller: u64) -> Option<i64> {
+    let row = caller::entry_row(number)?;
+    result_for(rules, row, HOOK_ENTRY, || Facts::of_task(row, || Registers::at(caller, row), || 0))
 }
 
 /// A security hook, as a BPF LSM program or in a trampoline (`fmod_ret`) of the kernel's `security_*` function. One
@@ -91,7 +93,11 @@ fn hook_errno(ctx: *const u64) -> Option<i64> {
     if row < ROW_RING && caller::acts_for_another() {
         return None;
     }
-    result_for(target.rules, row, hook, Facts::of_task)
+    // Read as memory: what kind of pointer it is differs from hook to hook.
+    let subject = || caller::word(ctx as u64).unwrap_or(0);
+    result_for(target.rules, row, hook, || {
+        Facts::of_task(row, || Registers::of_task(KC_REGISTERS.load(), row), subject)
+    })
 }
 
 /// A socket hook of a target's cgroup (connect, bind, unconnected UDP send): the socket belongs to the target. 0 with a

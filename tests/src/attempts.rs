@@ -35,18 +35,36 @@ fn attempts(place: &Place, words: &str) -> Result<Felt> {
     serde_json::from_value(result["felt"].clone()).context("reading what a victim felt")
 }
 
-/// Judges that each attempt of `attempts WORDS` ends as `expected` (an errno; attempts that are not named succeed) in the
-/// target, while it succeeds in a sibling cgroup and after the end. `faults` carry the mechanism. Returns the account.
-pub fn check(faults: &str, words: &str, expected: &[(&str, &str)]) -> Result<Summary> {
+/// Makes `attempts WORDS` so many times one after the other in the target under `faults`, which carry the mechanism.
+/// Judges that none fails in a sibling cgroup meanwhile and in the target after the end, and that kchaos counts what
+/// was felt. Returns what was felt each time, and the account.
+pub fn attempts_under(faults: &str, words: &str, times: usize) -> Result<(Vec<Felt>, Summary)> {
     let cgroup = TestCgroup::new()?;
     let (target, sibling) = (cgroup.child("target")?, cgroup.child("sibling")?);
     let (target_place, runner) = (Place::default().in_cgroup(&target), cgroup.runner()?);
     let mut running = Kchaos::inject(faults, target.path()).at(&runner).start()?;
     running.armed()?;
-    let felt = attempts(&target_place, words).with_context(|| format!("in the target under {faults}"))?;
+    let felt = (0..times).map(|_| attempts(&target_place, words)).collect::<Result<Vec<_>>>();
+    let felt = felt.with_context(|| format!("in the target under {faults}"))?;
     let bystander = attempts(&Place::default().in_cgroup(&sibling), words)?;
     let summary = running.interrupt()?.summary()?;
     let after = attempts(&target_place, words)?;
+    for (who, felt) in [("a bystander", bystander), ("the target after the end", after)] {
+        let clean = felt.values().all(|outcomes| outcomes.get("ok") == Some(&ATTEMPT_ROUNDS));
+        ensure!(clean, "{faults}: {who} felt {felt:?}");
+    }
+    let hits: u64 = summary.rules.iter().map(|rule| rule.injected.events).sum();
+    let outcomes = felt.iter().flat_map(|felt| felt.values().flatten());
+    let felt_all: u64 = outcomes.filter(|(outcome, _)| *outcome != "ok").map(|(_, n)| n).sum();
+    ensure!(hits == felt_all, "{faults}: the victim felt {felt_all} errors, kchaos counts {hits}: {felt:?}");
+    Ok((felt, summary))
+}
+
+/// Judges that each attempt of `attempts WORDS` ends as `expected` (an errno; attempts that are not named succeed) in the
+/// target, while it succeeds in a sibling cgroup and after the end. `faults` carry the mechanism. Returns the account.
+pub fn check(faults: &str, words: &str, expected: &[(&str, &str)]) -> Result<Summary> {
+    let (all, summary) = attempts_under(faults, words, 1)?;
+    let felt = all.into_iter().next().context("nothing was felt")?;
     let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
     for (label, outcomes) in &felt {
         let wanted = expected.iter().find(|(name, _)| name == label).map_or("ok", |(_, errno)| errno);
@@ -60,12 +78,5 @@ pub fn check(faults: &str, words: &str, expected: &[(&str, &str)]) -> Result<Sum
     }
     let unknown: Vec<_> = expected.iter().filter(|(label, _)| !felt.contains_key(*label)).collect();
     ensure!(unknown.is_empty(), "the victim made no such attempts: {unknown:?}");
-    for (who, felt) in [("a bystander", bystander), ("the target after the end", after)] {
-        let clean = felt.values().all(|outcomes| outcomes.get("ok") == Some(&ATTEMPT_ROUNDS));
-        ensure!(clean, "{faults}: {who} felt {felt:?}");
-    }
-    let hits: u64 = summary.rules.iter().map(|rule| rule.injected.events).sum();
-    let felt: u64 = felt.values().flatten().filter(|(outcome, _)| *outcome != "ok").map(|(_, n)| n).sum();
-    ensure!(hits == felt, "{faults}: the victim felt {felt} errors, kchaos counts {hits}");
     Ok(summary)
 }

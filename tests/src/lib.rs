@@ -16,6 +16,7 @@ pub mod loss;
 pub mod measure;
 pub mod netns;
 pub mod patience;
+pub mod plan;
 pub mod samples;
 pub mod skip;
 pub mod spawn;

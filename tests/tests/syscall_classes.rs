@@ -7,6 +7,7 @@ use integration_tests::capability::{file_errors_missing, fmod_ret_sys_works, kpr
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::{Kchaos, binary};
 use integration_tests::measure::measure;
+use integration_tests::plan::plan;
 use integration_tests::skip;
 use integration_tests::spawn::Place;
 use integration_tests::syscall_results::{go, inject, prepared};
@@ -81,14 +82,6 @@ fn calls_of_a_class_fail_and_others_do_not() -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn plan(words: &str) -> Result<serde_json::Value> {
-    let output = Command::new(binary()?).args(["plan", "--json"]).args(words.split_whitespace()).output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "plan {words}: {}", String::from_utf8_lossy(&output.stderr));
-    let line = said.lines().last().with_context(|| format!("plan {words} said nothing"))?;
-    serde_json::from_str(line).with_context(|| said.clone())
 }
 
 #[test]

@@ -1,11 +1,20 @@
 //! Which calls a fault hits, by who makes them and on what, as the caller feels it; by every mechanism that works here.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
-use integration_tests::attempts::{OF_TASKS, check, working};
+use integration_tests::attempts::{OF_TASKS, attempts_under, check, working};
+use integration_tests::capability::{
+    counted_errors_missing, file_errors_missing, fmod_ret_sys_works, kprobe_override_works,
+};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
+use integration_tests::plan::plan;
 use integration_tests::skip;
 use integration_tests::spawn::Place;
+use integration_tests::victim::ATTEMPT_ROUNDS;
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -38,6 +47,249 @@ fn callers_are_chosen_by_name_and_user() -> Result<()> {
     Ok(())
 }
 
+/// Files for the attempts on paths.
+fn path_scratch() -> Result<tempfile::TempDir> {
+    let scratch = tempfile::tempdir()?;
+    let root = scratch.path();
+    for name in ["hit/not", "miss", "be", &"deep/".repeat(70)] {
+        std::fs::create_dir_all(root.join(name))?;
+    }
+    let mut files: Vec<PathBuf> =
+        ["hit/a.txt", "hit/not/a.txt", "hit2", "miss/a.txt", "miss/b.log", "whole", "whole2"]
+            .iter()
+            .chain(&["be/gin.end", "be/gin.fin"])
+            .map(|name| root.join(name))
+            .collect();
+    files.extend([b"\xff\xfe", b"\xfd\xfe"].map(|name| root.join(OsStr::from_bytes(name))));
+    files.extend([50, 70].map(|levels| root.join("deep/".repeat(levels)).join("a.txt")));
+    for file in files {
+        std::fs::write(&file, "content of a file")?;
+    }
+    std::os::unix::fs::symlink("hit", root.join("link"))?;
+    Ok(scratch)
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn paths_are_matched() -> Result<()> {
+    let mechanisms = working(&OF_TASKS)?;
+    if mechanisms.is_empty() {
+        skip!("no mechanism fails calls on files");
+    }
+    for mechanism in mechanisms {
+        let scratch = path_scratch()?;
+        let s = scratch.path().display();
+        let resolves = matches!(mechanism, "lsm" | "fmod_ret_security");
+        let mut faults = format!(
+            "--mechanism {mechanism} \
+             --fail openat=EIO,path={s}/hit/*,path=!{s}/hit/not/* \
+             --fail openat=ENOSPC,path=*.log \
+             --fail openat=EPERM,path={s}/whole,path={s}/hit2/* \
+             --fail openat=EROFS,path={s}/\\xff* \
+             --fail openat=EACCES,path={s}/be*.end \
+             --fail openat=EMFILE,path={s}/deep/* \
+             --fail unlinkat=EBUSY,path={s}/hit/* \
+             --fail mkdirat=EDQUOT,path={s}/hit/new \
+             --fail renameat2=EXDEV,path={s}/hit/* \
+             --fail newfstatat=ELOOP,path={s}/hit/* \
+             --fail truncate=ETXTBSY,path={s}/hit/*.txt \
+             --fail read=EHWPOISON,path={s}/hit/* \
+             --fail write=EFBIG,path={s}/hit/a*"
+        );
+        let mut expected = vec![
+            ("hit", "EIO"),
+            ("suffix", "ENOSPC"),
+            ("whole", "EPERM"),
+            ("not UTF-8", "EROFS"),
+            ("begin and end", "EACCES"),
+            ("4095 bytes", "EIO"),
+            ("50 deep", "EMFILE"),
+            ("cwd", "EIO"),
+            ("cwd with dot", "EIO"),
+            ("dirfd", "EIO"),
+            ("unlinkat hit", "EBUSY"),
+            ("mkdirat hit", "EDQUOT"),
+            ("renameat2 to hit", "EXDEV"),
+            ("newfstatat hit", "ELOOP"),
+            ("newfstatat empty hit", "ELOOP"),
+            ("truncate hit", "ETXTBSY"),
+            ("read hit", "EHWPOISON"),
+            ("write hit", "EFBIG"),
+        ];
+        if resolves {
+            expected.extend([("dot dot", "EIO"), ("link", "EIO")]);
+        } else {
+            faults += &format!(" --fail fsync=ENOLCK,path={s}/hit/*");
+            expected.extend([("70 deep", "EMFILE"), ("fsync hit", "ENOLCK")]);
+        }
+        let summary = check(&faults, &format!("paths --scratch {s}"), &expected)?;
+        // What could not be read went through and was counted: the deepest file, or the bad pointer and the path that is
+        // too long.
+        let unreadable = summary.rules[0].spared["unreadable"].events;
+        let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
+        let all = if resolves { ATTEMPT_ROUNDS } else { 2 * ATTEMPT_ROUNDS };
+        ensure!(
+            unreadable <= all && unreadable + missed >= all,
+            "{mechanism}: {unreadable} calls were unreadable: {summary:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn arguments_are_matched() -> Result<()> {
+    let mechanisms = working(&OF_TASKS)?;
+    if mechanisms.is_empty() {
+        skip!("no mechanism fails calls on files");
+    }
+    for mechanism in mechanisms {
+        let scratch = tempfile::tempdir()?;
+        let s = scratch.path().display();
+        let faults = format!(
+            "--mechanism {mechanism} \
+             --fail openat2=ETXTBSY,access=read,path={s}/* \
+             --fail openat=EROFS,access=write,path=*/file \
+             --fail write=EFBIG,fd=pipe \
+             --fail write=EDQUOT,fd=!pipe,fd=!file,fd=!char \
+             --fail pwrite64=EIO,size>=4096 \
+             --fail pwrite64=ENOSPC,size>=100,size<=4094,fd=file \
+             --fail connect=ECONNREFUSED,remote=127.0.0.0/24,remote=!127.0.0.2,remote-port=9 \
+             --fail sendto=EHOSTUNREACH,remote=::1,remote-port=!9 \
+             --fail sendto=ENETUNREACH,remote=127.0.1.0/24"
+        );
+        let expected = [
+            ("openat2 read", "ETXTBSY"),
+            ("openat write", "EROFS"),
+            ("openat both", "EROFS"),
+            ("write pipe", "EFBIG"),
+            ("write socket", "EDQUOT"),
+            ("pwrite64 100", "ENOSPC"),
+            ("pwrite64 4096", "EIO"),
+            ("pwrite64 8192", "EIO"),
+            ("connect 127.0.0.1:9", "ECONNREFUSED"),
+            ("connect mapped 127.0.0.1:9", "ECONNREFUSED"),
+            ("sendto connected 127.0.0.1:9", "ECONNREFUSED"),
+            ("sendto connected mapped 127.0.0.1:9", "ECONNREFUSED"),
+            ("sendto [::1]:7", "EHOSTUNREACH"),
+            ("sendto connected [::1]:7", "EHOSTUNREACH"),
+            ("sendto 127.0.1.1:7", "ENETUNREACH"),
+            ("sendto connected 127.0.1.1:7", "ENETUNREACH"),
+        ];
+        let summary = check(&faults, &format!("arguments --scratch {s}"), &expected)?;
+        if !matches!(mechanism, "lsm" | "fmod_ret_security") {
+            // What openat2's flags are could not be read ten times, and where connect was to lead.
+            let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
+            for rule in [0, 6] {
+                let unreadable = summary.rules[rule].spared["unreadable"].events;
+                ensure!(
+                    unreadable <= ATTEMPT_ROUNDS && unreadable + missed >= ATTEMPT_ROUNDS,
+                    "{mechanism}: {unreadable} calls were unreadable: {summary:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The directories for attempts on several calls.
+fn class_scratch() -> Result<tempfile::TempDir> {
+    let scratch = tempfile::tempdir()?;
+    for name in ["hit", "miss"] {
+        std::fs::create_dir(scratch.path().join(name))?;
+        std::fs::write(scratch.path().join(name).join("a.txt"), "content of a file")?;
+    }
+    Ok(scratch)
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_class_is_matched_by_path() -> Result<()> {
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
+    }
+    let by_entry = fmod_ret_sys_works()? || kprobe_override_works();
+    let scratch = class_scratch()?;
+    let s = scratch.path().display();
+    let mut expected: Vec<_> = ["openat hit", "newfstatat hit", "truncate hit", "mkdirat and rmdir hit"]
+        .map(|label| (label, "EHWPOISON"))
+        .to_vec();
+    expected.extend(by_entry.then_some(("faccessat hit", "EHWPOISON")));
+    let summary = check(
+        &format!("--fail %file=EHWPOISON,path={s}/hit/*"),
+        &format!("classes --scratch {s}"),
+        &expected,
+    )?;
+    let rule = summary.rule()?;
+    ensure!(rule.matched == rule.injected && rule.seen.events > rule.matched.events, "{rule:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn turns_and_results_are_those_of_matching_calls() -> Result<()> {
+    if let Some(reason) = counted_errors_missing()? {
+        skip!("{reason}");
+    }
+    let scratch = class_scratch()?;
+    let s = scratch.path().display();
+    let words = format!("classes --scratch {s}");
+    // Of ten calls each, numbers 2, 5 and 8 of every process; calls on other paths are not counted.
+    let faults = format!("--fail openat=EIO:1,ENOSPC:1,path={s}/hit/*,when=2..9+3,per=process");
+    let (felt, summary) = attempts_under(&faults, &words, 2)?;
+    let rule = summary.rule()?;
+    for felt in &felt {
+        for (label, outcomes) in felt {
+            let of = |outcome: &str| outcomes.get(outcome).copied().unwrap_or_default();
+            let (hits, wanted) = (of("EIO") + of("ENOSPC"), if label == "openat hit" { 3 } else { 0 });
+            ensure!(
+                hits <= wanted && hits + rule.missed >= wanted && hits + of("ok") == ATTEMPT_ROUNDS,
+                "{label}: {hits} calls were hit instead of {wanted}: {felt:?} {rule:?}"
+            );
+        }
+    }
+    // A class counts all its calls together: ten of openat, five of newfstatat, and all behind are hit.
+    let faults = format!("--fail %file=EHWPOISON,path={s}/hit/*,after=15,per=process");
+    let (felt, summary) = attempts_under(&faults, &words, 2)?;
+    let rule = summary.rule()?;
+    for felt in &felt {
+        for (label, wanted) in
+            [("openat hit", 0), ("newfstatat hit", 5), ("truncate hit", 10), ("truncate miss", 0)]
+        {
+            let hits = felt[label].get("EHWPOISON").copied().unwrap_or_default();
+            ensure!(
+                hits <= wanted && hits + rule.missed >= wanted,
+                "{label}: {hits} calls were hit instead of {wanted}: {felt:?} {rule:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_plan_says_what_of_a_class_does_not_fit_a_match() -> Result<()> {
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
+    }
+    for (fault, fits, sentence) in [
+        (
+            "%file=EIO,path=/data/*",
+            "openat",
+            "path= leaves out what works on nothing that has a path: fsconfig, getcwd",
+        ),
+        ("%desc=EIO,fd=socket", "read", "fd= leaves out what takes no descriptor of what it works on: "),
+        ("%desc=EIO,size>=4096", "write", "size leaves out what takes no number of bytes: "),
+        ("%file=EIO,access=write", "openat", "access= leaves out what does not open anything: "),
+        ("%network=EIO,remote-port=80", "connect", "remote-port= leaves out what shows no remote end: "),
+    ] {
+        let planned = plan(&format!("--fail {fault}"))?["rules"][0].to_string();
+        ensure!(planned.contains(sentence), "{fault}: '{sentence}' is missing in: {planned}");
+        ensure!(planned.contains(&format!("\"{fits}\"")), "{fault}: {fits} is missing in: {planned}");
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn matches_that_cannot_be_meant_are_refused() -> Result<()> {
@@ -47,6 +299,14 @@ fn matches_that_cannot_be_meant_are_refused() -> Result<()> {
         ("openat=EIO,comm=a-very-long-name-of-a-task", 2, &["26 bytes", "15", "a-very-long-nam"]),
         ("openat=EIO,uid=no-such-user-here", 2, &["no-such-user-here", "/etc/passwd", "number"]),
         ("openat=EIO,comm=a*b,uid=99999999999", 2, &["a*b", "99999999999"]),
+        ("openat=EIO,path=etc/passwd", 2, &["etc/passwd", "*/etc/passwd"]),
+        ("openat=EIO,path=/data/", 2, &["/data/", "/data/*"]),
+        ("getpid=EIO,path=/data", 2, &["getpid works on nothing", "path="]),
+        ("fsync=EIO,size>=5,remote=10.0.0.0/8", 2, &["fsync takes no number of bytes", "no remote end"]),
+        ("read=EIO,fd=thing,access=write", 2, &["thing", "socket"]),
+        ("write=EIO,access=write", 2, &["write does not open anything"]),
+        ("%memory=EIO,access=write", 2, &["every call of %memory does not open anything"]),
+        ("%network=EIO,path=/a,size=1", 2, &["every call of %network works on nothing that has a path"]),
         ("openat=EIO,colour=red", 2, &["colour=red", "comm="]),
     ];
     for (fault, code, words) in cases {

@@ -15,7 +15,7 @@ pub struct Faults {
     /// calls; repeat for more
     #[arg(
         long,
-        value_name = "SYSCALL=RESULT[:WEIGHT][,...][@PERCENT][,every=N][,after=N][,limit=N][,when=FIRST[..LAST][+[STEP]]][,per=process][,comm=NAME[*]][,uid=USER]",
+        value_name = "SYSCALL=RESULT[:WEIGHT][,...][@PERCENT][,every=N][,after=N][,limit=N][,when=FIRST[..LAST][+[STEP]]][,per=process][,comm=NAME[*]][,uid=USER][,path=PATH][,fd=KIND][,size>=N][,access=write][,remote=CIDR][,remote-port=PORT]",
         help_heading = "Faults"
     )]
     fail: Vec<String>,

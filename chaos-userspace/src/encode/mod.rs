@@ -14,7 +14,7 @@ use crate::{
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
-    limits::{CALLERS_MAX, CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
+    limits::{CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
     probability::{mix, seeded_draw},
     results::Results,
     rule::{
@@ -22,6 +22,7 @@ use chaos_common::{
         KIND_RESULT, KIND_RESULTS, MATCH_FLOW, Rule, WHEN_PER_FLOW, WHEN_PER_PROCESS, WHEN_SEEDED,
     },
     syscall::{Call, HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_SOCKET, call_row, ring_row},
+    syscall_match::{Arguments, Wanted},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -95,6 +96,18 @@ pub struct Image {
     pub uids: Vec<(u32, u64)>,
     /// The same for all other users.
     pub uid_others: u64,
+    /// Beginning of a path -> patterns it goes with, those of shorter beginnings included.
+    pub path_beginnings: Vec<(Vec<u8>, u64)>,
+    /// End of a path, backwards -> patterns it goes with; empty if no pattern has one.
+    pub path_endings: Vec<(Vec<u8>, u64)>,
+    /// Length of a path -> patterns that have room in it, with `path_endings`.
+    pub path_lengths: Vec<u64>,
+    /// Row of the call table -> where the call's arguments are.
+    pub arguments: BTreeMap<u32, Arguments>,
+    /// Whether any call's rule asks for the remote end.
+    pub peer: bool,
+    /// Rule -> what it asks for.
+    pub wanted: Vec<(u32, Wanted)>,
     /// Runs, by slot.
     pub runs: Vec<Run>,
 }
@@ -213,7 +226,16 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                             }
                         }
                     }
-                    matches.add(&fault.matches, &mut rule, bit);
+                    matches.add(&fault.matches, &mut rule);
+                    let (remote, ports) = (&fault.matches.remote, &fault.matches.remote_ports);
+                    network::encode_remote(&remote.only, &remote.except, &mut rule, bit, &mut prefixes);
+                    network::encode_remote_ports(ports, &mut rule, bit, &mut image);
+                    image.peer |= fault.matches.has_remote();
+                    for (call, hooks) in &planned.calls {
+                        for hook in hooks {
+                            syscall_match::add_arguments(&fault.matches, *call, hook, &mut image);
+                        }
+                    }
                 }
             }
             image.exact |= rule.when & !WHEN_PER_FLOW != 0;
@@ -222,9 +244,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
         image.add_target(job.cgroup_id, Target { rules: mask, runs: 1 << slot });
     }
     (image.remote4, image.remote6) = prefixes.cumulate();
-    matches.finish(&mut image);
-    within("task names", image.comms.len(), CALLERS_MAX as usize)?;
-    within("users", image.uids.len(), CALLERS_MAX as usize)?;
+    matches.finish(&mut image)?;
     within("IPv4 prefixes", image.remote4.len(), CIDRS_MAX as usize)?;
     within("IPv6 prefixes", image.remote6.len(), CIDRS_MAX as usize)?;
     image.choose_selection(jobs)?;

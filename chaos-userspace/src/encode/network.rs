@@ -1,7 +1,7 @@
 //! Packet matches as bits in the match tables.
 
 use super::Image;
-use crate::spec::network::Match;
+use crate::spec::network::{Match, Ports};
 use chaos_common::rule::{MATCH_LOCAL_PORT, MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeMap;
@@ -51,25 +51,10 @@ pub fn encode_match(matches: &Match, rule: &mut Rule, bit: u64, image: &mut Imag
         rule.matches |= MATCH_PROTOCOL;
         rule.protocol = protocol.number();
     }
-    if !matches.remote.is_empty() || !matches.remote_except.is_empty() {
-        rule.matches |= MATCH_REMOTE;
-        image.remote = true;
-        let everything = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
-        let included = if matches.remote.is_empty() { &everything[..] } else { &matches.remote };
-        for net in included {
-            prefixes.0.entry(net.trunc()).or_default().include |= bit;
-        }
-        for net in &matches.remote_except {
-            prefixes.0.entry(net.trunc()).or_default().exclude |= bit;
-        }
-    }
-    if !matches.remote_ports.is_empty() {
-        rule.matches |= MATCH_REMOTE_PORT;
-        image.remote_port = true;
-        for port in matches.remote_ports.all() {
-            *image.ports.entry(port).or_default() |= bit;
-        }
-    }
+    encode_remote(&matches.remote, &matches.remote_except, rule, bit, prefixes);
+    image.remote |= rule.matches & MATCH_REMOTE != 0;
+    encode_remote_ports(&matches.remote_ports, rule, bit, image);
+    image.remote_port |= rule.matches & MATCH_REMOTE_PORT != 0;
     if !matches.local_ports.is_empty() {
         rule.matches |= MATCH_LOCAL_PORT;
         for port in matches.local_ports.all() {
@@ -77,6 +62,31 @@ pub fn encode_match(matches: &Match, rule: &mut Rule, bit: u64, image: &mut Imag
         }
     }
     image.parse |= rule.matches != 0;
+}
+
+/// Writes prefixes of the remote end into the rule and its bit into the tables.
+pub fn encode_remote(only: &[IpNet], except: &[IpNet], rule: &mut Rule, bit: u64, prefixes: &mut Prefixes) {
+    if !only.is_empty() || !except.is_empty() {
+        rule.matches |= MATCH_REMOTE;
+        let everything = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+        let included = if only.is_empty() { &everything[..] } else { only };
+        for net in included {
+            prefixes.0.entry(net.trunc()).or_default().include |= bit;
+        }
+        for net in except {
+            prefixes.0.entry(net.trunc()).or_default().exclude |= bit;
+        }
+    }
+}
+
+/// The same for its ports.
+pub fn encode_remote_ports(ports: &Ports, rule: &mut Rule, bit: u64, image: &mut Image) {
+    if !ports.is_empty() {
+        rule.matches |= MATCH_REMOTE_PORT;
+        for port in ports.all() {
+            *image.ports.entry(port).or_default() |= bit;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The kernel's type information (BTF): ids of functions and offsets of members.
 //! Layout: Documentation/bpf/btf.rst.
 
+use chaos_common::layout::MEMBERS;
 use std::{collections::HashMap, fs};
 
 /// What is needed of it.
@@ -9,6 +10,8 @@ pub struct KernelTypes {
     data: Vec<u8>,
     strings: usize,
     functions: HashMap<Box<[u8]>, u32>,
+    /// Places of all types, by id.
+    places: Vec<usize>,
     structs: HashMap<Box<[u8]>, Struct>,
 }
 
@@ -19,11 +22,22 @@ struct Struct {
     bitfields: bool,
 }
 
+impl Struct {
+    /// The structure or union whose record begins at `members - 12`.
+    fn new(info: u32, members: usize) -> Self {
+        Self { members, count: (info & 0xffff) as usize, bitfields: info >> 31 == 1 }
+    }
+}
+
 const HEADER_MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_CONST: u32 = 10;
 const KIND_FUNC: u32 = 12;
-/// Structures whose members are asked for.
-const STRUCTS: [&[u8]; 3] = [b"task_struct", b"thread_info", b"signal_struct"];
+/// Further structures whose members are asked for.
+const STRUCTS: [&str; 3] = ["task_struct", "thread_info", "signal_struct"];
+/// Anonymous structures within each other that are looked into.
+const NESTING_MAX: u32 = 8;
 
 impl KernelTypes {
     /// Reads it from sysfs. `None` where there is none or where it cannot be understood.
@@ -43,7 +57,12 @@ impl KernelTypes {
             let rest = data.get(strings + offset as usize..)?;
             rest.split(|byte| *byte == 0).next()
         };
+        let wanted = |name: &[u8]| {
+            let mut names = STRUCTS.iter().chain(MEMBERS.iter().map(|(structure, _)| structure));
+            names.any(|known| known.as_bytes() == name)
+        };
         let mut functions = HashMap::new();
+        let mut places = vec![0];
         let mut structs = HashMap::new();
         let (mut at, end) = (types, types + types_len);
         for id in 1.. {
@@ -52,14 +71,14 @@ impl KernelTypes {
             }
             let (name, info) = (word(at)?, word(at + 4)?);
             let (count, kind) = ((info & 0xffff) as usize, info >> 24 & 0x1f);
+            places.push(at);
             at += 12;
             match kind {
                 KIND_FUNC => {
                     functions.entry(text(name)?.into()).or_insert(id);
                 }
-                KIND_STRUCT if STRUCTS.contains(&text(name)?) => {
-                    let found = Struct { members: at, count, bitfields: info >> 31 == 1 };
-                    structs.entry(text(name)?.into()).or_insert(found);
+                KIND_STRUCT if wanted(text(name)?) => {
+                    structs.entry(text(name)?.into()).or_insert(Struct::new(info, at));
                 }
                 _ => {}
             }
@@ -71,7 +90,7 @@ impl KernelTypes {
                 _ => 0,
             };
         }
-        Some(Self { strings, functions, structs, data })
+        Some(Self { strings, functions, places, structs, data })
     }
 
     /// Id of a function.
@@ -79,16 +98,42 @@ impl KernelTypes {
         self.functions.get(name.as_bytes()).copied()
     }
 
-    /// Byte offset of a direct member of one of these structures: `task_struct`, `thread_info`, `signal_struct`.
+    /// Byte offset of a member of a known structure, its own or one of an anonymous part.
     pub fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
         let structure = self.structs.get(structure.as_bytes())?;
-        let word = |at: usize| Some(u32::from_le_bytes(self.data.get(at..at + 4)?.try_into().ok()?));
+        self.offset_in(*structure, member.as_bytes(), NESTING_MAX)
+    }
+
+    fn word(&self, at: usize) -> Option<u32> {
+        Some(u32::from_le_bytes(self.data.get(at..at + 4)?.try_into().ok()?))
+    }
+
+    fn offset_in(&self, structure: Struct, member: &[u8], nesting: u32) -> Option<u32> {
         (0..structure.count).find_map(|index| {
             let at = structure.members + 12 * index;
-            let name = self.data.get(self.strings + word(at)? as usize..)?;
-            let bits = if structure.bitfields { word(at + 8)? & 0xff_ffff } else { word(at + 8)? };
-            (name.split(|byte| *byte == 0).next() == Some(member.as_bytes())).then_some(bits / 8)
+            let name = self.data.get(self.strings + self.word(at)? as usize..)?;
+            let name = name.split(|byte| *byte == 0).next()?;
+            let bits = if structure.bitfields { self.word(at + 8)? & 0xff_ffff } else { self.word(at + 8)? };
+            if name == member {
+                return Some(bits / 8);
+            }
+            if !name.is_empty() || nesting == 0 {
+                return None;
+            }
+            let part = self.anonymous(self.word(at + 4)?)?;
+            Some(bits / 8 + self.offset_in(part, member, nesting - 1)?)
         })
+    }
+
+    /// The structure or union of this id, also behind `const`.
+    fn anonymous(&self, id: u32) -> Option<Struct> {
+        let at = *self.places.get(id as usize)?;
+        let info = self.word(at + 4)?;
+        match info >> 24 & 0x1f {
+            KIND_STRUCT | KIND_UNION => Some(Struct::new(info, at + 12)),
+            KIND_CONST => self.anonymous(self.word(at + 8)?).filter(|_| self.word(at + 8) != Some(id)),
+            _ => None,
+        }
     }
 }
 

@@ -13,5 +13,6 @@ pub mod journal;
 pub mod lease;
 pub mod line;
 pub mod link;
+mod match_tables;
 pub mod object;
 pub mod program;

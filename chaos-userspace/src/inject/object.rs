@@ -2,7 +2,7 @@
 
 use super::{bpf, engine::Recording, program};
 use crate::encode::Image;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::{EbpfSectionKind, Object};
 use chaos_common::{
     chain::CHAIN_NONE,
@@ -12,10 +12,9 @@ use chaos_common::{
     results::Results,
     rule::{
         CORRUPT_CHECKSUM, CORRUPT_PAYLOAD, KIND_CORRUPT, KIND_CORRUPT_PAYLOAD, KIND_DUPLICATE, KIND_RESET,
-        Rule, WHEN_PER_FLOW, table_index,
+        MATCH_ACCESS, MATCH_KIND, MATCH_SIZE, Rule, WHEN_PER_FLOW, table_index,
     },
     syscall::Call,
-    syscall_match::COMM_BYTES,
     target::Target,
 };
 use std::{
@@ -65,7 +64,7 @@ pub enum Error {
 /// The maps of one engine.
 pub struct Maps(BTreeMap<String, Map>);
 
-fn of(name: &'static str) -> impl FnOnce(MapError) -> Error {
+pub(super) fn of(name: &'static str) -> impl FnOnce(MapError) -> Error {
     move |source| Error::Map { name, source }
 }
 
@@ -105,6 +104,7 @@ pub fn open(image: &Image, log_level: u8, recording: Option<Recording>) -> Resul
 fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&'static str, Vec<u8>)> {
     let word = |value: u32| value.to_ne_bytes().to_vec();
     let flag = |set: bool| word(set.into());
+    let asks = |what: u32| image.rules.iter().any(|rule| rule.matches & what != 0);
     vec![
         ("KC_SELECT_SKB", word(image.select_skb)),
         ("KC_SELECT_TASK", word(image.select_task)),
@@ -130,6 +130,13 @@ fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&
         ("KC_COMM", flag(!image.comms.is_empty())),
         ("KC_UID", flag(!image.uids.is_empty())),
         ("KC_UID_OTHERS", image.uid_others.to_ne_bytes().to_vec()),
+        ("KC_PATH", flag(!image.path_beginnings.is_empty())),
+        ("KC_KIND", flag(asks(MATCH_KIND))),
+        ("KC_SIZE", flag(asks(MATCH_SIZE))),
+        ("KC_ACCESS", flag(asks(MATCH_ACCESS))),
+        ("KC_PEER", flag(image.peer)),
+        ("KC_PATH_ENDS", flag(!image.path_endings.is_empty())),
+        ("KC_LAYOUT", image.registers.layout.iter().flat_map(|offset| offset.to_ne_bytes()).collect()),
         ("KC_REGISTERS", word(image.registers.traced)),
         ("KC_SOCKET_REGISTERS", word(image.registers.socket)),
         ("KC_TASK_STACK", word(image.registers.task_stack)),
@@ -171,7 +178,12 @@ fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32
         "KC_REMOTE6" => image.remote6.len(),
         "KC_COMMS" => image.comms.len(),
         "KC_UIDS" => image.uids.len(),
-        "KC_PORTS" if !image.remote_port => 0,
+        "KC_PATH_BEGINNINGS" => image.path_beginnings.len(),
+        "KC_PATH_ENDINGS" => image.path_endings.len(),
+        "KC_PATH_LENGTHS" => image.path_lengths.len(),
+        "KC_ARGUMENTS" | "KC_CALL_SCRATCH" if image.arguments.is_empty() => 0,
+        "KC_WANTED" if image.wanted.is_empty() => 0,
+        "KC_PORTS" if !image.remote_port && !image.peer => 0,
         "KC_LOCAL_PORTS" if image.local_ports.is_empty() => 0,
         "KC_RESULTS" if image.results.is_empty() => 0,
         "KC_PROCESSES" if image.process_rules() == 0 => 0,
@@ -196,7 +208,7 @@ impl Maps {
         self.0.get(name).and_then(data).map(|map| map.fd().as_fd()).ok_or(Error::NoMap(name))
     }
 
-    fn map(&mut self, name: &'static str) -> Result<&mut Map, Error> {
+    pub(super) fn map(&mut self, name: &'static str) -> Result<&mut Map, Error> {
         self.0.get_mut(name).ok_or(Error::NoMap(name))
     }
 
@@ -207,42 +219,11 @@ impl Maps {
         for (rule, drawn) in &image.results {
             results.set(*rule, drawn, 0).map_err(of("KC_RESULTS"))?;
         }
-        let mut remote: LpmTrie<_, [u8; 4], u64> =
-            self.map("KC_REMOTE4")?.try_into().map_err(of("KC_REMOTE4"))?;
-        for (net, mask) in &image.remote4 {
-            let key = Key::new(net.prefix_len().into(), net.network().octets());
-            remote.insert(&key, mask, 0).map_err(of("KC_REMOTE4"))?;
-        }
-        let mut remote: LpmTrie<_, [u8; 16], u64> =
-            self.map("KC_REMOTE6")?.try_into().map_err(of("KC_REMOTE6"))?;
-        for (net, mask) in &image.remote6 {
-            let key = Key::new(net.prefix_len().into(), net.network().octets());
-            remote.insert(&key, mask, 0).map_err(of("KC_REMOTE6"))?;
-        }
-        let mut ports: Array<_, u64> = self.map("KC_PORTS")?.try_into().map_err(of("KC_PORTS"))?;
-        for (port, mask) in &image.ports {
-            ports.set((*port).into(), mask, 0).map_err(of("KC_PORTS"))?;
-        }
-        let mut ports: Array<_, u64> =
-            self.map("KC_LOCAL_PORTS")?.try_into().map_err(of("KC_LOCAL_PORTS"))?;
-        for (port, mask) in &image.local_ports {
-            ports.set((*port).into(), mask, 0).map_err(of("KC_LOCAL_PORTS"))?;
-        }
         let mut calls: Array<_, Call> = self.map("KC_CALLS")?.try_into().map_err(of("KC_CALLS"))?;
         for (number, call) in &image.calls {
             calls.set(*number, call, 0).map_err(of("KC_CALLS"))?;
         }
-        let mut comms: LpmTrie<_, [u8; COMM_BYTES], u64> =
-            self.map("KC_COMMS")?.try_into().map_err(of("KC_COMMS"))?;
-        for (begin, mask) in &image.comms {
-            let mut name = [0; COMM_BYTES];
-            name.iter_mut().zip(begin).for_each(|(to, from)| *to = *from);
-            comms.insert(&Key::new(8 * begin.len() as u32, name), mask, 0).map_err(of("KC_COMMS"))?;
-        }
-        let mut uids: HashMap<_, u32, u64> = self.map("KC_UIDS")?.try_into().map_err(of("KC_UIDS"))?;
-        for (uid, mask) in &image.uids {
-            uids.insert(uid, mask, 0).map_err(of("KC_UIDS"))?;
-        }
+        self.fill_matches(image)?;
         let mut walk: Array<_, Target> =
             self.map("KC_WALK_TARGETS")?.try_into().map_err(of("KC_WALK_TARGETS"))?;
         let walks = image.select_task == chaos_common::target::SELECT_WALK;

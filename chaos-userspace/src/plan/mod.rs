@@ -12,7 +12,7 @@ use crate::{
     probe::{Abilities, Unable},
     spec::{Fault, Problems, Spec, syscall::Call},
 };
-use chaos_common::limits::RULES_MAX;
+use chaos_common::{layout::MEMBERS_COUNT, limits::RULES_MAX};
 use std::time::Duration;
 
 /// One run, ready to be injected.
@@ -53,6 +53,8 @@ pub struct Registers {
     pub task_signal: u32,
     /// Offset of `live` in `struct signal_struct`.
     pub signal_live: u32,
+    /// Offsets of `chaos_common::layout::MEMBERS`.
+    pub layout: [u32; MEMBERS_COUNT],
 }
 
 impl Registers {
@@ -331,7 +333,7 @@ fn resolved(faults: &[Fault], abilities: &impl Abilities) -> Result<Vec<Fault>, 
     let mut faults = faults.to_vec();
     for fault in &mut faults {
         if let Fault::Syscall(fault) = fault
-            && let Some(matches) = problems.take(syscall::matches::resolved(&fault.matches, abilities))
+            && let Some(matches) = problems.take(syscall::matches::resolved(fault, abilities))
         {
             fault.matches = matches;
         }

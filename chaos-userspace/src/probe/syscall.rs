@@ -24,6 +24,7 @@ use crate::{
 };
 use chaos_common::{
     arch::native::{TASK_STATUS, TASK_STATUS_OLD},
+    layout::{MEMBERS, UNKNOWN},
     syscall::{REGISTERS_ASKED, REGISTERS_ON_STACK},
 };
 use std::{io, os::fd::AsFd};
@@ -285,5 +286,6 @@ pub fn registers(types: Option<&KernelTypes>) -> Registers {
         task_real_cred: offset("task_struct", "real_cred").unwrap_or_default(),
         task_signal: offset("task_struct", "signal").unwrap_or_default(),
         signal_live: offset("signal_struct", "live").unwrap_or_default(),
+        layout: MEMBERS.map(|(structure, member)| offset(structure, member).unwrap_or(UNKNOWN)),
     }
 }

@@ -124,7 +124,7 @@ impl When {
                 Some(_) => problems.0.push(format!("'{part}' needs a whole number of at least 1")),
                 None => problems.0.push(format!(
                     "'{part}' is not known: write every=N, after=N, limit=N or when=FIRST[..LAST][+[STEP]], for calls also \
-                     per=process, comm=NAME or uid=USER"
+                     per=process, comm=, uid=, path=, fd=, size>=, access=, remote= or remote-port="
                 )),
             }
         }

@@ -1,11 +1,13 @@
 //! The calls of a class that can be reached here.
 
-use super::{Choice, compat_escapes, entry};
+use super::{Choice, compat_escapes, entry, matches};
 use crate::{
     plan::Mechanism,
     probe::{Abilities, Unable},
-    spec::{call_class::Class, syscall::Call},
+    spec::{call_class::Class, syscall::Call, syscall_match::Match},
 };
+
+use std::collections::BTreeMap;
 
 /// Calls with their hooks.
 type Reached = Vec<(Call, Vec<Mechanism>)>;
@@ -14,13 +16,16 @@ type Reached = Vec<(Call, Vec<Mechanism>)>;
 pub fn members(
     class: Class,
     allowed: &[Call],
+    wanted: &Match,
     choice: &Choice<'_>,
     abilities: &impl Abilities,
 ) -> Result<(Reached, Vec<String>), Unable> {
     let (mut reached, mut dangerous, mut unknown, mut unreached) = (vec![], vec![], vec![], vec![]);
-    let mut reason = None;
+    let (mut reason, mut unfit) = (None, BTreeMap::<_, Vec<_>>::new());
     for call in class.calls() {
-        if call.danger().is_some() && !allowed.contains(&call) {
+        if let Some((key, why)) = matches::unfit(wanted, call).first() {
+            unfit.entry(format!("{key} leaves out what {why}")).or_default().push(call.name());
+        } else if call.danger().is_some() && !allowed.contains(&call) {
             dangerous.push(call.name());
         } else if !abilities.has_function(&entry::function(call.name(), false)) {
             unknown.push(call.name());
@@ -46,6 +51,7 @@ pub fn members(
             limits.push(format!("{why}: {}.", names.join(", ")));
         }
     };
+    unfit.iter().for_each(|(why, names)| say(names, why));
     say(&unreached, "No mechanism reaches these of the class here");
     say(&dangerous, "Left out because a process without them is unusable (add --allow CALL)");
     say(&unknown, "This kernel does not have");
@@ -184,6 +190,19 @@ mod tests {
         let fault = fault.clone();
         let rule = plan(&fault, &spec, &Host { overrides: true }).unwrap();
         assert!(mechanism_of(&rule, "munmap").is_some() && mechanism_of(&rule, "brk").is_none());
+    }
+
+    #[test]
+    fn calls_that_do_not_fit_a_match_are_left_out() {
+        let all = rules(&["%desc=return=0,size>=5", "fcntl=EIO", "read=EIO"], true);
+        assert_eq!(mechanism_of(&all[0], "read"), Some("kprobe_multi"));
+        assert_eq!(mechanism_of(&all[0], "fcntl"), None);
+        assert!(
+            all[0].limits.iter().any(|limit| limit.starts_with("size leaves out") && limit.contains("fcntl"))
+        );
+        // Where a rule does not fit, it does not decide about the mechanism.
+        assert_eq!(mechanism_of(&all[1], "fcntl"), Some("lsm"));
+        assert_eq!(mechanism_of(&all[2], "read"), Some("kprobe_multi"));
     }
 
     #[test]

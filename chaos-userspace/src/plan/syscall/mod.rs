@@ -1,5 +1,6 @@
 //! Which hook carries a system call fault.
 
+pub mod arguments;
 mod class;
 pub mod entry;
 pub mod hooks;
@@ -41,9 +42,11 @@ pub fn plan(fault: &Fault, spec: &Spec, abilities: &impl Abilities) -> Result<Pl
     let choice = Choice::of(spec);
     let (calls, left_out) = match &fault.calls {
         Calls::One(call) => (vec![(*call, choice.mechanisms(*call, abilities)?)], vec![]),
-        Calls::Class { class, allowed } => class::members(*class, allowed, &choice, abilities)?,
+        Calls::Class { class, allowed } => {
+            class::members(*class, allowed, &fault.matches, &choice, abilities)?
+        }
     };
-    let mut limits = matches::limits(&fault.matches);
+    let mut limits = matches::limits(&fault.matches, &calls);
     limits.extend(left_out);
     let mut mechanisms: Vec<_> = calls.iter().flat_map(|(_, hooks)| hooks).cloned().collect();
     if calls.len() > 1 {
@@ -82,15 +85,18 @@ impl<'a> Choice<'a> {
     /// Chooses the hooks for a call: the first mechanism of the ladder that reaches it here and can return what all
     /// faults on it ask for, or the one that was asked for.
     pub fn mechanisms(&self, call: Call, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
-        let on_call: Vec<_> = self.faults.iter().filter(|fault| fault.calls.contain(call)).collect();
+        let applies =
+            |fault: &&&Fault| fault.calls.contain(call) && matches::unfit(&fault.matches, call).is_empty();
+        let on_call: Vec<_> = self.faults.iter().filter(applies).collect();
         let needs = on_call.iter().fold(Needs::default(), |needs, fault| needs.and(fault.returns.needs()));
         let has_class = self.faults.iter().any(|fault| matches!(fault.calls, Calls::Class { .. }));
         let usual = if has_class { &CLASS_LADDER } else { &LADDER };
         let ladder = self.wanted.as_ref().map_or(&usual[..], std::slice::from_ref);
         let mut unable: Option<Unable> = None;
         for mechanism in ladder {
-            let serves =
-                |hooks: &Vec<_>| on_call.iter().try_for_each(|fault| matches::served_by(fault, hooks));
+            let serves = |hooks: &Vec<_>| {
+                on_call.iter().try_for_each(|fault| matches::served_by(fault, hooks, abilities))
+            };
             let chosen =
                 by(*mechanism, call, needs, abilities).and_then(|hooks| serves(&hooks).map(|()| hooks));
             match chosen {

@@ -1,58 +1,12 @@
-//! Calls that differ in one thing only, each made a few times: which of them a fault hits shows what it matches.
-
-use std::collections::BTreeMap;
+//! Calls by threads that differ in name or user.
 
 use anyhow::{Result, anyhow};
-use clap::{Args, ValueEnum};
-use nix::errno::Errno;
-use serde_json::json;
 
-use super::Desk;
-use super::syscall_table::raw;
-use crate::board::Role;
-
-/// How often each attempt is made.
-pub const ROUNDS: u64 = 10;
-
-#[derive(Args)]
-pub struct Attempts {
-    /// In what the attempts differ
-    #[arg(value_enum)]
-    group: Group,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Group {
-    /// The caller's name and user
-    Callers,
-}
-
-/// Makes the attempts and reports errnos and how often each was felt, by attempt.
-pub fn run(arguments: &Attempts, desk: &Desk) -> Result<i32> {
-    let felt = match arguments.group {
-        Group::Callers => callers()?,
-    };
-    let felt: BTreeMap<_, _> = felt.into_iter().collect();
-    desk.report(Role::First, &json!({"act": "attempts", "felt": felt}));
-    Ok(0)
-}
-
-/// Errno (0 for none) and how often it was felt.
-type Felt = BTreeMap<String, u64>;
-
-fn repeat(make: impl Fn() -> i64) -> Felt {
-    let mut felt = Felt::new();
-    for _ in 0..ROUNDS {
-        let result = make();
-        let name =
-            if result < 0 { format!("{:?}", Errno::from_raw(-result as i32)) } else { "ok".to_owned() };
-        *felt.entry(name).or_default() += 1;
-    }
-    felt
-}
+use super::{Felt, repeat};
+use crate::victim::syscall_table::raw;
 
 /// Opens the root directory from threads with another name or user each.
-fn callers() -> Result<Vec<(String, Felt)>> {
+pub fn make() -> Result<Vec<(String, Felt)>> {
     let names: [&[u8]; 7] = [
         b"kc-worker\0",
         b"kc-worker-2\0",

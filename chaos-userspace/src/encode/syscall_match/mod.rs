@@ -1,8 +1,18 @@
 //! Matches of system call faults as contents of the match tables.
 
-use super::Image;
-use crate::spec::syscall_match::{Choice, Comm, Match, User};
-use chaos_common::rule::{MATCH_CALLER, Rule};
+mod arguments;
+mod patterns;
+
+pub use arguments::add_arguments;
+use patterns::Patterns;
+
+use super::{Error, Image, within};
+use crate::spec::syscall_match::{Choice, Comm, Kind, Match, Size, User};
+use chaos_common::{
+    limits::CALLERS_MAX,
+    rule::{MATCH_ACCESS, MATCH_CALLER, MATCH_KIND, MATCH_PATH, MATCH_SIZE, Rule},
+    syscall_match::Wanted,
+};
 use std::collections::BTreeMap;
 
 /// Rules that a value belongs to, one bit each.
@@ -21,11 +31,38 @@ pub struct Matches {
     /// Rules that name tasks or users they want; a rule that only has exceptions wants all others.
     with_comms: u64,
     with_uids: u64,
+    patterns: Patterns,
+    wanted: Vec<(u32, Wanted)>,
 }
 
 impl Matches {
     /// Writes a match into the rule and remembers what it asks for.
-    pub fn add(&mut self, matches: &Match, rule: &mut Rule, bit: u64) {
+    pub fn add(&mut self, matches: &Match, rule: &mut Rule) {
+        let bit = 1u64 << rule.number;
+        let mut wanted = Wanted::default();
+        if !matches.path.is_empty() {
+            rule.matches |= MATCH_PATH;
+            wanted.paths = self.patterns.bits(&matches.path.only);
+            wanted.paths_except = self.patterns.bits(&matches.path.except);
+        }
+        if !matches.kind.is_empty() {
+            rule.matches |= MATCH_KIND;
+            let bits = |kinds: &[Kind]| kinds.iter().fold(0, |bits, kind| bits | kind.bit());
+            let only =
+                if matches.kind.only.is_empty() { u32::from(u16::MAX) } else { bits(&matches.kind.only) };
+            wanted.kinds = only & !bits(&matches.kind.except);
+        }
+        if matches.size != Size::default() {
+            rule.matches |= MATCH_SIZE;
+            (wanted.size_min, wanted.size_max) = (matches.size.min, matches.size.max);
+        }
+        if let Some(access) = matches.access {
+            rule.matches |= MATCH_ACCESS;
+            wanted.access = access.bit();
+        }
+        if wanted != Wanted::default() {
+            self.wanted.push((rule.number, wanted));
+        }
         if matches.has_caller() {
             rule.matches |= MATCH_CALLER;
         }
@@ -41,7 +78,9 @@ impl Matches {
     }
 
     /// Makes the tables.
-    pub fn finish(self, image: &mut Image) {
+    pub fn finish(self, image: &mut Image) -> Result<(), Error> {
+        self.patterns.finish(image)?;
+        image.wanted = self.wanted;
         if !self.comms.is_empty() {
             // What no other entry begins.
             image.comms.push((vec![], !self.with_comms));
@@ -57,6 +96,8 @@ impl Matches {
             image.uids.push((*uid, allowed(self.with_uids, std::iter::once(rules))));
         }
         image.uid_others = !self.with_uids;
+        within("task names", image.comms.len(), CALLERS_MAX as usize)?;
+        within("users", image.uids.len(), CALLERS_MAX as usize)
     }
 }
 
@@ -97,12 +138,12 @@ mod tests {
             for option in split_options(options) {
                 assert!(wanted.read(option, &mut problems) && problems.0.is_empty(), "{problems}");
             }
-            let mut rule = Rule::default();
-            matches.add(&wanted, &mut rule, 1 << index);
+            let mut rule = Rule { number: index as u32, ..Rule::default() };
+            matches.add(&wanted, &mut rule);
             rule
         });
         let rules = rules.collect();
-        matches.finish(&mut image);
+        matches.finish(&mut image).unwrap();
         (image, rules)
     }
 
@@ -128,6 +169,21 @@ mod tests {
         ] {
             assert_eq!(comm(&image, name) & 0b1111, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn rules_share_patterns() {
+        let (image, rules) = encode(&["path=/a/*,path=!*.log", "path=*.log", "uid=0"]);
+        assert_eq!((rules[0].matches, rules[2].matches), (MATCH_PATH, MATCH_CALLER));
+        let wanted = |paths, paths_except| Wanted { paths, paths_except, ..Wanted::default() };
+        assert_eq!(image.wanted, [(0, wanted(1, 2)), (1, wanted(2, 0))]);
+        let many: Vec<String> = (0..65).map(|number| format!("path=/{number}")).collect();
+        let mut matches = Matches::default();
+        let mut much = Match::default();
+        many.iter().for_each(|option| assert!(much.read(option, &mut Problems::default())));
+        matches.add(&much, &mut Rule::default());
+        let problem = matches.finish(&mut Image::default()).unwrap_err().to_string();
+        assert!(problem.contains("65 path patterns are above the limit of 64"), "{problem}");
     }
 
     #[test]
