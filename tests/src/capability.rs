@@ -109,6 +109,17 @@ pub fn socket_hooks_work() -> bool {
     load(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT, 0, &SET).map(close).is_ok()
 }
 
+/// Whether io_uring's threads are tasks of whoever made the ring (`create_io_thread`, Linux 5.12).
+pub fn rings_belong_to_their_makers() -> Result<bool> {
+    let name = nix::sys::utsname::uname()?;
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        anyhow::bail!("'{release}' is no release of Linux");
+    };
+    Ok((major, minor) >= (5, 12))
+}
+
 /// Whether a mechanism, by its name on the command line, works here.
 pub fn mechanism_works(name: &str) -> Result<bool> {
     Ok(match name {

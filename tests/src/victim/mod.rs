@@ -3,8 +3,11 @@
 mod attempts;
 mod bits;
 mod calls;
+#[cfg(target_arch = "x86_64")]
+mod compat;
 mod datagram;
 mod results;
+mod ring;
 mod syscall_table;
 mod talk;
 mod tcp;

@@ -1,6 +1,6 @@
 //! The calls of a class that can be reached here.
 
-use super::{Choice, compat_escapes, entry, matches};
+use super::{Choice, compat_escapes, entry, matches, ring_escapes};
 use crate::{
     plan::Mechanism,
     probe::{Abilities, Unable},
@@ -64,10 +64,19 @@ pub fn limits(calls: &[(Call, Vec<Mechanism>)], abilities: &impl Abilities) -> V
         calls.iter().flat_map(|(call, hooks)| compat_escapes(*call, hooks, abilities)).collect();
     escapes.sort_unstable();
     escapes.dedup();
-    if escapes.is_empty() {
-        return vec![];
+    let mut limits = vec![];
+    if !escapes.is_empty() {
+        limits.push(format!("32-bit programs escape when they call {}.", escapes.join(" or ")));
     }
-    vec![format!("32-bit programs escape when they call {}.", escapes.join(" or "))]
+    let rings = calls.iter().filter(|(call, hooks)| ring_escapes(*call, hooks)).map(|(call, _)| call.name());
+    let rings: Vec<_> = rings.collect();
+    if !rings.is_empty() {
+        limits.push(format!(
+            "Programs escape that do this through io_uring instead of calling {}.",
+            rings.join(" or ")
+        ));
+    }
+    limits
 }
 
 #[cfg(test)]

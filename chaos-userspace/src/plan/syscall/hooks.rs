@@ -168,6 +168,33 @@ pub fn in_ring(call: &str) -> bool {
     )
 }
 
+/// Whether io_uring can do what the call does, also without passing a security hook.
+pub fn ring_does(call: &str) -> bool {
+    in_ring(call)
+        || matches!(
+            call,
+            "fsync"
+                | "fdatasync"
+                | "sync_file_range"
+                | "close"
+                | "fadvise64"
+                | "madvise"
+                | "epoll_ctl"
+                | "epoll_wait"
+                | "poll"
+                | "splice"
+                | "tee"
+                | "setxattr"
+                | "fsetxattr"
+                | "waitid"
+                | "futex"
+                | "pipe2"
+                | "getsockopt"
+                | "setsockopt"
+                | "ioctl"
+        )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

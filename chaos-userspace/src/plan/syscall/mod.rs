@@ -222,12 +222,28 @@ pub fn compat_escapes(call: Call, hooks: &[Mechanism], abilities: &impl Abilitie
     escapes
 }
 
+/// Whether io_uring can do what the call does without passing these hooks.
+pub fn ring_escapes(call: Call, hooks: &[Mechanism]) -> bool {
+    let at_security = matches!(hooks.first(), Some(Mechanism::Security { .. }));
+    if at_security {
+        !hooks::in_ring(call.name()) && hooks::ring_does(call.name())
+    } else {
+        hooks::ring_does(call.name())
+    }
+}
+
 /// What these hooks do not reach, in words.
 pub fn limits(call: Call, hooks: &[Mechanism], abilities: &impl Abilities) -> Vec<String> {
     let mut limits = vec![];
     let escapes = compat_escapes(call, hooks, abilities);
     if !escapes.is_empty() {
         limits.push(format!("32-bit programs escape when they call {}.", escapes.join(" or ")));
+    }
+    if ring_escapes(call, hooks) {
+        limits.push(format!(
+            "Programs escape that do this through io_uring instead of calling {}.",
+            call.name()
+        ));
     }
     limits
 }

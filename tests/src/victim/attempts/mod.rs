@@ -3,7 +3,10 @@
 mod arguments;
 mod callers;
 mod classes;
+#[cfg(target_arch = "x86_64")]
+mod compats;
 mod paths;
+mod rings;
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -40,6 +43,11 @@ enum Group {
     Arguments,
     /// The call itself, of a class
     Classes,
+    /// What a 32-bit caller calls
+    #[cfg(target_arch = "x86_64")]
+    Compats,
+    /// What is asked of an io_uring
+    Rings,
 }
 
 /// Makes the attempts and reports errnos and how often each was felt, by attempt.
@@ -49,6 +57,9 @@ pub fn run(arguments: &Attempts, desk: &Desk) -> Result<i32> {
         Group::Paths => paths::make(&arguments.scratch)?,
         Group::Arguments => arguments::make(&arguments.scratch)?,
         Group::Classes => classes::make(&arguments.scratch)?,
+        #[cfg(target_arch = "x86_64")]
+        Group::Compats => compats::make(&arguments.scratch)?,
+        Group::Rings => rings::make(&arguments.scratch)?,
     };
     let felt: BTreeMap<_, _> = felt.into_iter().collect();
     desk.report(Role::First, &json!({"act": "attempts", "felt": felt}));
