@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
 
 use crate::board::Role;
 use crate::capability::mechanism_works;
@@ -27,6 +28,16 @@ pub fn working(mechanisms: &[&'static str]) -> Result<Vec<&'static str>> {
         }
     }
     Ok(working)
+}
+
+/// A directory with `hit/a.txt` and `miss/a.txt`.
+pub fn hit_and_miss() -> Result<TempDir> {
+    let scratch = tempfile::tempdir()?;
+    for name in ["hit", "miss"] {
+        std::fs::create_dir(scratch.path().join(name))?;
+        std::fs::write(scratch.path().join(name).join("a.txt"), "content of a file")?;
+    }
+    Ok(scratch)
 }
 
 fn attempts(place: &Place, words: &str) -> Result<Felt> {

@@ -1,20 +1,10 @@
 //! Other ways to ask the kernel for what a system call does: 32-bit callers and io_uring.
 
 use anyhow::{Context as _, Result, ensure};
-use integration_tests::attempts::{OF_TASKS, check, working};
+use integration_tests::attempts::{OF_TASKS, check, hit_and_miss, working};
 use integration_tests::capability::rings_belong_to_their_makers;
 use integration_tests::plan::plan;
 use integration_tests::skip;
-
-/// A directory with `hit/a.txt` and `miss/a.txt`.
-fn scratch() -> Result<tempfile::TempDir> {
-    let scratch = tempfile::tempdir()?;
-    for name in ["hit", "miss"] {
-        std::fs::create_dir(scratch.path().join(name))?;
-        std::fs::write(scratch.path().join(name).join("a.txt"), "content of a file")?;
-    }
-    Ok(scratch)
-}
 
 /// What a plan says is not reached of a call by a mechanism.
 fn limits(mechanism: &str, call: &str) -> Result<Vec<String>> {
@@ -39,7 +29,7 @@ fn calls_of_32_bit_callers_fail_too() -> Result<()> {
         skip!("no mechanism fails calls on files");
     }
     for mechanism in mechanisms {
-        let scratch = scratch()?;
+        let scratch = hit_and_miss()?;
         let s = scratch.path().display();
         let mut calls = vec![
             ("openat", "EIO"),
@@ -81,7 +71,7 @@ fn io_uring_is_caught_by_security_hooks_and_only_there() -> Result<()> {
         skip!("threads of io_uring are outside the target before Linux 5.12");
     }
     for mechanism in mechanisms {
-        let scratch = scratch()?;
+        let scratch = hit_and_miss()?;
         let s = scratch.path().display();
         let faults = format!(
             "--mechanism {mechanism} \
