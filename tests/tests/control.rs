@@ -320,7 +320,7 @@ fn runs_on_one_target_are_independent() -> Result<()> {
     // A second one for the same packets would be dead, also further down or up.
     let below = scene.target.child("below")?;
     for cgroup in [scene.target.path(), below.path(), scene.cgroup.root().path()] {
-        let finished = Kchaos::inject("--loss 5%", cgroup).at(&scene.runner).run()?;
+        let finished = Kchaos::inject("--loss 5% --allow self", cgroup).at(&scene.runner).run()?;
         finished.expect_status(6)?;
         let error = finished.error()?;
         ensure!(error.code == 6 && error.message.contains(&first_run), "{error:?}");
