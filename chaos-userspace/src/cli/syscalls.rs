@@ -3,7 +3,7 @@
 use super::{exit, failure::Failure, run};
 use crate::{
     plan::syscall,
-    probe::{Abilities as _, kernel::Kernel},
+    probe::{Abilities as _, Unable, kernel::Kernel},
     spec::{call_class::Class, returns::Needs, syscall::Call},
 };
 use clap::Args;
@@ -16,6 +16,9 @@ struct Row {
     name: &'static str,
     /// In the order in which they are tried.
     mechanisms: Vec<&'static str>,
+    /// Why there is none, if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreached: Option<Unable>,
     /// Names under which 32-bit callers escape the first of them.
     compat_escapes: Vec<&'static str>,
     /// Needs --allow.
@@ -50,12 +53,18 @@ pub fn run(arguments: &Syscalls, json: bool) -> Result<u8, Failure> {
 }
 
 fn row(call: Call, kernel: &Kernel) -> Row {
-    let able: Vec<_> = syscall::LADDER
-        .into_iter()
-        .filter_map(|mechanism| {
-            Some((mechanism.name(), syscall::by(mechanism, call, Needs::default(), kernel).ok()?))
-        })
-        .collect();
+    let (mut able, mut unreached) = (vec![], None::<Unable>);
+    for mechanism in syscall::LADDER {
+        match syscall::by(mechanism, call, Needs::default(), kernel) {
+            Ok(hooks) => able.push((mechanism.name(), hooks)),
+            Err(reason) => {
+                unreached = Some(match unreached {
+                    Some(before) => before.and(reason),
+                    None => reason,
+                });
+            }
+        }
+    }
     let compat_escapes = match able.first() {
         Some((_, hooks)) if kernel.has_compat_callers() => syscall::compat_escapes(call, hooks, kernel),
         _ => vec![],
@@ -63,6 +72,7 @@ fn row(call: Call, kernel: &Kernel) -> Row {
     Row {
         number: call.number(),
         name: call.name(),
+        unreached: unreached.filter(|_| able.is_empty()),
         mechanisms: able.into_iter().map(|(name, _)| name).collect(),
         compat_escapes,
         dangerous: call.danger().is_some(),

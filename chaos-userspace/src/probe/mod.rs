@@ -30,7 +30,7 @@ impl Unable {
     /// This and the next way both fail.
     pub fn and(self, next: Self) -> Self {
         Self {
-            why: format!("{}; {}", self.why, next.why),
+            why: if self.why.contains(&next.why) { self.why } else { format!("{}; {}", self.why, next.why) },
             remedy: if self.remedy.contains(&next.remedy) {
                 self.remedy
             } else {

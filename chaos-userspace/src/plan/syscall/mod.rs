@@ -120,6 +120,7 @@ pub fn by(
     needs: Needs,
     abilities: &impl Abilities,
 ) -> Result<Vec<Mechanism>, Unable> {
+    exists(call, abilities)?;
     let hook = |name: &str| {
         Err(Unable::new(
             format!("{name}: a hook can let {} fail, but not claim that it was done", call.name()),
@@ -143,6 +144,16 @@ pub fn by(
         Wanted::Kprobe => entry(EntryHook::Kprobe, call, needs, abilities, |f| abilities.kprobe_override(f)),
         Wanted::CgroupSockAddr => socket(call, abilities),
     }
+}
+
+/// A hook is there for many calls, also for those that came to the kernel later or were left out of it.
+fn exists(call: Call, abilities: &impl Abilities) -> Result<(), Unable> {
+    let known = |call: &str| abilities.has_function(&entry::function(call, false));
+    // Without names of functions nothing is known of any call.
+    if known(call.name()) || !known("read") {
+        return Ok(());
+    }
+    Err(Unable::new(format!("this kernel does not have {}", call.name()), "name another call"))
 }
 
 /// The kernel's function that asks an LSM hook.
