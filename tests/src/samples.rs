@@ -2,7 +2,8 @@
 //!
 //! Fewer trials only widen the interval that is accepted; the rate of false alarms stays the same.
 
-fn full() -> bool {
+/// Whether this is a soak.
+pub fn full() -> bool {
     std::env::var("KCHAOS_SAMPLES").is_ok_and(|size| size == "full")
 }
 

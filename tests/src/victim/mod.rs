@@ -6,6 +6,7 @@ mod calls;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 mod datagram;
+mod reach;
 mod results;
 mod ring;
 mod syscall_table;
@@ -23,6 +24,7 @@ use crate::board::{Role, SharedBoard};
 
 pub use attempts::ROUNDS as ATTEMPT_ROUNDS;
 pub use calls::EXEC_EXIT_STATUS;
+pub use reach::{CALLS as REACH_CALLS, ROUNDS_MAX as REACH_ROUNDS_MAX};
 pub use syscall_table::{TABLE as CALLS, by_name as call_by_name};
 
 /// A program that suffers faults and reports what it felt.
@@ -57,6 +59,8 @@ enum Act {
     Calls(calls::Calls),
     /// Make calls that differ in one thing
     Attempts(attempts::Attempts),
+    /// Make every system call of a long list, round by round
+    Reach(reach::Reach),
     /// Make some system calls in turn and keep every result
     Results(results::Results),
     /// Wait until told to end
@@ -126,6 +130,7 @@ fn act(arguments: Arguments) -> Result<c_int> {
         Act::Answer(answer) => talk::answer(&answer, &desk),
         Act::Calls(calls) => calls::run(&calls, &desk),
         Act::Attempts(attempts) => attempts::run(&attempts, &desk),
+        Act::Reach(reach) => reach::run(&reach, &desk),
         Act::Results(results) => results::run(&results, &desk),
         Act::Sleep(sleep) => trivia::sleep(&sleep, &desk),
         Act::Exit(exit) => Ok(exit.status),
