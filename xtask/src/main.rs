@@ -17,6 +17,7 @@ mod lint;
 mod machine;
 mod matrix;
 mod paths;
+mod reach;
 mod results;
 mod setup;
 mod soak;
@@ -63,6 +64,8 @@ enum Cmd {
     },
     /// The integration tests with full sample sizes; figures go to target/soak
     Soak(soak::SoakOptions),
+    /// Find out which system call fails where and by what, and write docs/kernel-support.md
+    Reach(reach::Options),
     /// Run the integration tests on the kernels of tests/matrix.toml, in virtual machines
     Vm(vm::Options),
     /// Build the kernels with error injection from Debian's sources: 15 to 30 minutes each
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Cmd::Lint => lint::run(),
         Cmd::Test { jobs } => test::run(jobs),
         Cmd::Soak(options) => soak::run(options),
+        Cmd::Reach(options) => reach::run(options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Kernel { name } => kernel_build::run_command(name.as_deref()),
     };

@@ -1,6 +1,7 @@
 //! `cargo xtask soak`: the integration tests with full sample sizes, and their figures in a file.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,17 @@ pub struct SoakOptions {
 
 /// The command.
 pub fn run(options: SoakOptions) -> Result<()> {
+    let (_, report) = measure(options)?;
+    report.conclude()
+}
+
+/// One test on all kernels, for those who read its figures.
+pub fn of(filter: &str, jobs: Jobs) -> SoakOptions {
+    SoakOptions { kernels: Vec::new(), filter: Some(filter.to_owned()), jobs }
+}
+
+/// Runs the tests; the file with their figures, and how they went.
+pub fn measure(options: SoakOptions) -> Result<(PathBuf, Report)> {
     let time = read(Command::new("date").args(["-u", "+%Y%m%dT%H%M%SZ"]))?.trim().to_owned();
     let commit = git(&["rev-parse", "HEAD"])?;
     let modified = !git(&["status", "--porcelain"])?.is_empty();
@@ -55,7 +67,7 @@ pub fn run(options: SoakOptions) -> Result<()> {
     fs::write(&file, serde_json::to_vec_pretty(&result)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
     say(format!("figures: {}", file.display()));
-    report.conclude()
+    Ok((file, report))
 }
 
 fn git(args: &[&str]) -> Result<String> {
