@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 
@@ -20,35 +20,40 @@ const DOCUMENT: &str = "docs/kernel-support.md";
 /// What to make the table of.
 #[derive(Args)]
 pub struct Options {
-    /// Figures of a soak in place of a run now
+    /// Figures of a soak in place of a run now; repeatable, the last that has a kernel counts
     #[arg(long, value_name = "FILE")]
-    from: Option<PathBuf>,
+    from: Vec<PathBuf>,
     #[command(flatten)]
     jobs: Jobs,
 }
 
-/// The command: nothing is written unless every kernel has answered and every claim was felt.
+/// The command: kernels on which a claim was not felt are no part of the table, and it says so.
 pub fn run(options: Options) -> Result<()> {
-    let file = match options.from {
-        Some(file) => file,
-        None => {
-            let (file, report) = soak::measure(soak::of(TEST, options.jobs))?;
-            report.conclude()?;
-            file
-        }
-    };
-    let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let soak: Value = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
-    let mut kernels = kernels(&soak)?;
-    let mut wanted: Vec<String> = matrix::read()?.kernels.into_iter().map(|kernel| kernel.name).collect();
-    wanted.push("host".to_owned());
-    for name in &wanted {
-        let kernel = kernels.iter().find(|kernel| kernel.name == *name);
-        ensure!(kernel.is_some_and(|kernel| !kernel.cells.is_empty()), "{name} is not in {}", file.display());
+    let mut files = options.from;
+    if files.is_empty() {
+        let (file, report) = soak::measure(soak::of(TEST, options.jobs))?;
+        report.conclude()?;
+        files.push(file);
     }
-    kernels.sort_by_key(|kernel| wanted.iter().position(|name| *name == kernel.name));
+    let mut measured = BTreeMap::new();
+    for file in &files {
+        let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let soak: Value = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
+        measured.extend(kernels(&soak)?.into_iter().map(|kernel| (kernel.name.clone(), kernel)));
+    }
+    let mut kernels = vec![];
+    let mut missing = vec![];
+    let names = matrix::read()?.kernels.into_iter().map(|kernel| kernel.name);
+    for name in names.chain(["host".to_owned()]) {
+        match measured.remove(&name) {
+            Some(kernel) => kernels.push(kernel),
+            None => missing.push(name),
+        }
+    }
+    ensure!(!kernels.is_empty(), "no kernel has figures of {TEST}");
     let document = paths::root().join(DOCUMENT);
-    fs::write(&document, page(&kernels)).with_context(|| format!("cannot write {}", document.display()))?;
+    fs::write(&document, page(&kernels, &missing))
+        .with_context(|| format!("cannot write {}", document.display()))?;
     say(format!("written: {}", document.display()));
     Ok(())
 }
@@ -76,20 +81,21 @@ enum Cell {
 
 fn kernels(soak: &Value) -> Result<Vec<Kernel>> {
     let steps = soak["steps"].as_array().context("no steps")?;
-    steps
-        .iter()
-        .map(|step| {
+    let mut kernels = vec![];
+    for step in steps {
+        let mut tests = step["tests"].as_array().into_iter().flatten();
+        if !tests.any(|test| test["name"] == TEST && test["outcome"] == "passed") {
+            continue;
+        }
+        let measures = step["measures"].as_array().into_iter().flatten();
+        let cells: Vec<_> = measures.filter(|figures| figures["name"] == "reach").map(cell).collect();
+        if !cells.is_empty() {
             let name = step["step"].as_str().unwrap_or_default().trim_start_matches("vm ").to_owned();
-            let failed = step["tests"].as_array().into_iter().flatten();
-            if failed.into_iter().any(|test| test["name"] == TEST && test["outcome"] != "passed") {
-                bail!("{TEST} did not pass on {name}");
-            }
-            let measures = step["measures"].as_array().into_iter().flatten();
-            let cells = measures.filter(|figures| figures["name"] == "reach").map(cell).collect();
             let release = step["kernel"].as_str().unwrap_or_default().to_owned();
-            Ok(Kernel { name, release, cells })
-        })
-        .collect()
+            kernels.push(Kernel { name, release, cells });
+        }
+    }
+    Ok(kernels)
 }
 
 fn cell(figures: &Value) -> (String, Cell) {
@@ -140,12 +146,15 @@ refuses the call there. What a mechanism means for who is hit and when: [faults/
 marked * needs `--allow CALL`: its failure can make a process unusable.
 ";
 
-fn page(kernels: &[Kernel]) -> String {
+fn page(kernels: &[Kernel], missing: &[String]) -> String {
     let mut text = INTRODUCTION.to_owned();
     let _ = writeln!(text, "\n| kernel | release | calls reached |\n|---|---|---|");
     for Kernel { name, release, cells } in kernels {
         let reached = cells.iter().filter(|(_, cell)| matches!(cell, Cell::Reached { .. })).count();
         let _ = writeln!(text, "| {name} | {release} | {reached} of {} |", cells.len());
+    }
+    if !missing.is_empty() {
+        let _ = writeln!(text, "\nNot measured, so not in the table: {}.", missing.join(", "));
     }
     let mut reasons: Vec<&str> = vec![];
     let calls: Vec<&str> = kernels
@@ -222,14 +231,15 @@ mod tests {
 
     #[test]
     fn a_page_has_every_call_and_reason() {
+        let passed = json!({"name": TEST, "outcome": "passed"});
         let soak = json!({"steps": [
-            {"step": "vm old", "kernel": "5.10", "measures": [
+            {"step": "vm old", "kernel": "5.10", "tests": [passed], "measures": [
                 {"name": "reach", "call": "openat", "mechanism": "lsm", "felt": 3, "of": 3, "allow": false},
                 {"name": "reach", "call": "munmap", "mechanism": "kprobe", "felt": 2, "of": 3, "allow": true}]},
-            {"step": "host", "kernel": "6.18", "measures": [
+            {"step": "host", "kernel": "6.18", "tests": [passed], "measures": [
                 {"name": "reach", "call": "openat", "unreached": "no way to openat"},
                 {"name": "reach", "call": "munmap", "unreached": "no way to munmap"}]}]});
-        let page = page(&kernels(&soak).unwrap());
+        let page = page(&kernels(&soak).unwrap(), &["new".to_owned()]);
         for line in
             ["| openat | lsm | (a) |", "| munmap \\* | kprobe (2 of 3) | (a) |", "- (a) no way to the call."]
         {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::super::syscall_table::raw;
 
 /// Rounds that can be made: calls that use something up have as much of it.
-pub const ROUNDS_MAX: usize = 12;
+pub const ROUNDS_MAX: usize = 32;
 /// Bytes that calls may overwrite.
 const MEMORY_BYTES: usize = 64 * 1024;
 const PAGE: usize = 4096;
