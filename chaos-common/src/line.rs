@@ -24,6 +24,8 @@ pub struct Entrance {
     pub device: u32,
     /// The device's slot in the table of returns.
     pub slot: u32,
+    /// One of `LAYER_*`: what the packet has to be given before it can pass a veth.
+    pub layer: u32,
 }
 
 /// Where a packet that comes out of a line goes on.
@@ -40,10 +42,13 @@ pub struct Exit {
 pub const LAYER_ETHERNET: u32 = 0;
 /// The loopback device: Ethernet frames, and packets that arrive on it must know their route.
 pub const LAYER_LOOPBACK: u32 = 1;
+/// The device carries bare packets: they get an Ethernet header for the way through the line, which the kernel takes off
+/// when it sends them to such a device again (`__bpf_redirect_no_mac`, net/core/filter.c).
+pub const LAYER_NONE: u32 = 2;
 
 const _: () = {
     assert!(size_of::<LineKey>() == 16);
-    assert!(size_of::<Entrance>() == 8);
+    assert!(size_of::<Entrance>() == 12);
     assert!(size_of::<Exit>() == 8);
     assert!(LINE_SLOTS_MAX == MARK_SLOT as usize);
 };

@@ -10,12 +10,15 @@
 use crate::maps::{KC_EXITS, KC_LINES};
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type},
+    helpers::generated::{
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_change_type,
+        bpf_skb_store_bytes,
+    },
     macros::classifier,
     programs::TcContext,
 };
 use chaos_common::{
-    line::{Entrance, LAYER_LOOPBACK, LineKey, NAMESPACE_MAGIC, mark, slot},
+    line::{Entrance, LAYER_LOOPBACK, LAYER_NONE, LineKey, NAMESPACE_MAGIC, mark, slot},
     packet::ETHERTYPE_IPV4,
 };
 
@@ -47,7 +50,24 @@ pub fn address(skb: *mut __sk_buff, rule: u32) -> u32 {
     let Some(entrance) = entrance(namespace(), device, rule) else { return 0 };
     // SAFETY: as above; the field is writable for tc programs.
     unsafe { (*skb).tc_index = mark(entrance.slot) as _ };
+    if entrance.layer == LAYER_NONE && !add_ethernet_header(skb) {
+        return 0;
+    }
     entrance.device
+}
+
+/// Puts an Ethernet header without addresses before a bare packet. Without one, no veth takes it
+/// (`__bpf_redirect_common`, net/core/filter.c), and its type is read from there on arrival (`eth_type_trans`).
+#[inline(always)]
+fn add_ethernet_header(skb: *mut __sk_buff) -> bool {
+    const BYTES: u32 = 14;
+    const TYPE_AT: u32 = 12;
+    // SAFETY: `skb` is the program's context, the bytes live through the call; no pointers into the packet are held.
+    unsafe {
+        let ethertype = ((*skb).protocol as u16).to_ne_bytes();
+        bpf_skb_change_head(skb, BYTES, 0) == 0
+            && bpf_skb_store_bytes(skb, TYPE_AT, ethertype.as_ptr().cast(), 2, 0) == 0
+    }
 }
 
 /// Arriving at end B, delayed: back into the target's network namespace, without another queue.

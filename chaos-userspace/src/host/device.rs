@@ -1,6 +1,7 @@
 //! Network devices of the current network namespace.
 
 use super::netlink::{attribute, request};
+use chaos_common::line::{LAYER_ETHERNET, LAYER_LOOPBACK, LAYER_NONE};
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use std::io;
@@ -13,24 +14,67 @@ pub struct Device {
     /// Its name.
     pub name: String,
     /// What its link layer is: one of `ARPHRD_*` (include/uapi/linux/if_arp.h).
-    pub kind: u16,
+    pub layer: u16,
+    /// `IFF_*` (include/uapi/linux/if.h).
+    pub flags: u32,
+    /// What made it, as in `ip link add type`; empty for hardware and loopback.
+    pub kind: String,
+    /// Its root queueing discipline.
+    pub qdisc: String,
 }
+
+/// `ARPHRD_*` of devices that carry bare packets, so that the kernel takes an Ethernet header off on the way to them
+/// (`dev_is_mac_header_xmit`, include/linux/if_arp.h): tunnels, tun, WireGuard.
+const BARE: [u16; 6] = [
+    libc::ARPHRD_TUNNEL,
+    libc::ARPHRD_TUNNEL6,
+    libc::ARPHRD_SIT,
+    libc::ARPHRD_IPGRE,
+    ARPHRD_IP6GRE,
+    libc::ARPHRD_NONE,
+];
+const ARPHRD_IP6GRE: u16 = 823;
 
 impl Device {
     /// Whether it is the loopback device.
     pub fn is_loopback(&self) -> bool {
-        self.kind == libc::ARPHRD_LOOPBACK
+        self.layer == libc::ARPHRD_LOOPBACK
     }
 
     /// Whether it carries Ethernet frames.
     pub fn is_ethernet(&self) -> bool {
-        self.kind == libc::ARPHRD_ETHER
+        self.layer == libc::ARPHRD_ETHER
+    }
+
+    /// Whether it carries bare packets to one other end. A tunnel with many ends keeps the choice of the end with the
+    /// packet's route, which a line takes away.
+    pub fn is_bare(&self) -> bool {
+        BARE.contains(&self.layer) && self.flags & libc::IFF_POINTOPOINT as u32 != 0
+    }
+
+    /// How packets that leave it pass a line: one of `LAYER_*`; `None` if they cannot.
+    pub fn line_layer(&self) -> Option<u32> {
+        if self.is_loopback() {
+            Some(LAYER_LOOPBACK)
+        } else if self.is_ethernet() {
+            Some(LAYER_ETHERNET)
+        } else {
+            self.is_bare().then_some(LAYER_NONE)
+        }
+    }
+
+    /// Whether it is up.
+    pub fn is_up(&self) -> bool {
+        self.flags & libc::IFF_UP as u32 != 0
     }
 }
 
 /// Bytes of `struct ifinfomsg`, and where its type and index are (include/uapi/linux/rtnetlink.h).
 const HEADER_BYTES: usize = 16;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_QDISC: u16 = 6;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 
 /// All devices of the network namespace of the calling thread.
 pub fn list() -> io::Result<Vec<Device>> {
@@ -41,11 +85,18 @@ pub fn list() -> io::Result<Vec<Device>> {
 /// Reads a link message.
 pub fn read(link: &[u8]) -> Option<Device> {
     let header = link.get(..HEADER_BYTES)?;
-    let name = attribute(&link[HEADER_BYTES..], IFLA_IFNAME)?;
+    let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let attributes = &link[HEADER_BYTES..];
+    let text =
+        |bytes: Vec<u8>| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(&bytes)).into_owned();
+    let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(&info, IFLA_INFO_KIND));
     Some(Device {
-        kind: u16::from_ne_bytes([header[2], header[3]]),
-        index: u32::from_ne_bytes([header[4], header[5], header[6], header[7]]),
-        name: String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(&name)).into_owned(),
+        layer: u16::from_ne_bytes([header[2], header[3]]),
+        index: word(4),
+        flags: word(8),
+        name: text(attribute(attributes, IFLA_IFNAME)?),
+        kind: kind.map(text).unwrap_or_default(),
+        qdisc: attribute(attributes, IFLA_QDISC).map(text).unwrap_or_default(),
     })
 }
 
@@ -58,6 +109,22 @@ mod tests {
         let devices = list().unwrap();
         let lo = devices.iter().find(|device| device.name == "lo").unwrap();
         assert!(lo.is_loopback() && !lo.is_ethernet() && lo.index == 1, "{lo:?}");
+        assert_eq!((lo.line_layer(), lo.kind.as_str()), (Some(LAYER_LOOPBACK), ""));
+    }
+
+    #[test]
+    fn bare_packets_pass_lines_where_they_have_one_other_end() {
+        let tunnel = Device {
+            index: 7,
+            name: "tun0".into(),
+            layer: libc::ARPHRD_NONE,
+            flags: libc::IFF_POINTOPOINT as u32,
+            kind: "tun".into(),
+            qdisc: String::new(),
+        };
+        assert_eq!(tunnel.line_layer(), Some(LAYER_NONE));
+        assert_eq!(Device { flags: 0, ..tunnel.clone() }.line_layer(), None);
+        assert_eq!(Device { layer: libc::ARPHRD_PPP, ..tunnel }.line_layer(), None);
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl Engine {
             for device in devices.iter().filter(|device| !known.contains(&device.index)) {
                 let result = self.attach_to_device(&namespace, number, &mechanism, program, device);
                 // It may have gone meanwhile.
-                if result.is_err() && !devices_in(&namespace)?.contains(device) {
+                let gone = |devices: &[Device]| devices.iter().all(|now| now.index != device.index);
+                if result.is_err() && gone(&devices_in(&namespace)?) {
                     continue;
                 }
                 result?;

@@ -11,7 +11,7 @@ use crate::{
 };
 use chaos_common::{
     limits::LINE_SLOTS_MAX,
-    line::{Entrance, Exit, LAYER_ETHERNET, LAYER_LOOPBACK, LineKey},
+    line::{Entrance, Exit, LineKey},
 };
 use std::{io, sync::Arc};
 
@@ -44,13 +44,14 @@ impl Engine {
         number: u32,
         device: &Device,
     ) -> Result<(), Error> {
-        if !device.is_loopback() && !device.is_ethernet() {
+        let Some(layer) = device.line_layer() else {
             log::warn!(
-                "{} has no Ethernet header: packets that leave there are not held back and count as errors",
+                "{} carries neither Ethernet frames nor packets to one other end: what leaves there is not held back \
+                 and counts as an error",
                 device.name
             );
             return Ok(());
-        }
+        };
         let slot = self.exits;
         let what = || format!("a delay line for {}", device.name);
         if slot as usize >= LINE_SLOTS_MAX {
@@ -58,7 +59,6 @@ impl Engine {
             return Err(Error::Attach { what: what(), source });
         }
         self.exits += 1;
-        let layer = if device.is_loopback() { LAYER_LOOPBACK } else { LAYER_ETHERNET };
         self.maps.set_exit(slot, Exit { device: device.index, layer })?;
         let Some(lines) = &mut self.lines else { return Ok(()) };
         for (rule, netem) in &self.image.lines {
@@ -66,7 +66,7 @@ impl Engine {
                 .device(namespace, *rule, netem, device.is_loopback())
                 .map_err(|source| Error::Attach { what: what(), source })?;
             let key = LineKey { namespace: number, device: device.index, rule: *rule, reserved: 0 };
-            self.maps.add_entrance(key, Entrance { device: entrance, slot })?;
+            self.maps.add_entrance(key, Entrance { device: entrance, slot, layer })?;
         }
         Ok(())
     }
