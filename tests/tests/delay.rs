@@ -385,6 +385,106 @@ fn a_rate_is_kept() -> Result<()> {
     Ok(())
 }
 
+/// How long a rate is measured, and how far from what was asked for it may be.
+const RATE_SECONDS: f64 = 10.0;
+const RATE_TOLERANCE: f64 = 0.02;
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_rate_is_what_the_device_sends() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    // When, and how many bytes the near end has sent by then.
+    let sent = || -> Result<(f64, u64)> {
+        let table = scene.pair.near.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let at_ns = monotonic_ns();
+        // Behind the name: eight numbers of what came, then the bytes that went.
+        let line = table.lines().find_map(|line| line.trim().strip_prefix("veth-near:"));
+        let bytes = line.and_then(|numbers| numbers.split_whitespace().nth(8)?.parse().ok());
+        Ok((at_ns as f64 / 1e9, bytes.with_context(|| format!("no veth-near in {table}"))?))
+    };
+    let board = Arc::new(SharedBoard::create()?);
+    let to = endpoint(FAR4, 7020)?;
+    let mut receiver = Victim::start_on(
+        &scene.outside,
+        &format!("udp-recv --listen {to} --idle-ms {}", idle_ms()),
+        Arc::clone(&board),
+    )?;
+    receiver.ready()?;
+    // 12 Mbit/s are offered. A queue of 1000 packets is full after a moment, and lasts for 1.5 s of a machine's pause.
+    let words = format!("udp-send --to {to} --size 1458 --rate-per-ms 1 --alone");
+    let mut running =
+        Kchaos::exec_victim("--rate 8mbit --queue 1000", &words, &board)?.at(&scene.target).start()?;
+    running.armed()?;
+    wait_until("a full queue", || board.datagrams.lost.load(Acquire) > 10)?;
+    // A longer pause of the machine can only slow the device down; a wrong rate stays wrong.
+    let mut attempts = vec![];
+    let within = loop {
+        let (begin, first) = sent()?;
+        std::thread::sleep(std::time::Duration::from_secs_f64(RATE_SECONDS));
+        let (end, last) = sent()?;
+        let mbit = (last - first) as f64 * 8.0 / (end - begin) / 1e6;
+        measure("rate_at_device", json!({"asked_mbit": 8.0, "mbit": mbit, "seconds": end - begin}));
+        attempts.push(mbit);
+        if (mbit / 8.0 - 1.0).abs() <= RATE_TOLERANCE {
+            break true;
+        }
+        if attempts.len() == ATTEMPTS {
+            break false;
+        }
+    };
+    board.stop.store(1, Release);
+    running.finish()?.expect_status(0)?;
+    receiver.finish(Role::Second)?;
+    ensure!(within, "{attempts:?} Mbit/s instead of 8");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_a_line_takes_from_packets_is_said() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    scene.pair.near.run("tc", "qdisc add dev veth-near root handle 1: htb default 1")?;
+    scene.pair.near.run("tc", "qdisc add dev veth-near clsact")?;
+    scene.pair.near.run("tc", "filter add dev veth-near egress matchall action ok")?;
+    let said = |faults: &str| -> Result<String> {
+        Ok(Kchaos::exec(faults, &["true"]).at(&scene.target).run()?.expect_status(0)?.text())
+    };
+    let warned = said("--delay 10ms")?;
+    ensure!(warned.contains("htb on veth-near"), "{warned}");
+    ensure!(warned.contains("egress filters on veth-near (matchall)"), "{warned}");
+    let silent = said("--loss 5%")?;
+    ensure!(!silent.contains("veth-near"), "{silent}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_tunnel_with_many_ends_is_refused_by_name() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    if let Err(said) = scene.pair.near.try_run("ip", "link add many7 type ipip local 10.77.0.1")? {
+        skip!("no ipip: {said}");
+    }
+    let exec = |faults: &str| Kchaos::exec(faults, &["true"]).at(&scene.target).run();
+    // While it is down, no packet can leave it.
+    exec("--delay 10ms")?.expect_status(0)?;
+    scene.pair.near.ip("link set many7 up")?;
+    let refused = exec("--delay 10ms")?;
+    refused.expect_status(125)?;
+    let error = refused.error()?;
+    ensure!(error.code == 8 && error.message.contains("many7"), "{error:?}");
+    exec("--loss 5%")?.expect_status(0)?;
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn on_stacked_devices_a_packet_is_held_back_once() -> Result<()> {

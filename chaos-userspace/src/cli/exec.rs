@@ -61,6 +61,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
     let spec = arguments.faults.spec(Target::Fresh, arguments.duration.as_deref())?;
     run::check_privileges()?;
     let plan = plan::make(&spec, &Kernel::default())?;
+    run::warn_of_devices(&plan, &[])?;
     let hierarchy = Hierarchy::find()?;
     let cgroup = Fresh(hierarchy.make_fresh(&plan.run)?);
     check_joinable(&cgroup.0)?;

@@ -65,6 +65,7 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
     let plan = plan::make(&spec, &Kernel::default())?;
     let watch =
         Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose: common.verbose };
+    run::warn_of_devices(&plan, &cgroup.processes())?;
     session::block_on(async {
         let mut session = Session::open(&plan, &cgroup, false, watch, sink)?;
         session.allowed = allowed;

@@ -1,6 +1,6 @@
 //! `kchaos plan`: what would be attached where.
 
-use super::{exit, failure::Failure, faults::Faults, safety, target::Targets};
+use super::{exit, failure::Failure, faults::Faults, run, safety, target::Targets};
 use crate::{
     host::{cgroup::Hierarchy, namespace::NetworkNamespace},
     plan,
@@ -29,12 +29,13 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
     let target = arguments.targets.named().unwrap_or(Target::Fresh);
     let spec = arguments.faults.spec(target, arguments.duration.as_deref())?;
     let hierarchy = Hierarchy::find()?;
+    let mut processes = vec![];
     let target = match &spec.target {
         Target::Fresh => format!("a fresh cgroup below {}", hierarchy.own()?.display()),
         named => {
             let cgroup = hierarchy.resolve(named)?;
             safety::check(&cgroup, &spec)?;
-            let processes = cgroup.processes();
+            processes = cgroup.processes();
             let namespaces = NetworkNamespace::of_processes(&processes).len();
             format!(
                 "cgroup {} (id {}, {} processes in {} network namespaces) and everything below it",
@@ -46,6 +47,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
         }
     };
     let plan = plan::make(&spec, &Kernel::default())?;
+    let warnings = run::look_at_devices(&plan, &processes)?;
     if json {
         let rules: Vec<_> = plan
             .rules
@@ -60,9 +62,12 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 })
             })
             .collect();
-        println!("{}", serde_json::json!({"event": "plan", "target": target, "rules": rules}));
+        println!(
+            "{}",
+            serde_json::json!({"event": "plan", "target": target, "rules": rules, "warnings": warnings})
+        );
     } else {
-        print!("{}", plan::explain::explain(&plan, &target));
+        print!("{}", plan::explain::explain(&plan, &target, &warnings));
     }
     Ok(exit::DONE)
 }

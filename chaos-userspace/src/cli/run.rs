@@ -5,7 +5,7 @@ use crate::{
     host::privilege,
     inject::engine::{Closed, Options, Recording},
     observe::{bystander::Bystander, recorder::Recorder},
-    plan::Plan,
+    plan::{self, Plan},
     report::{
         event::{Event, Sink},
         summary::{EventCount, RuleSummary, Summary, Undone},
@@ -21,6 +21,25 @@ pub fn check_privileges() -> Result<(), Failure> {
     } else {
         Err(Failure::new(exit::UNABLE, format!("missing {}: run as root", missing.join(", "))))
     }
+}
+
+/// Refuses devices of these processes' network namespaces that the plan cannot serve; returns what it changes beside what
+/// was asked for.
+pub fn look_at_devices(plan: &Plan, processes: &[i32]) -> Result<Vec<String>, Failure> {
+    let findings = plan::devices::look(plan, processes).map_err(Failure::internal)?;
+    if findings.unable.is_empty() {
+        Ok(findings.warnings)
+    } else {
+        Err(plan::Error::Unable(findings.unable).into())
+    }
+}
+
+/// The same at the start of a run, where warnings are told at once.
+pub fn warn_of_devices(plan: &Plan, processes: &[i32]) -> Result<(), Failure> {
+    for warning in look_at_devices(plan, processes)? {
+        log::warn!("{warning}");
+    }
+    Ok(())
 }
 
 /// How the engine is run. Messages of the kernel programs cost the target time, so only `-vv` asks for them.

@@ -39,6 +39,8 @@ pub enum ProgramType {
 pub enum AttachType {
     /// Packets arriving at a cgroup's sockets; also what program types without an attach type carry.
     CgroupInetIngress = 0,
+    /// Packets leaving a cgroup's sockets.
+    CgroupInetEgress = 1,
     /// bind of an IPv4 socket.
     Inet4Bind = 8,
     /// bind of an IPv6 socket.
@@ -391,6 +393,49 @@ pub fn program_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     };
     call(OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(info[RECURSION_MISSES])
+}
+
+const PROG_QUERY: i32 = 16;
+
+#[repr(C)]
+struct Query {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    reserved: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Ids of the programs in the tcx egress chain of a device of the calling thread's network namespace (6.6), in their
+/// order.
+pub fn tcx_egress_programs(device: u32) -> io::Result<Vec<u32>> {
+    // `BPF_MPROG_MAX` (include/linux/bpf_mprog.h).
+    let mut ids = [0u32; 64];
+    let mut query = Query {
+        target: device,
+        attach_type: AttachType::TcxEgress as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        reserved: 0,
+        prog_attach_flags: 0,
+        link_ids: 0,
+        link_attach_flags: 0,
+        revision: 0,
+    };
+    match call(PROG_QUERY, &mut query) {
+        Ok(_) => Ok(ids[..(query.count as usize).min(ids.len())].to_vec()),
+        // Nothing is attached there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(vec![]),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether a program with this id is still in the kernel.

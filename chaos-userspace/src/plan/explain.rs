@@ -4,8 +4,8 @@ use super::{EntryHook, Mechanism, Plan, SecurityHook, syscall::security_function
 use crate::spec::syscall::Call;
 use std::fmt::Write as _;
 
-/// Says what would be attached where, for `target` (in words).
-pub fn explain(plan: &Plan, target: &str) -> String {
+/// Says what would be attached where, for `target` (in words), and what else to know of its devices.
+pub fn explain(plan: &Plan, target: &str, warnings: &[String]) -> String {
     let mut text = String::new();
     let counted = if plan.observe { " (only counted, not carried out)" } else { "" };
     let _ = writeln!(text, "Target: {target}.");
@@ -29,6 +29,9 @@ pub fn explain(plan: &Plan, target: &str) -> String {
         for limit in &rule.limits {
             let _ = writeln!(text, "   {limit}");
         }
+    }
+    for warning in warnings {
+        let _ = writeln!(text, "Warning: {warning}.");
     }
     text
 }

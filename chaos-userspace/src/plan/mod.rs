@@ -2,6 +2,7 @@
 //! encoded and injected.
 
 pub mod change;
+pub mod devices;
 pub mod explain;
 pub mod network;
 pub mod safety;
@@ -269,6 +270,12 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     }
     if spec.faults.len() > RULES_MAX {
         problems.0.push(format!("{} faults are above the limit of {RULES_MAX}", spec.faults.len()));
+    }
+    let delays = spec.faults.iter().filter(|fault| fault.is_delay()).count();
+    if delays > 1 {
+        problems.0.push(format!(
+            "{delays} delays in one run: a packet is held back once; add the times up and write one"
+        ));
     }
     problems.or(|| ())?;
     let mut rules: Vec<PlannedRule> = vec![];

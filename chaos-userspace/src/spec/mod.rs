@@ -60,6 +60,11 @@ impl Fault {
         matches!(self, Self::Network(fault) if fault.per_flow)
     }
 
+    /// Whether packets are held back.
+    pub fn is_delay(&self) -> bool {
+        matches!(self, Self::Network(fault) if matches!(fault.effect, network::Effect::Delay(_)))
+    }
+
     /// Whether the kernel has to remember something across CPUs, which needs fetching atomics (5.12).
     pub fn is_exact(&self) -> bool {
         let has_chain =
