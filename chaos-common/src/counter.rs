@@ -71,6 +71,13 @@ impl Outcome {
 /// Slots per rule: a power of two above the last [`Outcome`], so that a masked index is always in range.
 pub const OUTCOMES: usize = 16;
 
+/// Index of the packets that left the targets' sockets.
+pub const LEAVING_SEEN: u32 = 0;
+/// Index of those that an egress hook met.
+pub const LEAVING_MET: u32 = 1;
+/// How many of these sums there are.
+pub const LEAVING: u32 = 2;
+
 /// Events of one outcome. For system calls `segments` equals `events` and `bytes` is 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -59,7 +59,7 @@ pub fn count_lost() {
 ///
 /// `sum` is an aligned `u64` of a map value.
 #[inline(always)]
-unsafe fn add(sum: *mut u64, value: u64) {
+pub unsafe fn add(sum: *mut u64, value: u64) {
     // SAFETY: the caller's.
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) sum, in(reg) value) };
 }

@@ -28,6 +28,7 @@ mod scratch;
 mod syscall;
 mod syscall_match;
 mod target;
+mod witness;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use chaos_common::{
     control::Control,
-    counter::RuleCounters,
+    counter::{LEAVING, RuleCounters},
     event::RING_BYTES,
     limits::{
         CALLERS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, PROCESSES_MAX, RULES_MAX,
@@ -165,3 +165,7 @@ pub static KC_RESULTS: Array<Results> = Array::with_max_entries(RULES_MAX as u32
 /// Rule and process -> what is remembered of the process until its last thread exits.
 #[map]
 pub static KC_PROCESSES: HashMap<ProcessKey, ProcessCount> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// Packets that left the targets' sockets and those of them the egress hooks met, per CPU: `LEAVING_*`.
+#[map]
+pub static KC_LEAVING: PerCpuArray<u64> = PerCpuArray::with_max_entries(LEAVING, 0);

@@ -10,7 +10,7 @@ use crate::{
     maps::Scratch,
     packet,
     reset::{self, Reset},
-    target,
+    target, witness,
 };
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -41,6 +41,7 @@ pub fn kc_net_egress(ctx: TcContext) -> i32 {
     if rules == 0 || !judge_once(skb) {
         return NEXT;
     }
+    witness::met();
     let Some(judged) = packet::judge(skb, control, rules, Direction::Egress) else { return NEXT };
     let done = carry_out(&ctx, judged);
     event::packet(judged, done.failed);

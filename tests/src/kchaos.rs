@@ -65,6 +65,12 @@ impl Kchaos {
         Ok(line)
     }
 
+    /// Lets the command report to the board.
+    pub fn with_board(mut self, board: &SharedBoard) -> Result<Self> {
+        self.stdout = Some(board.handle()?);
+        Ok(self)
+    }
+
     /// Runs in this place.
     pub fn at(mut self, place: &Place) -> Self {
         self.place = place.clone();

@@ -109,6 +109,9 @@ pub struct Summary {
     /// What became of packets in delay lines.
     #[serde(default)]
     pub queue: Option<Queue>,
+    /// Packets that came to no egress hook, if leaving ones were judged.
+    #[serde(default)]
+    pub escaped: Option<u64>,
     /// What a bystander felt, if asked for.
     #[serde(default)]
     pub bystander: Option<serde_json::Value>,

@@ -86,6 +86,7 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
     let rules = RuleSummary::all(plan, &closed.counters, &closed.missed);
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
     let events_lost = closed.events_lost;
+    let escaped = closed.escaped.clone();
     let cgroup_removed = closed.finish();
     let bystander = bystander.and_then(|bystander| {
         bystander
@@ -105,6 +106,8 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
         rules,
         queue,
         events,
+        unanswered: escaped.as_ref().map(|escaped| escaped.unanswered.clone()).unwrap_or_default(),
+        escaped: escaped.map(|escaped| escaped.packets),
         bystander,
         undone: Undone { links: 0, programs, cgroup_removed, took_ms: took.as_secs_f64() * 1e3, problems },
     };

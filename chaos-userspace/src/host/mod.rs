@@ -5,6 +5,7 @@ pub mod device;
 pub mod kernel;
 pub mod link_events;
 pub mod namespace;
+pub mod neighbour;
 pub mod netlink;
 pub mod privilege;
 pub mod process;

@@ -50,6 +50,12 @@ impl Link {
         Ok(Self::new(fd, format!("cgroup_skb ingress on {name}")))
     }
 
+    /// Attaches to packets leaving a cgroup.
+    pub fn cgroup_egress(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        let fd = bpf::link_cgroup(program, cgroup, AttachType::CgroupInetEgress)?;
+        Ok(Self::new(fd, format!("cgroup_skb egress on {name}")))
+    }
+
     /// Attaches a program to the function it was loaded for: LSM hooks and `fmod_ret`.
     pub fn function(program: BorrowedFd<'_>, what: &str) -> io::Result<Self> {
         Ok(Self::new(bpf::open_raw_tracepoint(program, None)?, what.to_owned()))

@@ -276,6 +276,13 @@ impl Maps {
         Ok(lost.get(&0, 0).map_err(of("KC_EVENTS_LOST"))?.iter().sum())
     }
 
+    /// One of the sums of leaving packets (`LEAVING_*`) over the CPUs.
+    pub fn leaving(&self, which: u32) -> Result<u64, Error> {
+        let map = self.0.get("KC_LEAVING").ok_or(Error::NoMap("KC_LEAVING"))?;
+        let sums: PerCpuArray<_, u64> = map.try_into().map_err(of("KC_LEAVING"))?;
+        Ok(sums.get(&which, 0).map_err(of("KC_LEAVING"))?.iter().sum())
+    }
+
     /// Counters of one rule, summed over the CPUs.
     pub fn counters(&self, rule: u32) -> Result<RuleCounters, Error> {
         let map = self.0.get("KC_COUNTERS").ok_or(Error::NoMap("KC_COUNTERS"))?;

@@ -71,6 +71,8 @@ pub enum Kind {
     LineB,
     /// Packets arriving at a cgroup's sockets.
     NetIngress,
+    /// Packets leaving a cgroup's sockets, counted only.
+    Witness,
     /// Entry of system call functions, as a kprobe.
     Kprobe,
     /// Entry of system call functions, as a kprobe of a link on many.
@@ -115,6 +117,7 @@ impl Kind {
             Self::LineA => "kc_line_a",
             Self::LineB => "kc_line_b",
             Self::NetIngress => "kc_net_ingress",
+            Self::Witness => "kc_witness",
             Self::Kprobe | Self::KprobeMulti => "kc_kprobe",
             Self::Entry { .. } => "kc_entry",
             Self::Lsm { .. } | Self::Security { .. } => "kc_hook",
@@ -135,6 +138,7 @@ impl Kind {
             | Self::LineA
             | Self::LineB
             | Self::NetIngress
+            | Self::Witness
             | Self::Exec
             | Self::Exit => (0, 0),
         }
@@ -147,6 +151,7 @@ impl Kind {
                 (ProgramType::SchedCls, AttachType::CgroupInetIngress)
             }
             Self::NetIngress => (ProgramType::CgroupSkb, AttachType::CgroupInetIngress),
+            Self::Witness => (ProgramType::CgroupSkb, AttachType::CgroupInetEgress),
             Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
             Self::KprobeMulti => (ProgramType::Kprobe, AttachType::KprobeMulti),
             Self::Entry { .. } | Self::Security { .. } => (ProgramType::Tracing, AttachType::ModifyReturn),
@@ -285,6 +290,7 @@ mod tests {
             Kind::LineA,
             Kind::LineB,
             Kind::NetIngress,
+            Kind::Witness,
             Kind::Kprobe,
             Kind::KprobeMulti,
             Kind::Entry { function: function() },

@@ -8,7 +8,7 @@ use crate::{
 };
 use chaos_common::counter::{Counter, Outcome, RuleCounters};
 use serde::{Deserialize, Serialize};
-use std::{fmt::Write as _, path::PathBuf};
+use std::{fmt::Write as _, net::IpAddr, path::PathBuf};
 
 /// The whole run.
 #[derive(Debug, Serialize)]
@@ -33,6 +33,12 @@ pub struct Summary {
     pub queue: Option<Queue>,
     /// What became of single events, if they were to be written.
     pub events: Option<EventCount>,
+    /// Packets that left the target's sockets, but came to no egress hook: the run is inconclusive if there are any.
+    /// `None` if leaving packets were not judged.
+    pub escaped: Option<u64>,
+    /// If packets escaped: neighbours that do not answer, which may be why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<IpAddr>,
     /// What the bystander felt, if there was one.
     pub bystander: Option<Felt>,
     /// The rollback.
@@ -224,6 +230,21 @@ impl Summary {
                 "  events: {} written, {} lost because they came too fast, {} not written{problem}",
                 events.written, events.lost, events.failed
             );
+        }
+        if let Some(escaped) = self.escaped.filter(|escaped| *escaped > 0) {
+            let _ = writeln!(
+                text,
+                "  INCONCLUSIVE: {escaped} packets of the target came to no device that was watched: they left in a \
+                 network namespace entered after the start, or another program of its cgroup or on the device took them first"
+            );
+            if !self.unanswered.is_empty() {
+                let names: Vec<_> = self.unanswered.iter().map(IpAddr::to_string).collect();
+                let _ = writeln!(
+                    text,
+                    "                or they were for neighbours that do not answer: {}",
+                    names.join(", ")
+                );
+            }
         }
         if let Some(felt) = &self.bystander {
             let _ = writeln!(

@@ -45,6 +45,7 @@ impl Engine {
             serving.insert(mechanism, program);
             self.attach_mechanism(mechanism, program, placements)?;
         }
+        self.attach_witness(&mut programs, placements)?;
         for rule in placements.iter().flat_map(|placement| &placement.plan.rules) {
             let mut places: Vec<_> =
                 rule.mechanisms.iter().filter_map(|mechanism| serving.get(mechanism).copied()).collect();
@@ -109,13 +110,9 @@ impl Engine {
             // Part of the egress attachments.
             Mechanism::Line => Ok(()),
             Mechanism::CgroupSkb => {
-                for placement in users {
-                    // A target below another one is served by the upper one's link.
-                    let covered = placements.iter().any(|other| {
-                        placement.cgroup.path() != other.cgroup.path()
-                            && placement.cgroup.path().starts_with(other.cgroup.path())
-                    });
-                    if !covered {
+                let users: Vec<_> = users.collect();
+                for placement in &users {
+                    if !is_covered(placement, &users) {
                         let name = placement.cgroup.path().display().to_string();
                         self.link(&format!("cgroup_skb to {name}"), |this| {
                             Link::cgroup_ingress(
@@ -176,4 +173,12 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whether a placement's target lies below another one, whose link serves it.
+pub(super) fn is_covered(placement: &Placement<'_>, placements: &[&Placement<'_>]) -> bool {
+    placements.iter().any(|other| {
+        placement.cgroup.path() != other.cgroup.path()
+            && placement.cgroup.path().starts_with(other.cgroup.path())
+    })
 }

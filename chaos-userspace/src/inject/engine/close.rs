@@ -1,6 +1,6 @@
 //! The end of an engine: everything goes, and what went is told.
 
-use super::Engine;
+use super::{Engine, witness::Escaped};
 use crate::inject::{
     bpf,
     guardian::Guardian,
@@ -27,6 +27,8 @@ pub struct Closed {
     pub took: Duration,
     /// What became of packets in lines, if there were any.
     pub queue: Option<Queue>,
+    /// Packets of the targets that came to no egress hook, if leaving packets were judged.
+    pub escaped: Option<Escaped>,
     /// What could not be undone, in words.
     pub problems: Vec<String>,
     /// The guardian, if it has to wait for the cgroup made for a command.
@@ -38,6 +40,8 @@ impl Engine {
     /// Disarms, detaches and removes everything, then says what happened.
     pub fn close(mut self) -> Closed {
         let start = Instant::now();
+        self.disarm_runs();
+        let escaped = self.escaped();
         self.page.set_armed(false);
         let ids = self.program_ids();
         let links_closed = self.links.len() + self.lines.as_ref().map_or(0, Lines::links);
@@ -62,6 +66,10 @@ impl Engine {
             problems.push(format!("counting lost events: {error}"));
             0
         });
+        let escaped = escaped.unwrap_or_else(|error| {
+            problems.push(format!("reading what the witness counted: {error}"));
+            None
+        });
         problems.extend(lines_left.into_iter().flatten());
         self.programs.clear();
         let programs_left = wait_gone(&ids, Duration::from_secs(5));
@@ -77,6 +85,7 @@ impl Engine {
             links_closed,
             took: start.elapsed(),
             queue,
+            escaped,
             problems,
             guardian: self.guardian.take(),
             journal: std::mem::take(&mut self.journal),

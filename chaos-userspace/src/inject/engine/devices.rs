@@ -30,6 +30,12 @@ pub(super) struct Place {
     devices: BTreeSet<u32>,
 }
 
+impl Place {
+    pub(super) fn namespace(&self) -> &NetworkNamespace {
+        &self.namespace
+    }
+}
+
 impl Engine {
     pub(super) fn add_place(
         &mut self,

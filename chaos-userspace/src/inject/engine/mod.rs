@@ -5,6 +5,7 @@ mod change;
 mod close;
 mod devices;
 mod lines;
+mod witness;
 
 use super::{
     bpf,
@@ -37,6 +38,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+pub use witness::Escaped;
 
 /// Why an engine could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -267,6 +269,11 @@ impl Engine {
         }
         self.links.retain(|link| !link.is_arming());
         Ok(())
+    }
+
+    /// Ends all runs at once; what leaves is still counted.
+    fn disarm_runs(&self) {
+        (0..self.image.runs.len()).for_each(|slot| self.disarm(slot));
     }
 
     /// Ends the run in `slot` at once.

@@ -1,0 +1,97 @@
+//! The witness: a program that counts what leaves the targets' sockets, beside what the egress hooks meet of it.
+
+use super::{Engine, Error, Placement, attach::is_covered};
+use crate::{
+    host::neighbour,
+    inject::{
+        link::Link,
+        object,
+        program::{Kind, Programs},
+    },
+    plan::Mechanism,
+};
+use chaos_common::counter::{LEAVING_MET, LEAVING_SEEN};
+use std::{
+    net::IpAddr,
+    os::fd::AsFd,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Time in which a packet comes from its socket to its device, also on a busy machine and while a neighbour is asked for
+/// its link-layer address.
+const ON_THE_WAY: Duration = Duration::from_millis(100);
+
+/// What no egress hook met.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Escaped {
+    /// Packets that left the targets' sockets, but came to no egress hook.
+    pub packets: u64,
+    /// If there are any: neighbours that do not answer in the watched namespaces. What is for them never comes to a device.
+    pub unanswered: Vec<IpAddr>,
+}
+
+impl Engine {
+    /// Attaches the witness to the targets whose leaving packets are judged; the egress hooks must be there. Both count
+    /// while the engine is armed.
+    pub(super) fn attach_witness(
+        &mut self,
+        programs: &mut Programs,
+        placements: &[Placement<'_>],
+    ) -> Result<(), Error> {
+        if self.image.egress_rules == 0 {
+            return Ok(());
+        }
+        self.programs.push(programs.load(&Kind::Witness)?);
+        let program = self.programs.len() - 1;
+        let judged = |placement: &&Placement<'_>| {
+            let mut mechanisms = placement.plan.rules.iter().flat_map(|rule| &rule.mechanisms);
+            mechanisms.any(|one| matches!(one, Mechanism::Tcx | Mechanism::Clsact))
+        };
+        let users: Vec<_> = placements.iter().filter(judged).collect();
+        for placement in &users {
+            if is_covered(placement, &users) {
+                continue;
+            }
+            let name = placement.cgroup.path().display().to_string();
+            self.link(&format!("the witness to {name}"), |this| {
+                Link::cgroup_egress(this.programs[program].as_fd(), placement.cgroup.as_fd(), &name)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What no egress hook met; `None` if no leaving packets are judged. To be asked while the engine is armed, so that
+    /// packets on their way are still met: there is never a moment with less of them than the difference.
+    pub(super) fn escaped(&self) -> Result<Option<Escaped>, object::Error> {
+        if self.image.egress_rules == 0 {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let mut packets = u64::MAX;
+        loop {
+            // In this order: what leaves in between is met, but not missed.
+            let seen = self.maps.leaving(LEAVING_SEEN)?;
+            packets = packets.min(seen.saturating_sub(self.maps.leaving(LEAVING_MET)?));
+            if packets == 0 || start.elapsed() > ON_THE_WAY {
+                break;
+            }
+            sleep(Duration::from_millis(1));
+        }
+        let unanswered = if packets == 0 { vec![] } else { self.unanswered() };
+        Ok(Some(Escaped { packets, unanswered }))
+    }
+
+    /// A namespace whose neighbours cannot be listed names none.
+    fn unanswered(&self) -> Vec<IpAddr> {
+        let mut found: Vec<_> = self
+            .places
+            .iter()
+            .filter_map(|place| place.namespace().within(neighbour::unanswered).ok()?.ok())
+            .flatten()
+            .collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+}
