@@ -97,6 +97,7 @@ fn everything() -> Result<Plan> {
         remote_except: vec!["127.9.0.0/16".parse()?],
         remote_ports: network::Ports { only: vec![7000..=7010], except: vec![] },
         local_ports: network::Ports { only: vec![1..=65_535], except: vec![9..=9] },
+        names: vec![],
     };
     let mut kinds = vec![
         network::Effect::Loss,

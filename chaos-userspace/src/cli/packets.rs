@@ -5,11 +5,10 @@ use crate::spec::{
     Problems,
     corrupt::corrupt,
     loss_model::Model,
-    network::{self, Direction, Effect, Fault, Match, Ports, Protocol},
+    network::{self, Direction, Effect, Fault, Match, Name, Ports, Protocol, Remote},
     when::When,
 };
 use clap::Args;
-use ipnet::IpNet;
 
 /// What happens to which packets.
 #[derive(Args, Clone, Debug, Default)]
@@ -70,8 +69,9 @@ pub struct PacketFlags {
     #[arg(long, value_enum, help_heading = "Packet match")]
     pub protocol: Option<Protocol>,
 
-    /// Only packets from or to this address or prefix, with ! only others; repeat for more, the longest prefix counts
-    #[arg(long, value_name = "[!]CIDR", help_heading = "Packet match")]
+    /// Only packets from or to this address, prefix or host (all its addresses), with ! only others; repeat for more, the
+    /// longest prefix counts
+    #[arg(long, value_name = "[!]CIDR|NAME", help_heading = "Packet match")]
     pub remote: Vec<String>,
 
     /// Only packets from or to these ports of the remote end, with ! only others; repeat for more
@@ -155,20 +155,24 @@ impl PacketFlags {
     }
 
     fn matches(&self, problems: &mut Problems) -> Match {
-        let (mut remote, mut remote_except): (Vec<IpNet>, Vec<IpNet>) = (vec![], vec![]);
+        let mut matches = Match::default();
         for text in &self.remote {
-            let (list, text) = match text.strip_prefix('!') {
-                Some(text) => (&mut remote_except, text),
-                None => (&mut remote, text.as_str()),
+            let (except, text) = match text.strip_prefix('!') {
+                Some(text) => (true, text),
+                None => (false, text.as_str()),
             };
-            list.extend(problems.take(network::prefix(text)));
+            match problems.take(network::remote(text)) {
+                Some(Remote::Prefix(net)) if except => matches.remote_except.push(net),
+                Some(Remote::Prefix(net)) => matches.remote.push(net),
+                Some(Remote::Name(name)) => matches.names.push(Name { name, except, addresses: vec![] }),
+                None => {}
+            }
         }
         Match {
             protocol: self.protocol,
-            remote,
-            remote_except,
             remote_ports: ports(&self.remote_port, problems),
             local_ports: ports(&self.local_port, problems),
+            ..matches
         }
     }
 }

@@ -51,7 +51,7 @@ pub fn encode_match(matches: &Match, rule: &mut Rule, bit: u64, image: &mut Imag
         rule.matches |= MATCH_PROTOCOL;
         rule.protocol = protocol.number();
     }
-    encode_remote(&matches.remote, &matches.remote_except, rule, bit, prefixes);
+    encode_remote(&matches.included(), &matches.excluded(), rule, bit, prefixes);
     image.remote |= rule.matches & MATCH_REMOTE != 0;
     encode_remote_ports(&matches.remote_ports, rule, bit, image);
     image.remote_port |= rule.matches & MATCH_REMOTE_PORT != 0;

@@ -9,6 +9,7 @@ pub mod neighbour;
 pub mod netlink;
 pub mod privilege;
 pub mod process;
+pub mod resolver;
 pub mod target;
 pub mod types;
 pub mod users;

@@ -4,6 +4,7 @@
 pub mod change;
 pub mod devices;
 pub mod explain;
+pub mod names;
 pub mod network;
 pub mod safety;
 pub mod syscall;
@@ -278,9 +279,10 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
         ));
     }
     problems.or(|| ())?;
+    let faults = names::resolve(&spec.faults)?;
     let mut rules: Vec<PlannedRule> = vec![];
     let mut unable = vec![];
-    for fault in &resolved(&spec.faults, abilities)? {
+    for fault in &resolved(&faults, abilities)? {
         if (fault.is_exact() || (spec.seed.is_some() && !fault.is_per_flow())) && !abilities.exact_counting()
         {
             let why = "counting across CPUs (every, after, limit, when, seed) needs atomic operations that return a value";

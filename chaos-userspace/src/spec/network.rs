@@ -96,10 +96,70 @@ pub struct Match {
     pub remote: Vec<IpNet>,
     /// Prefixes of the remote end that are left alone; of two that contain an address, the longer one counts.
     pub remote_except: Vec<IpNet>,
+    /// Host names of the remote end, beside the prefixes.
+    pub names: Vec<Name>,
     /// Ports of the remote end.
     pub remote_ports: Ports,
     /// Ports of the target's end.
     pub local_ports: Ports,
+}
+
+/// A host name in a match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Name {
+    /// The name.
+    pub name: String,
+    /// Whether packets from and to it are left alone.
+    pub except: bool,
+    /// Its addresses; none before the plan is made.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if !self.addresses.is_empty() {
+            let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+            write!(f, " ({})", addresses.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Match {
+    /// All prefixes of the remote end, those of names included.
+    pub fn included(&self) -> Vec<IpNet> {
+        self.remote.iter().copied().chain(self.of_names(false)).collect()
+    }
+
+    /// All prefixes of the remote end that are left alone, those of names included.
+    pub fn excluded(&self) -> Vec<IpNet> {
+        self.remote_except.iter().copied().chain(self.of_names(true)).collect()
+    }
+
+    fn of_names(&self, except: bool) -> impl Iterator<Item = IpNet> {
+        let names = self.names.iter().filter(move |name| name.except == except);
+        names.flat_map(|name| name.addresses.iter().copied().map(IpNet::from))
+    }
+
+    /// Remote ends as they were written.
+    fn shown(&self, except: bool) -> Vec<String> {
+        let prefixes = if except { &self.remote_except } else { &self.remote };
+        let names = self.names.iter().filter(|name| name.except == except).map(ToString::to_string);
+        prefixes.iter().map(ToString::to_string).chain(names).collect()
+    }
+}
+
+/// So many remote ends are shown by their names; of more, the number is.
+const SHOWN_MAX: usize = 16;
+
+fn join(mut parts: Vec<String>) -> String {
+    if parts.len() > SHOWN_MAX {
+        let more = parts.len() - SHOWN_MAX;
+        parts.truncate(SHOWN_MAX);
+        parts.push(format!("{more} more"));
+    }
+    parts.join(" or ")
 }
 
 /// A choice of ports. Empty means all packets, with ports or without.
@@ -143,13 +203,11 @@ impl fmt::Display for Match {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = vec![];
         parts.extend(self.protocol.map(|protocol| protocol.to_string()));
-        if !self.remote.is_empty() {
-            let prefixes: Vec<_> = self.remote.iter().map(ToString::to_string).collect();
-            parts.push(format!("remote {}", prefixes.join(" or ")));
-        }
-        if !self.remote_except.is_empty() {
-            let prefixes: Vec<_> = self.remote_except.iter().map(ToString::to_string).collect();
-            parts.push(format!("remote not {}", prefixes.join(" or ")));
+        for (except, word) in [(false, "remote"), (true, "remote not")] {
+            let shown = self.shown(except);
+            if !shown.is_empty() {
+                parts.push(format!("{word} {}", join(shown)));
+            }
         }
         if !self.remote_ports.is_empty() {
             parts.push(format!("remote port {}", self.remote_ports));
@@ -232,16 +290,54 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// A remote end as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remote {
+    /// An address or a prefix.
+    Prefix(IpNet),
+    /// A host name.
+    Name(String),
+}
+
+/// Reads `10.0.0.0/8`, `fd00::/8`, a single address or a host name.
+pub fn remote(text: &str) -> Result<Remote, String> {
+    if is_host_name(text) {
+        return Ok(Remote::Name(text.to_ascii_lowercase()));
+    }
+    let wanted = "is neither a CIDR nor a host name: write an address, a prefix or a name, as in 10.0.0.0/8, fd00::1 or \
+                  db.example.org";
+    read_prefix(text, wanted).map(Remote::Prefix)
+}
+
 /// Reads `10.0.0.0/8`, `fd00::/8` or a single address.
 pub fn prefix(text: &str) -> Result<IpNet, String> {
-    let net =
-        IpNet::from_str(text).ok().or_else(|| IpAddr::from_str(text).ok().map(IpNet::from)).ok_or_else(
-            || format!("'{text}' is not a CIDR: write an address or a prefix, as in 10.0.0.0/8 or fd00::1"),
-        )?;
+    read_prefix(text, "is not a CIDR: write an address or a prefix, as in 10.0.0.0/8 or fd00::1")
+}
+
+/// `wanted` is said of what is neither an address nor a prefix.
+fn read_prefix(text: &str, wanted: &str) -> Result<IpNet, String> {
+    let net = IpNet::from_str(text)
+        .ok()
+        .or_else(|| IpAddr::from_str(text).ok().map(IpNet::from))
+        .ok_or_else(|| format!("'{text}' {wanted}"))?;
     if net.addr() != net.network() {
         return Err(format!("'{text}' has bits set behind its prefix: did you mean {}?", net.trunc()));
     }
     Ok(net)
+}
+
+/// Labels of letters, digits, `-` and `_`; the last one has a letter (RFC 1123), which tells a name from a mistyped
+/// address.
+fn is_host_name(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let labels_fit = name.split('.').all(|label| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    });
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && labels_fit && last.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 /// Reads `5432` or `6000-6010`.
@@ -266,12 +362,30 @@ mod tests {
 
     #[test]
     fn prefixes() {
-        assert_eq!(prefix("10.0.0.0/8").unwrap().prefix_len(), 8);
-        assert_eq!(prefix("fd00::1").unwrap().prefix_len(), 128);
-        assert!(prefix("10.0.0.1/8").unwrap_err().contains("did you mean 10.0.0.0/8"));
-        for bad in ["", "10.0.0.0/33", "10.0.0", "example.org", "::/129"] {
-            assert!(prefix(bad).unwrap_err().contains(bad), "{bad}");
+        assert_eq!(remote("10.0.0.0/8").unwrap(), Remote::Prefix("10.0.0.0/8".parse().unwrap()));
+        assert_eq!(remote("fd00::1").unwrap(), Remote::Prefix("fd00::1/128".parse().unwrap()));
+        assert!(remote("10.0.0.1/8").unwrap_err().contains("did you mean 10.0.0.0/8"));
+        for bad in
+            ["", "10.0.0.0/33", "10.0.0", "10.0.0.256", "example.org/8", "::/129", "-a.org", "a..b", "a b"]
+        {
+            assert!(remote(bad).unwrap_err().contains(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn host_names() {
+        for name in ["localhost", "db.example.org", "db.example.org.", "_x.a-1.b", "10.in-addr.arpa"] {
+            assert_eq!(remote(name).unwrap(), Remote::Name(name.into()), "{name}");
+        }
+        assert_eq!(remote("DB").unwrap(), Remote::Name("db".into()));
+        assert!(remote(&"a".repeat(64)).is_err() && remote(&"a.".repeat(128)).is_err());
+    }
+
+    #[test]
+    fn many_prefixes_are_not_all_shown() {
+        let remote = (0..20).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect();
+        let shown = Match { remote, ..Match::default() }.to_string();
+        assert!(shown.ends_with("10.15.0.0/16 or 4 more"), "{shown}");
     }
 
     #[test]
@@ -286,7 +400,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,24}") {
-            let _ = prefix(&text);
+            let _ = remote(&text);
             let _ = ports(&text);
         }
     }
