@@ -42,6 +42,8 @@ pub enum Outcome {
     Failed,
     /// With the reason the test gave.
     Skipped(String),
+    /// Small samples leave it to a soak on this kernel, and say which kernels run it.
+    Left(String),
 }
 
 /// One test of one machine.
@@ -69,7 +71,7 @@ pub struct Collector {
 struct Running {
     name: String,
     since: Instant,
-    skip: Option<String>,
+    skip: Option<Outcome>,
     output: String,
 }
 
@@ -122,7 +124,7 @@ impl Collector {
 
     fn finish(&mut self, running: Running, outcome: Outcome, seconds: Option<f64>, output: String) {
         let outcome = match (outcome, running.skip) {
-            (Outcome::Passed, Some(reason)) => Outcome::Skipped(reason),
+            (Outcome::Passed, Some(skipped)) => skipped,
             (outcome, _) => outcome,
         };
         let output = if outcome == Outcome::Failed { output } else { String::new() };
@@ -136,9 +138,9 @@ impl Collector {
             self.measures.push(figures);
         }
         if let Some(running) = &mut self.running {
-            if let Some((_, reason)) = line.strip_prefix("SKIP ").and_then(|skip| skip.split_once(": ")) {
-                running.skip = Some(reason.to_owned());
-            }
+            let reason = |word| Some(line.strip_prefix(word)?.split_once(": ")?.1.to_owned());
+            let skipped = reason("SKIP ").map(Outcome::Skipped);
+            running.skip = skipped.or_else(|| reason("LEFT ").map(Outcome::Left)).or(running.skip.take());
             running.output.push_str(line);
             running.output.push('\n');
         }
@@ -183,6 +185,9 @@ mod tests {
             r#"MEASURE {"name":"b","packets":3}"#,
             "SKIP loss::b: no such mechanism",
             r#"{ "type": "test", "name": "b", "event": "ok", "exec_time": 0.5 }"#,
+            r#"{ "type": "test", "event": "started", "name": "d" }"#,
+            "LEFT loss::d: run on others",
+            r#"{ "type": "test", "name": "d", "event": "ok", "exec_time": 0.1 }"#,
             r#"{ "type": "test", "event": "started", "name": "c" }"#,
             "before",
             r#"{ "type": "test", "name": "c", "event": "failed", "exec_time": 0.1, "stdout": "panicked" }"#,
@@ -194,10 +199,11 @@ mod tests {
             [
                 ("loss::a", Outcome::Passed),
                 ("loss::b", Outcome::Skipped("no such mechanism".to_owned())),
+                ("loss::d", Outcome::Left("run on others".to_owned())),
                 ("loss::c", Outcome::Failed),
             ]
         );
-        assert_eq!(collector.tests[2].output, "before\npanicked");
+        assert_eq!(collector.tests[3].output, "before\npanicked");
         assert_eq!(collector.measures[0]["packets"], 3);
     }
 

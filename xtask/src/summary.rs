@@ -17,6 +17,7 @@ pub struct Line {
     pub kernel: Option<String>,
     pub passed: usize,
     pub failed: usize,
+    /// Those left to a soak among them.
     pub skipped: usize,
     pub seconds: f64,
     /// What went wrong beside tests.
@@ -61,7 +62,7 @@ impl Line {
                 step,
                 count(|outcome| *outcome == Outcome::Passed),
                 count(|outcome| *outcome == Outcome::Failed),
-                count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+                count(|outcome| matches!(outcome, Outcome::Skipped(_) | Outcome::Left(_))),
                 took,
             )
         }
@@ -129,6 +130,13 @@ impl Report {
             let row = format!("{step:width$}  {passed:6}  {failed:6}  {skipped:7}  {seconds:7.0}  {kernel}");
             text.push_str(row.trim_end());
             text.push('\n');
+        }
+        for line in &self.steps {
+            let left = line.tests.iter().filter(|test| matches!(test.outcome, Outcome::Left(_)));
+            let left: Vec<&str> = left.map(|test| test.name.as_str()).collect();
+            if !left.is_empty() {
+                text.push_str(&format!("left to soak by {}: {}\n", line.step, left.join(", ")));
+            }
         }
         for line in &self.steps {
             let failures = line.tests.iter().filter(|test| test.outcome == Outcome::Failed);

@@ -263,6 +263,7 @@ pub fn show(place: &str, test: &results::TestResult, elapsed: f64) {
         Outcome::Passed => "ok".to_owned(),
         Outcome::Failed => "FAILED".to_owned(),
         Outcome::Skipped(reason) => format!("skipped: {reason}"),
+        Outcome::Left(reason) => format!("left to soak: {reason}"),
     };
     eprintln!("[{elapsed:5.0} s] {place}: {} ({:.1} s) {outcome}", test.name, test.seconds);
     if test.outcome == Outcome::Failed {
@@ -275,10 +276,10 @@ fn skip_complaints(kernel: &Kernel, collector: &Collector, whole: bool) -> Vec<S
     let mut unused: BTreeSet<&String> = kernel.skips.keys().collect();
     let mut complaints = Vec::new();
     for test in &collector.tests {
-        let Outcome::Skipped(reason) = &test.outcome else { continue };
+        let (Outcome::Skipped(reason) | Outcome::Left(reason)) = &test.outcome else { continue };
         let listed: Vec<&String> =
             kernel.skips.keys().filter(|listed| matrix::covers(listed, &test.name)).collect();
-        if listed.is_empty() {
+        if listed.is_empty() && matches!(test.outcome, Outcome::Skipped(_)) {
             complaints.push(format!(
                 "{} was skipped ({reason}), which tests/matrix.toml does not allow",
                 test.name
