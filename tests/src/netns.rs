@@ -1,12 +1,13 @@
 //! Network namespaces of the tests, held by a descriptor and gone with it.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::capability::{has_tcx, has_tool, on_host};
@@ -90,6 +91,27 @@ impl NetNs {
         self.run("ip", arguments)
     }
 
+    /// Runs `ip` inside with one command per line, which takes the time of one.
+    pub fn ip_batch(&self, lines: &[String]) -> Result<()> {
+        let output = self.batch("ip", &[], lines)?;
+        let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        ensure!(output.status.success(), "ip -batch of {lines:?}: {said}");
+        Ok(())
+    }
+
+    /// Runs a program of iproute2 on one command per line.
+    fn batch(&self, program: &str, options: &[&str], lines: &[String]) -> Result<Output> {
+        let mut command = Command::new(program);
+        command.args(options).args(["-batch", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Place::default().in_netns(self).apply(&mut command)?;
+        let mut child = command.spawn().with_context(|| format!("starting {program}"))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all((lines.join("\n") + "\n").as_bytes()).context("writing the commands")?;
+        }
+        child.wait_with_output().with_context(|| format!("waiting for {program}"))
+    }
+
     /// Devices, qdiscs and filters: what somebody could leave behind.
     pub fn furniture(&self) -> Result<String> {
         let mut names = self.enter(|| {
@@ -100,13 +122,12 @@ impl NetNs {
         let mut inventory = format!("devices {}\n", names.join(" "));
         if has_tool("tc") {
             inventory += &self.run("tc", "qdisc show")?;
-            for name in &names {
-                for side in ["egress", "ingress"] {
-                    // Without a clsact qdisc there is no such place, which is an error to some versions of tc.
-                    inventory +=
-                        &self.try_run("tc", &format!("filter show dev {name} {side}"))?.unwrap_or_default();
-                }
-            }
+            let places = names
+                .iter()
+                .flat_map(|name| ["egress", "ingress"].map(|side| format!("filter show dev {name} {side}")));
+            // Without a clsact qdisc there is no such place, which is an error to some versions of tc.
+            let output = self.batch("tc", &["-force"], &places.collect::<Vec<_>>())?;
+            inventory += &String::from_utf8_lossy(&output.stdout);
         }
         Ok(inventory)
     }

@@ -47,14 +47,17 @@ impl Pair {
             (&far, far_device, FAR4, FAR6, NEAR4, NEAR6, NEAR_MAC),
         ];
         for (netns, device, own4, own6, other4, other6, other_mac) in sides {
-            netns.ip(&format!("link set {device} up"))?;
-            netns.ip(&format!("addr add {own4}/24 dev {device}"))?;
-            netns.ip(&format!("-6 addr add {own6}/64 dev {device} nodad"))?;
-            if !kind.has_neighbours() {
-                continue;
+            let mut lines = vec![
+                format!("link set {device} up"),
+                format!("addr add {own4}/24 dev {device}"),
+                format!("addr add {own6}/64 dev {device} nodad"),
+            ];
+            if kind.has_neighbours() {
+                lines.extend([other4, other6].map(|other| {
+                    format!("neigh replace {other} lladdr {other_mac} dev {device} nud permanent")
+                }));
             }
-            netns.ip(&format!("neigh replace {other4} lladdr {other_mac} dev {device} nud permanent"))?;
-            netns.ip(&format!("-6 neigh replace {other6} lladdr {other_mac} dev {device} nud permanent"))?;
+            netns.ip_batch(&lines)?;
         }
         let pair = Self { near, far, near_device, kind, _keep: keep };
         pair.warm_up()?;

@@ -105,3 +105,21 @@ fn what_a_clsact_qdisc_costs_by_itself() -> Result<()> {
     measure("clsact_by_itself", json!({"sent": traffic.sent, "lost": traffic.lost(), "times": 10}));
     traffic.check_silent()
 }
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_is_left_behind_is_found() -> Result<()> {
+    if let Some(reason) = netem_missing()? {
+        skip!("{reason}");
+    }
+    let pair = Pair::veth()?;
+    let before = pair.near.furniture()?;
+    // The other devices have no place for filters, which does not hide these.
+    pair.near.run("tc", "qdisc add dev veth-near clsact")?;
+    let qdisc = pair.near.furniture()?;
+    pair.near.run("tc", "filter add dev veth-near egress matchall action ok")?;
+    let filter = pair.near.furniture()?;
+    ensure!(before != qdisc && qdisc.contains("clsact"), "{before} and {qdisc}");
+    ensure!(qdisc != filter && filter.contains("matchall"), "{qdisc} and {filter}");
+    Ok(())
+}
