@@ -83,6 +83,8 @@ pub struct Datagrams {
     pub last_lost_sent_ns: AtomicU64,
     /// When the datagram last received was sent.
     pub last_received_sent_ns: AtomicU64,
+    /// Sent ones of which the test knows that they do not come: the receiver waits for all others only.
+    pub known_lost: AtomicU64,
 }
 
 /// A line of JSON.

@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod client;
 pub mod control;
 pub mod device_kinds;
+pub mod device_share;
 pub mod kchaos;
 pub mod kernel_objects;
 pub mod loss;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Release;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -209,8 +210,15 @@ pub fn sender_in_target(
     let sender = Kchaos::exec_victim(faults, &format!("udp-send --to {to} -n {n} {more}"), &board)?.at(place);
     let finished = sender.run()?;
     finished.expect_status(0)?;
+    let summary = finished.summary()?;
+    if let [rule] = &summary.rules[..]
+        && rule.fault == "loss"
+    {
+        // If that many did not get lost, the receiver waits in vain for as long as it does without knowing.
+        board.datagrams.known_lost.store(rule.injected.events, Release);
+    }
     outside.finish(Role::Second)?;
-    Ok(Measured { traffic: Traffic::read(&board)?, summary: finished.summary()? })
+    Ok(Measured { traffic: Traffic::read(&board)?, summary })
 }
 
 /// The receiver in the target, the sender outside.

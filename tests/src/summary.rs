@@ -1,6 +1,7 @@
 //! What kchaos says about a run: its NDJSON events.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
@@ -112,6 +113,9 @@ pub struct Summary {
     /// Packets that came to no egress hook, if leaving ones were judged.
     #[serde(default)]
     pub escaped: Option<u64>,
+    /// If packets escaped: neighbours that do not answer.
+    #[serde(default)]
+    pub unanswered: Vec<IpAddr>,
     /// What a bystander felt, if asked for.
     #[serde(default)]
     pub bystander: Option<serde_json::Value>,

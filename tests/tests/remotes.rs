@@ -23,7 +23,7 @@ fn plan(words: &str, place: &Place) -> Result<String> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_name_means_all_its_addresses() -> Result<()> {
     let (netns, cgroup) = (NetNs::new()?, TestCgroup::new()?);
-    let place = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&netns);
+    let place = cgroup.runner()?.in_netns(&netns);
     let said = plan("--loss 100% --remote localhost", &place)?;
     ensure!(said.contains("remote localhost (") && said.contains("127.0.0.1"), "{said}");
     for (faults, address, lost) in [
@@ -66,7 +66,7 @@ fn a_thousand_prefixes_hit_what_the_longest_says() -> Result<()> {
     let (netns, cgroup) = (NetNs::new()?, TestCgroup::new()?);
     netns.ip("-6 addr add fd77:0:1::5/128 dev lo nodad")?;
     netns.ip("-6 addr add fd77:0:1::6/128 dev lo nodad")?;
-    let place = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&netns);
+    let place = cgroup.runner()?.in_netns(&netns);
     let mut faults = "--loss 100%".to_owned();
     for number in 0..1_000 {
         faults += &format!(

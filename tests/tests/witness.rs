@@ -1,6 +1,8 @@
 //! The witness: packets of the target that came to no egress hook are counted and named.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Result, ensure};
 use integration_tests::board::{Role, SharedBoard};
@@ -8,6 +10,7 @@ use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::loss::{both_ends_in_target, idle_ms, sender_in_target};
 use integration_tests::netns::NetNs;
+use integration_tests::patience::wait_until;
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim, victim_words};
 use integration_tests::topology::{FAR4, FAR6, Kind, Pair, endpoint};
@@ -20,7 +23,7 @@ fn nothing_escapes_in_the_targets_namespace() -> Result<()> {
     for kind in [Kind::Veth, Kind::Vxlan] {
         let Ok(pair) = Pair::new(kind)? else { continue };
         let cgroup = TestCgroup::new()?;
-        let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&pair.near);
+        let target = cgroup.runner()?.in_netns(&pair.near);
         let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
         for address in [FAR4, FAR6] {
             let to = endpoint(address, 7001)?;
@@ -50,12 +53,72 @@ fn nothing_escapes_in_the_targets_namespace() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
+fn nothing_escapes_at_the_ends_of_a_run_on_a_busy_target() -> Result<()> {
+    let (pair, cgroup) = (Pair::veth()?, TestCgroup::new()?);
+    let (runner, target) = (cgroup.runner()?.in_netns(&pair.near), cgroup.child("target")?);
+    let inside = Place::default().in_cgroup(&target).in_netns(&pair.near);
+    let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
+    let board = Arc::new(SharedBoard::create()?);
+    let to = endpoint(FAR4, 7001)?;
+    let mut receiver = Victim::start_on(&outside, &format!("udp-recv --listen {to}"), Arc::clone(&board))?;
+    receiver.ready()?;
+    let words = format!("udp-send --to {to} --rate-per-ms 2 --alone");
+    let mut sender = Victim::start_on(&inside, &words, Arc::clone(&board))?;
+    for _ in 0..3 {
+        let mut running = Kchaos::inject("--loss 50%", target.path()).at(&runner).start()?;
+        running.armed()?;
+        let lost = board.datagrams.lost.load(Acquire);
+        wait_until("losses", || board.datagrams.lost.load(Acquire) > lost + 50)?;
+        let summary = running.interrupt()?.summary()?;
+        ensure!(summary.escaped == Some(0), "{summary:?}");
+    }
+    board.stop.store(1, Release);
+    sender.finish(Role::First)?;
+    receiver.finish(Role::Second)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn packets_that_pass_ip_twice_or_to_groups_do_not_escape() -> Result<()> {
+    let (pair, cgroup) = (Pair::veth()?, TestCgroup::new()?);
+    let target = cgroup.runner()?.in_netns(&pair.near);
+    // A group that this host has joined itself: a copy of each packet goes round without a device.
+    let group = "239.7.7.7";
+    pair.near.ip(&format!("addr add {group}/32 dev veth-near autojoin"))?;
+    pair.near.ip(&format!("route add {group}/32 dev veth-near"))?;
+    let board = Arc::new(SharedBoard::create()?);
+    let words = format!("udp-send --to {group}:7001 -n {PACKETS} --alone");
+    let finished = Kchaos::exec_victim("--loss 50%", &words, &board)?.at(&target).run()?;
+    finished.expect_status(0)?;
+    let summary = finished.summary()?;
+    ensure!(summary.rule()?.matched.events == PACKETS && summary.escaped == Some(0), "{summary:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_neighbour_that_does_not_answer_is_named() -> Result<()> {
+    let (pair, cgroup) = (Pair::veth()?, TestCgroup::new()?);
+    let target = cgroup.runner()?.in_netns(&pair.near);
+    let board = Arc::new(SharedBoard::create()?);
+    let words = "udp-send --to 10.77.0.9:7001 -n 20 --alone";
+    let finished = Kchaos::exec_victim("--loss 50%", words, &board)?.at(&target).run()?;
+    finished.expect_status(0)?;
+    let summary = finished.summary()?;
+    ensure!(summary.escaped.is_some_and(|escaped| (1..=20).contains(&escaped)), "{summary:?}");
+    ensure!(summary.unanswered == ["10.77.0.9".parse::<IpAddr>()?], "{summary:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn packets_from_a_namespace_entered_later_are_told() -> Result<()> {
     if !integration_tests::capability::has_tool("nsenter") {
         skip!("no nsenter (package util-linux)");
     }
     let (first, later, cgroup) = (NetNs::new()?, NetNs::new()?, TestCgroup::new()?);
-    let target = Place::default().in_cgroup(&cgroup.child("runner")?).in_netns(&first);
+    let target = cgroup.runner()?.in_netns(&first);
     let inside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&later);
     let to = endpoint("127.0.0.1", 7001)?;
     let board = Arc::new(SharedBoard::create()?);

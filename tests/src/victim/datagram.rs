@@ -233,7 +233,7 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
         let bytes = match socket.recv(&mut buffer) {
             Ok(bytes) => bytes,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                let complete = || received == counts.sent.load(Acquire);
+                let complete = || received + counts.known_lost.load(Acquire) == counts.sent.load(Acquire);
                 if board.sender_done.load(Acquire) != 0 && (complete() || last_arrival.elapsed() > idle) {
                     break;
                 }
