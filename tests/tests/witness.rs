@@ -85,7 +85,9 @@ fn copies_for_groups_of_this_host_do_not_escape() -> Result<()> {
     let target = cgroup.runner()?.in_netns(&pair.near);
     // A group that this host has joined itself: a copy of each packet goes round without a device.
     let group = "239.7.7.7";
-    pair.near.ip(&format!("addr add {group}/32 dev veth-near autojoin"))?;
+    if let Err(said) = pair.near.try_run("ip", &format!("addr add {group}/32 dev veth-near autojoin"))? {
+        skip!("no multicast: {said}");
+    }
     pair.near.ip(&format!("route add {group}/32 dev veth-near"))?;
     let board = Arc::new(SharedBoard::create()?);
     let words = format!("udp-send --to {group}:7001 -n {PACKETS} --alone");
