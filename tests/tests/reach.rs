@@ -104,6 +104,8 @@ fn faults(calls: &[&str], claims: &BTreeMap<String, Claim>) -> String {
     calls.iter().map(of).collect::<Vec<_>>().join(" ")
 }
 
+/// Calls that the victim also makes to do away with what others have made.
+const TIDYING: [&str; 2] = ["close", "munmap"];
 /// Calls that fail together: an emulated machine takes seconds to load the program of each hook.
 const SET_MAX: usize = 20;
 /// Every how many-th call fails in CI; the others are controls.
@@ -185,7 +187,8 @@ fn every_call_fails_as_claimed() -> Result<()> {
                 if hits + missed < ROUNDS as u64 {
                     wrong.push(format!("{} was felt {hits} times of {ROUNDS}: {rule:?}", call.name));
                 }
-                if rule.injected.events != hits || rule.call.as_deref() != Some(call.name) {
+                let tidying = TIDYING.contains(&call.name) && rule.injected.events >= hits;
+                if rule.injected.events != hits && !tidying || rule.call.as_deref() != Some(call.name) {
                     wrong.push(format!("{} was felt {hits} times, but kchaos says {rule:?}", call.name));
                 }
                 if rule.mechanisms != claim.mechanisms[..1] {
