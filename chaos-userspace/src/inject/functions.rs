@@ -21,6 +21,16 @@ pub struct Part {
     pub global: bool,
 }
 
+impl Part {
+    /// Its name as type information may have it: an identifier of less than `KSYM_NAME_LEN` bytes, which was 128 until 6.1
+    /// (`btf_name_valid_identifier`, kernel/bpf/btf.c). Those of closures are longer.
+    fn identifier(&self) -> String {
+        const BYTES_MAX: usize = 100;
+        let usable = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        self.name.chars().map(usable).take(BYTES_MAX).collect()
+    }
+}
+
 /// The functions of the program `name`, itself first, in their order. Empty for one that calls none. `linkable` are
 /// those it may have been linked with.
 pub fn parts<'a>(
@@ -99,7 +109,7 @@ impl Types {
         for (number, part) in (FIRST..).zip(parts) {
             let (linkage, prototype) =
                 if part.global && part.start != 0 { (GLOBAL, 2) } else { (u32::from(part.global), 3) };
-            words.extend([name(&part.name), FUNC | linkage, prototype]);
+            words.extend([name(&part.identifier()), FUNC | linkage, prototype]);
             functions.push([part.start, number]);
         }
         Self { data: with_header(&words, &strings), functions }
@@ -166,5 +176,7 @@ mod tests {
         assert_eq!(linkages, [Some(1), Some(1), Some(0)]);
         assert_eq!(types.data.len() as u32, 24 + word(12).unwrap() + word(20).unwrap());
         assert!(types.data.ends_with(b"\0memset\0"));
+        let closure = part(0, &format!("_R$.{}", "x".repeat(300)), false).identifier();
+        assert!(closure.starts_with("_R__xx") && closure.len() < 128, "{closure}");
     }
 }
