@@ -107,18 +107,38 @@ struct BtfLoad {
     size: u32,
     log_size: u32,
     log_level: u32,
+    /// Below 6.4 the kernel refuses anything but 0 behind the last field (`CHECK_ATTR`, kernel/bpf/syscall.c).
+    reserved: u32,
 }
 
-/// Loads a program's own type information (4.18).
-fn load_types(types: &Types) -> io::Result<OwnedFd> {
+const _: () = assert!(size_of::<BtfLoad>() == 32);
+
+/// Loads a program's own type information (4.18). On failure the kernel's log comes with the error.
+fn load_types(types: &Types) -> Result<OwnedFd, (io::Error, String)> {
     let mut attributes = BtfLoad {
         btf: types.data.as_ptr() as u64,
         log: 0,
         size: types.data.len() as u32,
         log_size: 0,
         log_level: 0,
+        reserved: 0,
     };
-    call_for_fd(BTF_LOAD, &mut attributes)
+    let error = match call_for_fd(BTF_LOAD, &mut attributes) {
+        Ok(fd) => return Ok(fd),
+        Err(error) => error,
+    };
+    let mut log = vec![0u8; 1 << 16];
+    attributes.log = log.as_mut_ptr() as u64;
+    attributes.log_size = log.len() as u32;
+    attributes.log_level = 1;
+    // Only for its log.
+    let _ = call_for_fd(BTF_LOAD, &mut attributes);
+    Err((error, format!("its type information: {}", text(&log))))
+}
+
+/// What the kernel has written into a log.
+fn text(log: &[u8]) -> String {
+    String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 #[repr(C)]
@@ -152,7 +172,7 @@ const _: () = assert!(size_of::<ProgLoad>() == 112);
 /// is slow.
 pub fn load(what: &Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
     // Held until the program is loaded, which then holds it.
-    let types = what.types.map(load_types).transpose().map_err(|error| (error, String::new()))?;
+    let types = what.types.map(load_types).transpose()?;
     let functions = what.types.map(|types| &types.functions[..]).unwrap_or_default();
     let mut attributes = ProgLoad {
         prog_btf_fd: types.as_ref().map_or(0, |types| types.as_raw_fd() as u32),
@@ -182,8 +202,7 @@ pub fn load(what: &Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
         // A passing shortage; the program is fine.
         return Ok(fd);
     }
-    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-    Err((error, String::from_utf8_lossy(&log[..end]).into_owned()))
+    Err((error, text(&log)))
 }
 
 #[repr(C)]
