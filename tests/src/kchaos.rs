@@ -177,9 +177,11 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until faults are live.
+    /// Waits until faults are live. An emulated machine takes a second and more to verify each program, and there may be
+    /// one for each call.
     pub fn armed(&mut self) -> Result<Armed> {
-        let deadline = Instant::now() + patience();
+        let limit = 3 * patience();
+        let deadline = Instant::now() + limit;
         loop {
             let (found, ended) = {
                 let lines = self.said.lock();
@@ -196,12 +198,7 @@ impl Running {
                 bail!("kchaos {} ended before it was armed; it said:\n{}", self.line, self.said.text());
             }
             if Instant::now() > deadline {
-                bail!(
-                    "kchaos {} did not arm within {:?}; it said:\n{}",
-                    self.line,
-                    patience(),
-                    self.said.text()
-                );
+                bail!("kchaos {} did not arm within {:?}; it said:\n{}", self.line, limit, self.said.text());
             }
         }
     }

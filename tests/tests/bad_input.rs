@@ -39,7 +39,7 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("--loss -5%", &["-5"]),
     ("--loss many", &["many"]),
     ("--loss 5% --remote 10.0.0.0/33", &["10.0.0.0/33"]),
-    ("--loss 5% --remote example", &["example"]),
+    ("--loss 5% --remote exam..ple", &["exam..ple", "host name"]),
     ("--loss 5% --remote-port 70000", &["70000", "65535"]),
     ("--loss 5% --remote-port 20-10", &["20-10"]),
     ("--loss 5% --protocol sctp", &["sctp", "udp"]),

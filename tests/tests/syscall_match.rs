@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use integration_tests::attempts::{OF_TASKS, check, working};
+use integration_tests::attempts::{check, worth_trying};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::skip;
@@ -15,7 +15,7 @@ use integration_tests::victim::ATTEMPT_ROUNDS;
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn callers_are_chosen_by_name_and_user() -> Result<()> {
-    let mechanisms = working(&OF_TASKS)?;
+    let mechanisms = worth_trying()?;
     if mechanisms.is_empty() {
         skip!("no mechanism fails calls on files");
     }
@@ -68,7 +68,7 @@ fn path_scratch() -> Result<tempfile::TempDir> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn paths_are_matched() -> Result<()> {
-    let mechanisms = working(&OF_TASKS)?;
+    let mechanisms = worth_trying()?;
     if mechanisms.is_empty() {
         skip!("no mechanism fails calls on files");
     }
@@ -135,7 +135,7 @@ fn paths_are_matched() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn arguments_are_matched() -> Result<()> {
-    let mechanisms = working(&OF_TASKS)?;
+    let mechanisms = worth_trying()?;
     if mechanisms.is_empty() {
         skip!("no mechanism fails calls on files");
     }

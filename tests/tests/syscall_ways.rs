@@ -1,7 +1,7 @@
 //! Other ways to ask the kernel for what a system call does: 32-bit callers and io_uring.
 
 use anyhow::{Context as _, Result, ensure};
-use integration_tests::attempts::{OF_TASKS, check, hit_and_miss, working};
+use integration_tests::attempts::{check, hit_and_miss, worth_trying};
 use integration_tests::capability::rings_belong_to_their_makers;
 use integration_tests::plan::plan;
 use integration_tests::skip;
@@ -24,7 +24,7 @@ fn compat_escapes(mechanism: &str, call: &str) -> Result<bool> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn calls_of_32_bit_callers_fail_too() -> Result<()> {
-    let mechanisms = working(&OF_TASKS)?;
+    let mechanisms = worth_trying()?;
     if mechanisms.is_empty() {
         skip!("no mechanism fails calls on files");
     }
@@ -63,7 +63,7 @@ fn calls_of_32_bit_callers_fail_too() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn io_uring_is_caught_by_security_hooks_and_only_there() -> Result<()> {
-    let mechanisms = working(&OF_TASKS)?;
+    let mechanisms = worth_trying()?;
     if mechanisms.is_empty() {
         skip!("no mechanism fails calls on files");
     }

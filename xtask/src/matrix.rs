@@ -74,7 +74,7 @@ pub struct Package {
 }
 
 fn limit_s() -> u64 {
-    1500
+    2400
 }
 
 /// Reads the file and checks it.
