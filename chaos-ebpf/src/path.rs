@@ -245,11 +245,12 @@ fn read_given(scratch: *mut CallScratch, address: u64) -> bool {
     // SAFETY: the given part of the path has room for a name more.
     let length =
         unsafe { bpf_probe_read_user_str(at(scratch, GIVEN).cast(), GIVEN_BYTES + 1, address as *const _) };
-    if length <= 0 || length > i64::from(GIVEN_BYTES) {
+    if length < 0 || length > i64::from(GIVEN_BYTES) {
         set!(scratch.state = UNREADABLE);
         return false;
     }
-    set!(scratch.given = length as u32);
+    // Until 6.13, the 0 that ends an empty string is not counted (`strncpy_from_user_nofault`, mm/maccess.c).
+    set!(scratch.given = if length == 0 { 1 } else { length as u32 });
     true
 }
 
