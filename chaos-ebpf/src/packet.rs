@@ -95,7 +95,7 @@ pub fn judge(
     // SAFETY: as above.
     unsafe {
         (*scratch).facts = facts;
-        (*scratch).verdict = Verdict::NONE;
+        (*scratch).verdict = Verdict::none(0);
     }
     for index in 0..RULES_MAX as u32 {
         if index >= KC_RULE_COUNT.load() {

@@ -61,11 +61,12 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
     run::check_privileges()?;
     let hierarchy = Hierarchy::find()?;
     let cgroup = hierarchy.resolve(&spec.target)?;
-    let allowed = safety::check(&cgroup, &spec)?;
+    let processes = cgroup.processes();
+    let allowed = safety::check(&cgroup, &processes, &spec)?;
     let plan = plan::make(&spec, &Kernel::default())?;
     let watch =
         Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose: common.verbose };
-    run::warn_of_devices(&plan, &cgroup.processes())?;
+    run::warn_of_devices(&plan, &processes)?;
     session::block_on(async {
         let mut session = Session::open(&plan, &cgroup, false, watch, sink)?;
         session.allowed = allowed;

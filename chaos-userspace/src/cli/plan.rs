@@ -34,8 +34,8 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
         Target::Fresh => format!("a fresh cgroup below {}", hierarchy.own()?.display()),
         named => {
             let cgroup = hierarchy.resolve(named)?;
-            safety::check(&cgroup, &spec)?;
             processes = cgroup.processes();
+            safety::check(&cgroup, &processes, &spec)?;
             let namespaces = NetworkNamespace::of_processes(&processes).len();
             format!(
                 "cgroup {} (id {}, {} processes in {} network namespaces) and everything below it",

@@ -9,10 +9,10 @@ use crate::{
 
 /// Says which nets would have refused the run and are allowed, or refuses it, for all reasons at once.
 ///
-/// The processes of the target are looked at once; who joins it later is hit with it.
-pub fn check(cgroup: &Cgroup, spec: &Spec) -> Result<Vec<&'static str>, Failure> {
-    let named = |pid| Some(Process { pid, comm: process::comm(pid)? });
-    let processes: Vec<_> = cgroup.processes().into_iter().filter_map(named).collect();
+/// `processes` are those of the target, which are looked at once; who joins it later is hit with it.
+pub fn check(cgroup: &Cgroup, processes: &[i32], spec: &Spec) -> Result<Vec<&'static str>, Failure> {
+    let named = |pid: &i32| Some(Process { pid: *pid, comm: process::comm(*pid)? });
+    let processes: Vec<_> = processes.iter().filter_map(named).collect();
     let lineage = process::lineage();
     let scene =
         Scene { cgroup: cgroup.path(), processes: &processes, lineage: &lineage, duration: spec.duration };

@@ -190,7 +190,7 @@ impl<'a> Session<'a> {
                 }
                 Some(()) = self.halted.recv() => {
                     self.ending.halted = true;
-                    self.engine.iter().for_each(|engine| engine.disarm(0));
+                    self.disarm();
                     return Ok(News::Over);
                 }
                 Some(()) = self.device_news.recv() => self.engine.iter_mut().for_each(follow_devices),
@@ -207,9 +207,14 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Nothing acts any more.
+    fn disarm(&self) {
+        self.engine.iter().for_each(|engine| engine.disarm(0));
+    }
+
     /// Who asks for the end wants the faults to end, whatever a command does about it.
     fn interrupted(&mut self, arrived: Arrived) -> News {
-        self.engine.iter().for_each(|engine| engine.disarm(0));
+        self.disarm();
         self.ending.interrupted_by.get_or_insert(arrived.signal as i32);
         News::Signal(arrived)
     }

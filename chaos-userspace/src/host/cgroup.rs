@@ -158,18 +158,24 @@ impl Hierarchy {
         let mut found = vec![];
         let mut to_visit = vec![self.mount.clone()];
         while let Some(directory) = to_visit.pop() {
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            for entry in entries.flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    if entry.file_name().to_string_lossy().starts_with(FRESH_PREFIX) {
-                        found.push(entry.path());
-                    }
-                    to_visit.push(entry.path());
-                }
-            }
+            let below = children(&directory);
+            let is_fresh = |path: &&PathBuf| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(FRESH_PREFIX))
+            };
+            found.extend(below.iter().filter(is_fresh).cloned());
+            to_visit.extend(below);
         }
         found
     }
+}
+
+/// The cgroups right below one; none if it has gone.
+pub(super) fn children(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// A cgroup held by an open descriptor, so that it cannot be mistaken for a later one of the same name.
@@ -220,10 +226,7 @@ impl Cgroup {
             if let Ok(list) = fs::read_to_string(directory.join("cgroup.procs")) {
                 found.extend(list.lines().filter_map(|pid| pid.parse::<i32>().ok()));
             }
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            to_visit.extend(
-                entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()),
-            );
+            to_visit.extend(children(&directory));
         }
         found
     }

@@ -1,6 +1,6 @@
 //! Network devices of the current network namespace.
 
-use super::netlink::{attribute, request};
+use super::netlink::{attribute, request, text};
 use chaos_common::line::{LAYER_ETHERNET, LAYER_LOOPBACK, LAYER_NONE};
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
@@ -87,16 +87,14 @@ pub fn read(link: &[u8]) -> Option<Device> {
     let header = link.get(..HEADER_BYTES)?;
     let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let attributes = &link[HEADER_BYTES..];
-    let text =
-        |bytes: Vec<u8>| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(&bytes)).into_owned();
     let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(&info, IFLA_INFO_KIND));
     Some(Device {
         layer: u16::from_ne_bytes([header[2], header[3]]),
         index: word(4),
         flags: word(8),
-        name: text(attribute(attributes, IFLA_IFNAME)?),
-        kind: kind.map(text).unwrap_or_default(),
-        qdisc: attribute(attributes, IFLA_QDISC).map(text).unwrap_or_default(),
+        name: text(&attribute(attributes, IFLA_IFNAME)?),
+        kind: kind.map(|kind| text(&kind)).unwrap_or_default(),
+        qdisc: attribute(attributes, IFLA_QDISC).map(|qdisc| text(&qdisc)).unwrap_or_default(),
     })
 }
 

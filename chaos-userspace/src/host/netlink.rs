@@ -52,6 +52,11 @@ fn failure(answer: &[u8]) -> Option<io::Error> {
     }
 }
 
+/// The text in an attribute, without the 0 that ends it.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
+}
+
 /// The value of the first attribute of this kind.
 pub fn attribute(bytes: &[u8], kind: u16) -> Option<Vec<u8>> {
     NlasIterator::new(bytes)

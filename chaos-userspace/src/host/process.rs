@@ -21,13 +21,26 @@ pub fn lineage() -> Vec<i32> {
 }
 
 fn parent(pid: i32) -> Option<i32> {
-    parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    behind_name(&stat(pid)?)?.nth(1)?.parse().ok()
 }
 
-/// The name, in parentheses, may contain anything.
-fn parent_in(stat: &str) -> Option<i32> {
-    let (_, behind) = stat.rsplit_once(')')?;
-    behind.split_whitespace().nth(1)?.parse().ok()
+/// When a process started, in clock ticks since boot; none for a zombie, which holds nothing any more.
+pub fn start(pid: i32) -> Option<u64> {
+    let stat = stat(pid)?;
+    let mut fields = behind_name(&stat)?;
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+fn stat(pid: i32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok()
+}
+
+/// Field 3 and what follows. The name before them may contain anything; the last parenthesis ends it.
+fn behind_name(stat: &str) -> Option<impl Iterator<Item = &str>> {
+    Some(stat.rsplit_once(')')?.1.split_ascii_whitespace())
 }
 
 #[cfg(test)]
@@ -36,8 +49,8 @@ mod tests {
 
     #[test]
     fn the_parent_stands_behind_the_name() {
-        assert_eq!(parent_in("7 (a) b) (c) S 42 7 7 0"), Some(42));
-        assert_eq!(parent_in("7 (a"), None);
+        assert_eq!(behind_name("7 (a) b) (c) S 42 7 7 0").and_then(|mut fields| fields.nth(1)), Some("42"));
+        assert!(behind_name("7 (a").is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From a name to its cgroup.
 
-use super::cgroup::{Cgroup, Error, Hierarchy};
+use super::cgroup::{Cgroup, Error, Hierarchy, children};
 use crate::spec::target::{ContainerId, Target, Unit};
 use std::{
     fs,
@@ -45,17 +45,10 @@ impl Hierarchy {
         let mut found = vec![];
         let mut to_visit = vec![self.mount().to_path_buf()];
         while let Some(directory) = to_visit.pop() {
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            for entry in entries.flatten() {
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    continue;
-                }
-                if entry.file_name().to_str().is_some_and(&fits) {
-                    found.push(entry.path());
-                } else {
-                    to_visit.push(entry.path());
-                }
-            }
+            let is_one = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(&fits);
+            let (fitting, others): (Vec<_>, Vec<_>) = children(&directory).into_iter().partition(is_one);
+            found.extend(fitting);
+            to_visit.extend(others);
         }
         found
     }

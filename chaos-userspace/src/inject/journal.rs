@@ -2,7 +2,7 @@
 //! start can undo it.
 
 use super::clsact;
-use crate::host::{cgroup, namespace::NetworkNamespace};
+use crate::host::{cgroup, namespace::NetworkNamespace, process};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -49,24 +49,13 @@ impl Process {
     /// The calling process.
     pub fn current() -> Self {
         let pid = std::process::id();
-        Self { pid, start: start_of(pid).unwrap_or(0) }
+        Self { pid, start: process::start(pid as i32).unwrap_or(0) }
     }
 
     /// Whether it still runs.
     pub fn is_alive(&self) -> bool {
-        start_of(self.pid) == Some(self.start)
+        process::start(self.pid as i32) == Some(self.start)
     }
-}
-
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name may contain anything; the last parenthesis ends it. Field 3 is the first behind it.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    // A zombie holds nothing any more.
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 /// A clsact filter.

@@ -269,18 +269,21 @@ impl Maps {
         exits.set(slot, exit, 0).map_err(of("KC_EXITS"))
     }
 
-    /// Recorded events that found no room, summed over the CPUs.
+    /// Recorded events that found no room.
     pub fn events_lost(&self) -> Result<u64, Error> {
-        let map = self.0.get("KC_EVENTS_LOST").ok_or(Error::NoMap("KC_EVENTS_LOST"))?;
-        let lost: PerCpuArray<_, u64> = map.try_into().map_err(of("KC_EVENTS_LOST"))?;
-        Ok(lost.get(&0, 0).map_err(of("KC_EVENTS_LOST"))?.iter().sum())
+        self.sum("KC_EVENTS_LOST", 0)
     }
 
-    /// One of the sums of leaving packets (`LEAVING_*`) over the CPUs.
+    /// One of the sums of leaving packets (`LEAVING_*`).
     pub fn leaving(&self, which: u32) -> Result<u64, Error> {
-        let map = self.0.get("KC_LEAVING").ok_or(Error::NoMap("KC_LEAVING"))?;
-        let sums: PerCpuArray<_, u64> = map.try_into().map_err(of("KC_LEAVING"))?;
-        Ok(sums.get(&which, 0).map_err(of("KC_LEAVING"))?.iter().sum())
+        self.sum("KC_LEAVING", which)
+    }
+
+    /// An entry of a map of numbers, summed over the CPUs.
+    fn sum(&self, name: &'static str, index: u32) -> Result<u64, Error> {
+        let map = self.0.get(name).ok_or(Error::NoMap(name))?;
+        let numbers: PerCpuArray<_, u64> = map.try_into().map_err(of(name))?;
+        Ok(numbers.get(&index, 0).map_err(of(name))?.iter().sum())
     }
 
     /// Counters of one rule, summed over the CPUs.

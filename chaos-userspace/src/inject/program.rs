@@ -11,7 +11,7 @@ use chaos_common::{
     syscall::{HOOK_ENTRY, HOOK_MAGIC, HOOK_SOCKET, SLOT_MAGIC},
 };
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     os::fd::{OwnedFd, RawFd},
 };
@@ -166,7 +166,10 @@ impl Kind {
 pub struct Programs {
     object: Object,
     exact: bool,
+    /// The kernel's type information, once it was needed.
     types: Option<KernelTypes>,
+    /// The programs' own, by program, where they need any.
+    own_types: HashMap<&'static str, Option<Types>>,
 }
 
 impl Programs {
@@ -183,7 +186,7 @@ impl Programs {
         });
         object.relocate_maps(known, &text).map_err(|e| unreadable(&e))?;
         object.relocate_calls(&text).map_err(|e| unreadable(&e))?;
-        Ok(Self { object, exact, types: None })
+        Ok(Self { object, exact, types: None, own_types: HashMap::new() })
     }
 
     /// Loads one copy.
@@ -206,9 +209,13 @@ impl Programs {
             .map(|instruction| with_constant(instruction, NAMESPACE_MAGIC, namespace))
             .map(|instruction| encode(without_fetch(instruction, self.exact)))
             .collect();
-        let linkable = self.object.functions.values().map(|other| (&other.name[..], &other.instructions[..]));
-        let parts = functions::parts(name, &function.instructions, linkable);
-        let types = (!parts.is_empty()).then(|| Types::of(&parts));
+        // The same for all copies of a program.
+        self.own_types.entry(name).or_insert_with(|| {
+            let others = self.object.functions.values();
+            let linkable = others.map(|other| (&other.name[..], &other.instructions[..]));
+            let parts = functions::parts(name, &function.instructions, linkable);
+            (!parts.is_empty()).then(|| Types::of(&parts))
+        });
         let attach_btf_id = match kind {
             Kind::Lsm { hook, .. } => self.function_id(&format!("bpf_lsm_{hook}"))?,
             Kind::Entry { function, .. } | Kind::Security { function, .. } => self.function_id(function)?,
@@ -221,7 +228,7 @@ impl Programs {
             attach_type,
             instructions: &instructions,
             attach_btf_id,
-            types: types.as_ref(),
+            types: self.own_types.get(name).and_then(Option::as_ref),
         };
         bpf::load(&what).map_err(|(source, log)| Error::Refused { program: name.to_owned(), source, log })
     }

@@ -5,7 +5,7 @@ use crate::{
     host::{
         device::{self, Device},
         namespace::NetworkNamespace,
-        netlink::{attribute, request},
+        netlink::{attribute, request, text},
     },
     inject::{bpf, line},
     probe::Unable,
@@ -73,7 +73,7 @@ struct Tenants {
 pub fn look(plan: &Plan, processes: &[i32]) -> io::Result<Findings> {
     let mechanisms = || plan.rules.iter().flat_map(|rule| &rule.mechanisms);
     let mut findings = Findings::default();
-    if !mechanisms().any(|mechanism| matches!(mechanism, Mechanism::Tcx | Mechanism::Clsact)) {
+    if !mechanisms().any(Mechanism::judges_leaving) {
         return Ok(findings);
     }
     let lines = mechanisms().any(|mechanism| *mechanism == Mechanism::Line);
@@ -166,7 +166,7 @@ fn tenants(device: &Device) -> Tenants {
     let mut filters: Vec<_> = filters
         .iter()
         .filter_map(|filter| attribute(filter.get(TCMSG_BYTES..)?, TCA_KIND))
-        .map(|kind| String::from_utf8_lossy(kind.strip_suffix(&[0]).unwrap_or(&kind)).into_owned())
+        .map(|kind| text(&kind))
         .collect();
     filters.sort();
     filters.dedup();

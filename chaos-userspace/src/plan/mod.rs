@@ -210,6 +210,11 @@ impl Mechanism {
         }
     }
 
+    /// Whether it judges packets that leave a device.
+    pub fn judges_leaving(&self) -> bool {
+        matches!(self, Self::Tcx | Self::Clsact)
+    }
+
     /// Short names of several, each once.
     pub fn names(mechanisms: &[Self]) -> Vec<&'static str> {
         let mut names: Vec<_> = mechanisms.iter().map(Self::name).collect();

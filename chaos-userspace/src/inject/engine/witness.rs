@@ -46,7 +46,7 @@ impl Engine {
         let program = self.programs.len() - 1;
         let judged = |placement: &&Placement<'_>| {
             let mut mechanisms = placement.plan.rules.iter().flat_map(|rule| &rule.mechanisms);
-            mechanisms.any(|one| matches!(one, Mechanism::Tcx | Mechanism::Clsact))
+            mechanisms.any(Mechanism::judges_leaving)
         };
         let users: Vec<_> = placements.iter().filter(judged).collect();
         for placement in &users {
