@@ -194,6 +194,14 @@ impl Victim {
         Self::start_on(place, arguments, Arc::new(SharedBoard::create()?))
     }
 
+    /// Starts a victim that keeps sending itself datagrams over loopback, and waits until it is prepared.
+    pub fn talking_to_itself(cgroup: &Cgroup, netns: &NetNs, port: u16) -> Result<Self> {
+        let place = Place::default().in_cgroup(cgroup).in_netns(netns);
+        let mut victim = Self::start(&place, &format!("udp-pair --to 127.0.0.1:{port} --rate-per-ms 2"))?;
+        victim.ready()?;
+        Ok(victim)
+    }
+
     /// Starts a victim that shares its board with others.
     pub fn start_on(place: &Place, arguments: &str, board: Arc<SharedBoard>) -> Result<Self> {
         let words = victim_words(arguments)?;

@@ -19,7 +19,7 @@ use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::wait_until;
-use integration_tests::spawn::{Place, Victim};
+use integration_tests::spawn::Victim;
 
 struct Scene {
     cgroup: TestCgroup,
@@ -45,9 +45,7 @@ impl Scene {
 
     /// A process that sends itself datagrams and notices what it lost.
     fn victim(&self, cgroup: &Cgroup, port: u16) -> Result<Victim> {
-        let place = Place::default().in_cgroup(cgroup).in_netns(&self.netns);
-        let mut victim = Victim::start(&place, &format!("udp-pair --to 127.0.0.1:{port} --rate-per-ms 2"))?;
-        victim.ready()?;
+        let victim = Victim::talking_to_itself(cgroup, &self.netns, port)?;
         wait_until("datagrams", || victim.board.datagrams.received.load(Acquire) > 10)?;
         Ok(victim)
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use anyhow::{Result, ensure};
 use integration_tests::board::{Role, SharedBoard};
 use integration_tests::capability::on_host;
-use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::cgroup::TestCgroup;
 use integration_tests::control::{ask, ask_from};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
@@ -28,11 +28,21 @@ impl Drop for Resumed {
     }
 }
 
-fn victim(cgroup: &Cgroup, netns: &NetNs, port: u16) -> Result<Victim> {
-    let place = Place::default().in_cgroup(cgroup).in_netns(netns);
-    let mut victim = Victim::start(&place, &format!("udp-pair --to 127.0.0.1:{port} --rate-per-ms 2"))?;
-    victim.ready()?;
-    Ok(victim)
+/// Where runs can be ended without ending those of others.
+struct Scene {
+    cgroup: TestCgroup,
+    netns: NetNs,
+    runner: Place,
+    _resumed: Resumed,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let cgroup = TestCgroup::new()?;
+        let netns = NetNs::new()?.with_clsact_where_needed()?;
+        let runner = cgroup.runner()?.in_netns(&netns);
+        Ok(Self { cgroup, netns, runner, _resumed: Resumed })
+    }
 }
 
 /// Waits until datagrams pass.
@@ -48,16 +58,14 @@ fn halt_ends_all_runs_and_keeps_new_ones_from_beginning() -> Result<()> {
     if on_host() {
         skip!("would end other runs of this machine");
     }
-    let _resumed = Resumed;
-    let cgroup = TestCgroup::new()?;
-    let netns = NetNs::new()?.with_clsact_where_needed()?;
-    let runner = cgroup.runner()?.in_netns(&netns);
+    let Scene { cgroup, netns, runner, .. } = &Scene::new()?;
     let (one, two) = (cgroup.child("one")?, cgroup.child("two")?);
-    let mut victims = [victim(&one, &netns, 7001)?, victim(&two, &netns, 7002)?];
+    let mut victims =
+        [Victim::talking_to_itself(&one, netns, 7001)?, Victim::talking_to_itself(&two, netns, 7002)?];
     let objects = KernelObjects::now()?;
     let mut runs = vec![];
     for target in [&one, &two] {
-        let mut run = Kchaos::inject("--loss 100%", target.path()).at(&runner).start()?;
+        let mut run = Kchaos::inject("--loss 100%", target.path()).at(runner).start()?;
         run.armed()?;
         runs.push(run);
     }
@@ -75,18 +83,18 @@ fn halt_ends_all_runs_and_keeps_new_ones_from_beginning() -> Result<()> {
     victims.iter().try_for_each(is_free)?;
     ensure!(fs::metadata(LEVER)?.permissions().mode() & 0o077 == 0, "the lever is everybody's");
 
-    let refused = Kchaos::inject("--loss 100%", one.path()).at(&runner).run()?;
+    let refused = Kchaos::inject("--loss 100%", one.path()).at(runner).run()?;
     refused.expect_status(6)?;
     let message = refused.error()?.message;
     ensure!(message.contains("incident-42") && message.contains("kchaos resume"), "{message}");
-    let refused = Kchaos::exec("--loss 100%", &["true"]).at(&runner).run()?;
+    let refused = Kchaos::exec("--loss 100%", &["true"]).at(runner).run()?;
     refused.expect_status(125)?;
     ensure!(refused.error()?.code == 6, "{}", refused.text());
     KernelObjects::now()?.since(&objects).wait_gone()?;
 
     ensure!(ask("resume")?.fine()?.event()?["was_halted"] == true, "it was halted");
     ensure!(ask("resume")?.fine()?.event()?["was_halted"] == false, "it was not halted any more");
-    let mut run = Kchaos::inject("--loss 100%", one.path()).at(&runner).start()?;
+    let mut run = Kchaos::inject("--loss 100%", one.path()).at(runner).start()?;
     run.armed()?;
     run.interrupt()?;
     for victim in &mut victims {
@@ -101,13 +109,10 @@ fn a_lever_made_by_hand_ends_the_fault_but_not_the_command() -> Result<()> {
     if on_host() {
         skip!("would end other runs of this machine");
     }
-    let _resumed = Resumed;
-    let cgroup = TestCgroup::new()?;
-    let netns = NetNs::new()?.with_clsact_where_needed()?;
-    let runner = cgroup.runner()?.in_netns(&netns);
+    let Scene { runner, .. } = &Scene::new()?;
     let board = SharedBoard::create()?;
     let words = "udp-pair --to 127.0.0.1:7003 --rate-per-ms 2";
-    let mut run = Kchaos::exec_victim("--loss 100%", words, &board)?.at(&runner).start()?;
+    let mut run = Kchaos::exec_victim("--loss 100%", words, &board)?.at(runner).start()?;
     run.armed()?;
     let datagrams = &board.datagrams;
     wait_until("datagrams to be sent", || datagrams.sent.load(Acquire) > 50)?;
@@ -128,14 +133,11 @@ fn stop_all_ends_all_runs() -> Result<()> {
     if on_host() {
         skip!("would end other runs of this machine");
     }
-    let cgroup = TestCgroup::new()?;
-    let netns = NetNs::new()?.with_clsact_where_needed()?;
-    let runner = cgroup.runner()?.in_netns(&netns);
+    let Scene { cgroup, runner, .. } = &Scene::new()?;
     let objects = KernelObjects::now()?;
     let mut runs = vec![];
     for name in ["one", "two", "three"] {
-        let mut run =
-            Kchaos::inject("--observe --loss 1%", cgroup.child(name)?.path()).at(&runner).start()?;
+        let mut run = Kchaos::inject("--observe --loss 1%", cgroup.child(name)?.path()).at(runner).start()?;
         let id = run.armed()?.run;
         runs.push((run, id));
     }

@@ -4,13 +4,25 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use integration_tests::attempts::{check, worth_trying};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::skip;
 use integration_tests::spawn::Place;
+use integration_tests::summary::Summary;
 use integration_tests::victim::ATTEMPT_ROUNDS;
+
+/// Judges that so many calls of a rule could not be read, but for those that no rule has seen.
+fn check_unreadable(summary: &Summary, rule: usize, calls: u64) -> Result<()> {
+    let unreadable = summary.rules[rule].spared["unreadable"].events;
+    let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
+    ensure!(
+        unreadable <= calls && unreadable + missed >= calls,
+        "{unreadable} calls were unreadable: {summary:?}"
+    );
+    Ok(())
+}
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -121,13 +133,8 @@ fn paths_are_matched() -> Result<()> {
         let summary = check(&faults, &format!("paths --scratch {s}"), &expected)?;
         // What could not be read went through and was counted: the deepest file, or the bad pointer and the path that is
         // too long.
-        let unreadable = summary.rules[0].spared["unreadable"].events;
-        let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
         let all = if resolves { ATTEMPT_ROUNDS } else { 2 * ATTEMPT_ROUNDS };
-        ensure!(
-            unreadable <= all && unreadable + missed >= all,
-            "{mechanism}: {unreadable} calls were unreadable: {summary:?}"
-        );
+        check_unreadable(&summary, 0, all).context(mechanism)?;
     }
     Ok(())
 }
@@ -175,13 +182,8 @@ fn arguments_are_matched() -> Result<()> {
         let summary = check(&faults, &format!("arguments --scratch {s}"), &expected)?;
         if !matches!(mechanism, "lsm" | "fmod_ret_security") {
             // What openat2's flags are could not be read ten times, and where connect was to lead.
-            let missed: u64 = summary.rules.iter().map(|rule| rule.missed).sum();
             for rule in [0, 6] {
-                let unreadable = summary.rules[rule].spared["unreadable"].events;
-                ensure!(
-                    unreadable <= ATTEMPT_ROUNDS && unreadable + missed >= ATTEMPT_ROUNDS,
-                    "{mechanism}: {unreadable} calls were unreadable: {summary:?}"
-                );
+                check_unreadable(&summary, rule, ATTEMPT_ROUNDS).context(mechanism)?;
             }
         }
     }

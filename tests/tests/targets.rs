@@ -6,24 +6,17 @@ use std::sync::atomic::Ordering::Acquire;
 
 use anyhow::{Result, ensure};
 use integration_tests::board::Role;
-use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::wait_until;
-use integration_tests::spawn::{Place, Victim};
+use integration_tests::spawn::Victim;
 
 /// A container's id that no other test or container has.
 fn container_id(last: char) -> String {
     format!("{:x}{}", std::process::id(), "5".repeat(64)).chars().take(63).chain([last]).collect()
-}
-
-fn victim(cgroup: &Cgroup, netns: &NetNs, port: u16) -> Result<Victim> {
-    let place = Place::default().in_cgroup(cgroup).in_netns(netns);
-    let mut victim = Victim::start(&place, &format!("udp-pair --to 127.0.0.1:{port} --rate-per-ms 2"))?;
-    victim.ready()?;
-    Ok(victim)
 }
 
 #[test]
@@ -33,7 +26,7 @@ fn units_processes_and_containers_are_found_and_hit() -> Result<()> {
     let netns = NetNs::new()?.with_clsact_where_needed()?;
     let runner = cgroup.runner()?.in_netns(&netns);
     let beside = cgroup.child(&format!("crio-conmon-{}.scope", container_id('c')))?;
-    let mut other = victim(&beside, &netns, 7100)?;
+    let mut other = Victim::talking_to_itself(&beside, &netns, 7100)?;
     let unit = format!("kctest{}", std::process::id());
     let targets = [
         (format!("{unit}.service"), format!("--unit {unit}")),
@@ -45,7 +38,7 @@ fn units_processes_and_containers_are_found_and_hit() -> Result<()> {
     for (port, (name, flags)) in (7101..).zip(targets) {
         // Where systemd and the kubelet put them: not at the top.
         let target = cgroup.child(&format!("slice-{port}"))?.child(&name)?;
-        let mut victim = victim(&target, &netns, port)?;
+        let mut victim = Victim::talking_to_itself(&target, &netns, port)?;
         let flags = if flags == "--pid" { format!("--pid {}", victim.pid()) } else { flags };
         let line = format!("inject --json {flags} --loss 100% --duration 600s");
         let mut running = Kchaos::new(&line).at(&runner).start()?;

@@ -13,9 +13,19 @@ use integration_tests::netns::NetNs;
 use integration_tests::patience::wait_until;
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim, victim_words};
+use integration_tests::summary::Summary;
 use integration_tests::topology::{FAR4, FAR6, Kind, Pair, endpoint};
 
 const PACKETS: u64 = 500;
+
+/// The account of datagrams to an IPv4 address, half of which are lost.
+fn half_lost(target: &Place, to: &str, packets: u64) -> Result<Summary> {
+    let board = SharedBoard::create()?;
+    let words = format!("udp-send --to {to}:7001 -n {packets} --alone");
+    let finished = Kchaos::exec_victim("--loss 50%", &words, &board)?.at(target).run()?;
+    finished.expect_status(0)?;
+    finished.summary()
+}
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -89,11 +99,7 @@ fn copies_for_groups_of_this_host_do_not_escape() -> Result<()> {
         skip!("no multicast: {said}");
     }
     pair.near.ip(&format!("route add {group}/32 dev veth-near"))?;
-    let board = Arc::new(SharedBoard::create()?);
-    let words = format!("udp-send --to {group}:7001 -n {PACKETS} --alone");
-    let finished = Kchaos::exec_victim("--loss 50%", &words, &board)?.at(&target).run()?;
-    finished.expect_status(0)?;
-    let summary = finished.summary()?;
+    let summary = half_lost(&target, group, PACKETS)?;
     ensure!(summary.rule()?.matched.events == PACKETS && summary.escaped == Some(0), "{summary:?}");
     Ok(())
 }
@@ -109,12 +115,8 @@ fn a_packet_that_passes_ip_twice_counts_once() -> Result<()> {
     pair.near.ip("link set ipv3 up")?;
     pair.near.ip("addr add 10.80.0.1/24 dev ipv3")?;
     pair.near.ip(&format!("route add {FAR4}/32 dev ipv3"))?;
-    let board = Arc::new(SharedBoard::create()?);
-    let words = format!("udp-send --to {FAR4}:7001 -n {PACKETS} --alone");
     let target = cgroup.runner()?.in_netns(&pair.near);
-    let finished = Kchaos::exec_victim("--loss 50%", &words, &board)?.at(&target).run()?;
-    finished.expect_status(0)?;
-    let summary = finished.summary()?;
+    let summary = half_lost(&target, FAR4, PACKETS)?;
     ensure!(summary.rule()?.matched.events == PACKETS && summary.escaped == Some(0), "{summary:?}");
     Ok(())
 }
@@ -124,11 +126,7 @@ fn a_packet_that_passes_ip_twice_counts_once() -> Result<()> {
 fn a_neighbour_that_does_not_answer_is_named() -> Result<()> {
     let (pair, cgroup) = (Pair::veth()?, TestCgroup::new()?);
     let target = cgroup.runner()?.in_netns(&pair.near);
-    let board = Arc::new(SharedBoard::create()?);
-    let words = "udp-send --to 10.77.0.9:7001 -n 20 --alone";
-    let finished = Kchaos::exec_victim("--loss 50%", words, &board)?.at(&target).run()?;
-    finished.expect_status(0)?;
-    let summary = finished.summary()?;
+    let summary = half_lost(&target, "10.77.0.9", 20)?;
     ensure!(summary.escaped.is_some_and(|escaped| (1..=20).contains(&escaped)), "{summary:?}");
     ensure!(summary.unanswered == ["10.77.0.9".parse::<IpAddr>()?], "{summary:?}");
     Ok(())
