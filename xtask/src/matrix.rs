@@ -19,6 +19,19 @@ pub struct Matrix {
     pub host: Host,
     #[serde(rename = "kernel")]
     pub kernels: Vec<Kernel>,
+    /// Who runs what takes long.
+    #[serde(rename = "share", default)]
+    shares: Vec<Share>,
+}
+
+/// Tests that small samples run on some kernels only, since what they show does not differ between these and the others.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Share {
+    /// `file::function`
+    tests: Vec<String>,
+    /// Those that run them.
+    kernels: Vec<String>,
 }
 
 /// The software under which the tests run.
@@ -91,6 +104,10 @@ pub fn read() -> Result<Matrix> {
             bail!("{}: kernel {} is there twice", path.display(), kernel.name);
         }
     }
+    let problems = matrix.problems_of_shares();
+    if !problems.is_empty() {
+        bail!("{}: {}", path.display(), problems.join("; "));
+    }
     Ok(matrix)
 }
 
@@ -113,6 +130,48 @@ impl Matrix {
                 })
             })
             .collect()
+    }
+
+    /// Tests that this kernel leaves to others with small samples, and those others.
+    pub fn left_by<'a>(&'a self, kernel: &'a str) -> impl Iterator<Item = (&'a str, String)> {
+        let others = self.shares.iter().filter(move |share| !share.kernels.iter().any(|name| name == kernel));
+        others.flat_map(|share| share.tests.iter().map(|test| (test.as_str(), share.kernels.join(", "))))
+    }
+
+    /// Tests that this kernel runs for others.
+    pub fn shared_with(&self, kernel: &str) -> impl Iterator<Item = &str> {
+        let shares = self.shares.iter().filter(move |share| share.kernels.iter().any(|name| name == kernel));
+        shares.flat_map(|share| share.tests.iter().map(String::as_str))
+    }
+
+    /// A shared test that nobody runs, or that stands in two shares, would be lost without a word.
+    fn problems_of_shares(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut seen = BTreeSet::new();
+        for share in &self.shares {
+            for name in &share.kernels {
+                if !self.kernels.iter().any(|kernel| kernel.name == *name) {
+                    problems.push(format!("a share names the kernel {name}, which there is not"));
+                }
+            }
+            for test in &share.tests {
+                if !seen.insert(test) {
+                    problems.push(format!("{test} is shared twice"));
+                }
+                let runs = |name: &&String| {
+                    let kernel = self.kernels.iter().find(|kernel| kernel.name == **name);
+                    kernel.is_some_and(|kernel| {
+                        kernel.tests.is_empty() && !kernel.skips.keys().any(|skip| covers(skip, test))
+                    })
+                };
+                let idle: Vec<_> =
+                    share.kernels.iter().filter(|name| !runs(name)).map(String::as_str).collect();
+                if share.kernels.is_empty() || !idle.is_empty() {
+                    problems.push(format!("{test} is left to {}, which does not run it", idle.join(", ")));
+                }
+            }
+        }
+        problems
     }
 }
 
@@ -139,5 +198,34 @@ mod tests {
         assert!(covers("fail::openat", "fail::openat"));
         assert!(!covers("fail::open", "fail::openat"));
         assert!(!covers("loss::*", "fail::openat"));
+    }
+
+    fn matrix(shares: &str) -> Matrix {
+        let kernel =
+            |name: &str, skips: &str| format!("[[kernel]]\nname = \"{name}\"\n[kernel.skips]\n{skips}\n");
+        let text = format!(
+            "modules = []\n[image]\nsuite = \"s\"\nsize_mib = 1\npackages = []\n[host]\n{}{}{shares}",
+            kernel("old", "\"delay::*\" = \"no tcx links\""),
+            kernel("new", "")
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_shared_test_is_left_by_all_but_its_kernels() {
+        let matrix = matrix("[[share]]\ntests = [\"loss::long\"]\nkernels = [\"new\"]\n");
+        assert_eq!(matrix.problems_of_shares(), [""; 0]);
+        assert_eq!(matrix.left_by("old").collect::<Vec<_>>(), [("loss::long", "new".to_owned())]);
+        assert_eq!(matrix.left_by("new").count(), 0);
+        assert_eq!(matrix.shared_with("new").collect::<Vec<_>>(), ["loss::long"]);
+    }
+
+    #[test]
+    fn a_shared_test_that_nobody_runs_is_told() {
+        let shares = "[[share]]\ntests = [\"delay::long\", \"delay::long\"]\nkernels = [\"old\", \"gone\"]\n";
+        let problems = matrix(shares).problems_of_shares();
+        assert!(problems.iter().any(|problem| problem.contains("gone, which there is not")), "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.contains("left to old, gone")), "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.contains("shared twice")), "{problems:?}");
     }
 }

@@ -31,6 +31,17 @@ pub fn arguments(program: &str, filters: &[String]) -> Option<Vec<String>> {
     Some(ARGUMENTS.map(str::to_owned).into_iter().chain(functions).collect())
 }
 
+/// More arguments, with which a program leaves out those of these tests (`file::function`) that are its own.
+pub fn leaving_out<'a>(program: &str, left: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let own = left.filter_map(|test| test.strip_prefix(program)?.strip_prefix("::"));
+    let mut arguments: Vec<_> = own.flat_map(|function| ["--skip", function]).map(str::to_owned).collect();
+    if !arguments.is_empty() {
+        // Otherwise every test whose name contains one of these would be left out.
+        arguments.push("--exact".to_owned());
+    }
+    arguments
+}
+
 /// The environment variable without which a stable test program refuses them.
 pub const UNSTABLE: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");
 
@@ -87,6 +98,12 @@ impl Collector {
             let output = format!("{}the test program ended in this test: {status}\n", running.output);
             self.finish(running, Outcome::Failed, None, output);
         }
+    }
+
+    /// A test that is not run here.
+    pub fn left(&mut self, name: &str, others: &str) {
+        let outcome = Outcome::Left(format!("{others} run it"));
+        self.tests.push(TestResult { name: name.to_owned(), outcome, seconds: 0.0, output: String::new() });
     }
 
     /// Takes one line; returns the test it finished.
@@ -173,6 +190,13 @@ mod tests {
         assert_eq!(functions(&["loss::udp", "exec::"]), Some(vec!["udp".to_owned()]));
         assert_eq!(functions(&["udp", "loss"]), Some(vec![]));
         assert_eq!(functions(&["exec::udp"]), None);
+    }
+
+    #[test]
+    fn shared_tests_are_left_out_by_their_whole_name() {
+        let left = || ["loss::udp", "loss_models::tcp", "loss::lo"].into_iter();
+        assert_eq!(leaving_out("loss", left()), ["--skip", "udp", "--skip", "lo", "--exact"]);
+        assert_eq!(leaving_out("exec", left()), [""; 0]);
     }
 
     #[test]

@@ -154,6 +154,13 @@ impl Bench<'_> {
         let machine_failed = !course.complaints.is_empty();
         let whole = !machine_failed && self.options.filter.is_none();
         course.complaints.extend(skip_complaints(kernel, &collector, whole));
+        if whole {
+            let ran = |name: &&str| collector.tests.iter().any(|test| test.name == **name);
+            let unknown = self.matrix.shared_with(&kernel.name).filter(|name| !ran(name));
+            let complaint =
+                |name| format!("{name} is shared in tests/matrix.toml, but there is no such test");
+            course.complaints.extend(unknown.map(complaint));
+        }
         let line = Line::of_tests(&format!("vm {}", kernel.name), collector, course.uname, start.elapsed())
             .with_complaints(course.complaints);
         eprintln!("{}: {}", kernel.name, line.counts());
@@ -180,8 +187,15 @@ impl Bench<'_> {
         let modules = modules(&bootable, self.matrix, name)?;
         let filters = filter.clone().map_or_else(|| kernel.tests.clone(), |filter| vec![filter]);
         let tests = self.artifacts.tests.iter();
-        let tests =
-            tests.filter_map(|test| Some((test, results::arguments(&test.name, &filters)?))).collect();
+        let whole = filters.is_empty() && *samples == Samples::Small;
+        let left: Vec<_> = self.matrix.left_by(name).filter(|_| whole).collect();
+        let tests = tests.filter_map(|test| {
+            let mut arguments = results::arguments(&test.name, &filters)?;
+            arguments.extend(results::leaving_out(&test.name, left.iter().map(|(test, _)| *test)));
+            Some((test, arguments))
+        });
+        let tests = tests.collect();
+        left.into_iter().for_each(|(test, others)| collector.left(test, &others));
         let environment = environment(name, *samples, "/kchaos/kchaos", "/kchaos/victim");
         let initramfs = log.with_extension("initramfs");
         let contents = Contents { artifacts: self.artifacts, modules: &modules, tests, environment };
