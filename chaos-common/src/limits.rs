@@ -30,7 +30,9 @@ pub const PATH_COMPONENTS_MAX: u32 = 64;
 pub const IPV6_EXTENSIONS_MAX: usize = 4;
 /// Devices that packets may be diverted from, in all network namespaces of one engine.
 pub const LINE_SLOTS_MAX: usize = 4095;
-/// Entrances of lines: one per device and delaying rule.
+/// Lines that one packet passes at most, one after another: each doubles the slots a device takes.
+pub const LINES_PER_PACKET_MAX: usize = 4;
+/// Entrances of lines: one per device and set of rules that may delay the same packet.
 pub const LINE_ENTRANCES_MAX: u32 = 16_384;
 /// Results one system call rule draws from.
 pub const RESULTS_MAX: usize = 8;

@@ -10,10 +10,8 @@ pub struct LineKey {
     pub namespace: u32,
     /// Index of the device that the packet is leaving.
     pub device: u32,
-    /// The rule.
-    pub rule: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// The rules that delay the packet, one bit each.
+    pub rules: u64,
 }
 
 /// Where a diverted packet goes, and what brings it back.
@@ -28,14 +26,16 @@ pub struct Entrance {
     pub layer: u32,
 }
 
-/// Where a packet that comes out of a line goes on.
+/// Where a packet that comes out of a line goes on: by its own device or through another line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
-    /// Index of the device it was leaving.
+    /// Index of the device it was leaving, or of the next line's.
     pub device: u32,
     /// One of `LAYER_*`.
     pub layer: u32,
+    /// With [`LAYER_LINE`]: the slot that says where it goes on behind that line.
+    pub next: u32,
 }
 
 /// The device carries Ethernet frames.
@@ -45,16 +45,18 @@ pub const LAYER_LOOPBACK: u32 = 1;
 /// The device carries bare packets: they get an Ethernet header for the way through the line, which the kernel takes off
 /// when it sends them to such a device again (`__bpf_redirect_no_mac`, net/core/filter.c).
 pub const LAYER_NONE: u32 = 2;
+/// The device leads into another line: what is in one is an Ethernet frame.
+pub const LAYER_LINE: u32 = 3;
 
 const _: () = {
     assert!(size_of::<LineKey>() == 16);
     assert!(size_of::<Entrance>() == 12);
-    assert!(size_of::<Exit>() == 8);
+    assert!(size_of::<Exit>() == 12);
     assert!(LINE_SLOTS_MAX == MARK_SLOT as usize);
 };
 
-/// Marks of judged packets in `skb->tc_index` have these upper bits; below is the slot of the device a packet has to
-/// come back to, or [`MARK_SLOT`] for a packet that was not diverted.
+/// Marks of judged packets in `skb->tc_index` have these upper bits; below is the slot of where a packet goes on
+/// behind its line, or [`MARK_SLOT`] for a packet that was not diverted.
 ///
 /// On stacked devices and on loopback the same packet passes several hooks. The field is writable in tc programs,
 /// readable in cgroup_skb, and survives redirection, a queueing discipline and a crossing to another network namespace

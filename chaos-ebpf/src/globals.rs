@@ -90,6 +90,10 @@ pub static KC_RESET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_LINE: Global<u32> = Global::new(0);
 
+/// Whether packets may pass several lines, one after another.
+#[unsafe(no_mangle)]
+pub static KC_CHAINED: Global<u32> = Global::new(0);
+
 /// Whether any rule counts across CPUs. 0 on kernels without fetching atomics (below 5.12), where the loader replaces
 /// the then unreachable instructions.
 #[unsafe(no_mangle)]

@@ -40,14 +40,14 @@ pub enum Match {
 pub struct Verdict {
     /// What is done, one bit per kind of rule ([`act`]).
     pub acts: u32,
-    /// What a call that a rule has ended returns.
-    result: i64,
     /// The rule among whose results [`Verdict::choice`] chooses, if one has several.
     drawing_rule: u32,
+    /// What a call that a rule has ended returns.
+    result: i64,
+    /// The rules whose lines the packet takes, one bit each.
+    pub lines: u64,
     /// The draw that chooses a result, or the bit of the packet that is flipped.
     pub choice: u32,
-    /// The rule whose line the packet takes, if it takes one.
-    pub line_rule: u32,
     /// The rule that changes the packet or resets its connection, if one does.
     pub changing_rule: u32,
     /// The rules that act, one bit each; known only where events are recorded.
@@ -65,10 +65,10 @@ impl Verdict {
     pub fn none(zero: u32) -> Self {
         Self {
             acts: zero,
-            result: 0,
             drawing_rule: zero,
+            result: 0,
+            lines: u64::from(zero),
             choice: zero,
-            line_rule: zero,
             changing_rule: zero,
             rules: u64::from(zero),
             seen: zero,
@@ -109,7 +109,7 @@ impl Verdict {
             self.choice = choice;
         }
         if KC_LINE.load() == 1 && rule.kind == KIND_DELAY {
-            self.line_rule = rule.number;
+            self.lines |= 1 << (rule.number & 63);
         }
         if KC_RESET.load() == 1 && rule.kind == KIND_RESET {
             self.changing_rule = rule.number;

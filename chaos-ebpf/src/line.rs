@@ -5,9 +5,13 @@
 //! device egress -> (redirect) end A egress: netem -> end B ingress -> (redirect to the peer) end A ingress -> device egress
 //! ```
 //!
-//! End A lives in the target's network namespace, end B in one that only the owner's descriptor holds.
+//! End A lives in the target's network namespace, end B in one that only the owner's descriptor holds. A packet that several
+//! rules delay goes from end A of one line into end A of the next, so that the delays add up.
 
-use crate::maps::{KC_EXITS, KC_LINES};
+use crate::{
+    globals::KC_CHAINED,
+    maps::{KC_EXITS, KC_LINES},
+};
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{
@@ -18,7 +22,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use chaos_common::{
-    line::{Entrance, LAYER_LOOPBACK, LAYER_NONE, LineKey, NAMESPACE_MAGIC, mark, slot},
+    line::{Entrance, LAYER_LINE, LAYER_LOOPBACK, LAYER_NONE, LineKey, NAMESPACE_MAGIC, mark, slot},
     packet::ETHERTYPE_IPV4,
 };
 
@@ -34,20 +38,20 @@ pub fn namespace() -> u32 {
     core::hint::black_box(NAMESPACE_MAGIC)
 }
 
-/// The line that `rule` has for a device.
+/// The first of the lines that `rules` (one bit each) have for a device.
 #[inline(always)]
-pub fn entrance(namespace: u32, device: u32, rule: u32) -> Option<Entrance> {
-    let key = LineKey { namespace, device, rule, reserved: 0 };
+pub fn entrance(namespace: u32, device: u32, rules: u64) -> Option<Entrance> {
+    let key = LineKey { namespace, device, rules };
     // SAFETY: entries are written as a whole before the device's program is attached, and not changed.
     unsafe { KC_LINES.get(key) }.copied()
 }
 
-/// Addresses the packet to come out of the rule's line. Returns the line's device, or 0 if there is none.
+/// Addresses the packet to come out of the lines of `rules`. Returns the first one's device, or 0 if there is none.
 #[inline(always)]
-pub fn address(skb: *mut __sk_buff, rule: u32) -> u32 {
+pub fn address(skb: *mut __sk_buff, rules: u64) -> u32 {
     // SAFETY: `skb` is the program's context.
     let device = unsafe { (*skb).ifindex };
-    let Some(entrance) = entrance(namespace(), device, rule) else { return 0 };
+    let Some(entrance) = entrance(namespace(), device, rules) else { return 0 };
     // SAFETY: as above; the field is writable for tc programs.
     unsafe { (*skb).tc_index = mark(entrance.slot) as _ };
     if entrance.layer == LAYER_NONE && !add_ethernet_header(skb) {
@@ -78,7 +82,7 @@ pub fn kc_line_b(ctx: TcContext) -> i32 {
     unsafe { bpf_redirect_peer((*skb).ifindex, 0) as i32 }
 }
 
-/// Arriving at end A: to the device the packet was leaving. Its mark says that it has been judged.
+/// Arriving at end A: into the next line, or to the device the packet was leaving. Its mark says that it has been judged.
 #[classifier]
 pub fn kc_line_a(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
@@ -91,6 +95,9 @@ pub fn kc_line_a(ctx: TcContext) -> i32 {
         // for somebody else, which the loopback device would drop for that.
         if bpf_skb_change_type(skb, PACKET_HOST) != 0 {
             return DROP;
+        }
+        if KC_CHAINED.load() == 1 && exit.layer == LAYER_LINE {
+            (*skb).tc_index = mark(exit.next) as _;
         }
         if exit.layer == LAYER_LOOPBACK && ethertype == ETHERTYPE_IPV4 {
             // The crossing took the route away; without one, IPv4 arriving on loopback is a martian

@@ -92,11 +92,11 @@ pub static KC_LOCAL_PORTS: Array<u64> = Array::with_max_entries(PORTS_MAX, MMAPA
 #[map]
 pub static KC_PORTS: Array<u64> = Array::with_max_entries(PORTS_MAX, MMAPABLE);
 
-/// Namespace, device and rule -> the line's entrance.
+/// Namespace, device and delaying rules -> the entrance of their lines.
 #[map]
 pub static KC_LINES: HashMap<LineKey, Entrance> = HashMap::with_max_entries(LINE_ENTRANCES_MAX, 0);
 
-/// Slot of a device -> the way back to it.
+/// Slot -> where a packet goes on behind a line.
 #[map]
 pub static KC_EXITS: Array<Exit> = Array::with_max_entries(LINE_SLOTS_MAX as u32, 0);
 

@@ -75,7 +75,7 @@ fn carry_out(ctx: &TcContext, judged: &Scratch) -> Done {
     }
     let mut line = 0;
     if KC_LINE.load() == 1 && verdict.has(KIND_DELAY) {
-        line = line::address(skb, verdict.line_rule);
+        line = line::address(skb, verdict.lines);
     }
     if KC_DUPLICATE.load() == 1 && verdict.has(KIND_DUPLICATE) {
         // SAFETY: `skb` is the program's context.

@@ -141,7 +141,7 @@ fn asked_of(rule: &Rule, index: u32, packet: &Packet, facts: &Facts) -> Match {
     if KC_LINE.load() == 1
         && facts.device != 0
         && rule.kind == KIND_DELAY
-        && line::entrance(facts.namespace, facts.device, index).is_none()
+        && line::entrance(facts.namespace, facts.device, 1 << index).is_none()
     {
         return Match::Impossible;
     }

@@ -56,6 +56,8 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("--delay 100", &["100", "ms"]),
     ("--delay 700s", &["700s", "600s"]),
     ("--jitter 10ms", &["10ms", "--delay"]),
+    ("--delay 10ms --jitter 1ms --jitter 2ms", &["2ms", "--delay"]),
+    ("--delay 1ms --delay 2ms --delay 3ms --delay 4ms --delay 5ms", &["5 delays", "limit of 4"]),
     ("--delay 10ms --distribution normal", &["--distribution", "--jitter"]),
     ("--delay 10ms --jitter 1ms --distribution cauchy", &["cauchy", "pareto"]),
     ("--rate 10", &["10", "mbit"]),

@@ -153,6 +153,85 @@ fn connections_are_held_back_over_veth_and_lo_in_both_versions() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn delays_add_up() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let before = scene.pair.near.furniture()?;
+    let faults = "--delay 40ms --delay 60ms --delay 50ms";
+    let mut runs = vec![];
+    for address in [FAR4, FAR6] {
+        let to = endpoint(address, 7001)?;
+        runs.push(sender_in_target(faults, &scene.target, &to, 300, &scene.outside, "")?);
+    }
+    for address in ["127.0.0.1", "::1"] {
+        runs.push(both_ends_in_target(faults, &scene.target, &endpoint(address, 7001)?, 300, None)?);
+    }
+    for run in &runs {
+        run.traffic.check_unharmed()?;
+        let least = run.traffic.delays_ms[0];
+        ensure!((149.9..300.0).contains(&least), "{:?}", run.traffic.delays_ms);
+        ensure!(run.summary.rules.len() == 3, "{:?}", run.summary.rules);
+        for rule in &run.summary.rules {
+            ensure!(
+                rule.matched.events == run.traffic.sent && rule.injected == rule.matched,
+                "{}: {rule:?}",
+                run.traffic
+            );
+        }
+        let queue = run.summary.queue.context("no word about the lines")?;
+        ensure!(queue.overflowed == 0 && queue.undelivered == 0, "{queue:?}");
+    }
+    let after = scene.pair.near.furniture()?;
+    ensure!(after == before, "left behind: {after} instead of {before}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_rarer_delay_adds_to_that_of_all() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    let faults = "--delay 50ms --delay 100ms@20%";
+    let run = scene.send(faults, packets(), "--rate-per-ms 1 --alone")?;
+    let [all, some] = &run.summary.rules[..] else {
+        anyhow::bail!("{} rules instead of two", run.summary.rules.len())
+    };
+    ensure!(run.traffic.lost() == 0 && all.injected.events == run.traffic.sent, "{}: {all:?}", run.traffic);
+    check_share("held back for longer", some.injected.events, run.traffic.sent, 0.2)?;
+    ensure!(run.traffic.delays_ms[0] >= 49.9, "{:?}", run.traffic.delays_ms);
+    let late = run.traffic.delays_ms.iter().filter(|delay| **delay >= 149.9).count();
+    ensure!((12..=28).contains(&late), "{late} % were late: {:?}", run.traffic.delays_ms);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn the_tightest_rate_wins() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new(Pair::veth()?)?;
+    // 1000 packets of 1500 bytes take 1.5 s at 8 Mbit/s, and the looser rates nothing beside.
+    for faults in ["--rate 80mbit --rate 8mbit", "--rate 8mbit --rate 80mbit --delay 30ms"] {
+        let run = scene.send(faults, 1_000, "--size 1458 --alone")?;
+        ensure!(run.traffic.lost() == 0, "{}", run.traffic);
+        let last_ms = run.traffic.delays_ms[100];
+        measure("tightest_rate", json!({"faults": faults, "asked_ms": 1500.0, "last_delay_ms": last_ms}));
+        // The sender may take a part of that time itself.
+        ensure!(
+            (1_000.0..1_500.0 * 1.1 + 30.0 + 2.0 * SLACK_MS).contains(&last_ms),
+            "{faults}: {last_ms} ms"
+        );
+    }
+    Ok(())
+}
+
 /// How often a measurement is repeated on a busy machine.
 const ATTEMPTS: usize = 5;
 
@@ -221,13 +300,21 @@ fn a_bystander_is_not_held_back() -> Result<()> {
         skip!("{reason}");
     }
     let scene = Scene::new(Pair::veth()?)?;
+    for faults in ["--delay 200ms", "--delay 150ms --delay 50ms"] {
+        check_bystander(&scene, faults)?;
+    }
+    Ok(())
+}
+
+/// Faults that hold the target's packets back for 200 ms.
+fn check_bystander(scene: &Scene, faults: &str) -> Result<()> {
     let to = endpoint(FAR4, 7001)?;
     let board = Arc::new(SharedBoard::create()?);
     let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
     let mut receiver = Victim::start_on(&scene.outside, &listen, Arc::clone(&board))?;
     receiver.ready()?;
     let words = format!("udp-send --to {to} --rate-per-ms 1 --alone");
-    let mut running = Kchaos::exec_victim("--delay 200ms", &words, &board)?.at(&scene.target).start()?;
+    let mut running = Kchaos::exec_victim(faults, &words, &board)?.at(&scene.target).start()?;
     running.armed()?;
     wait_until("delayed datagrams", || board.datagrams.received.load(Acquire) > 50)?;
     let beside = scene.send_plainly(&scene.beside, 7005, packets(), "--rate-per-ms 1 --alone")?;

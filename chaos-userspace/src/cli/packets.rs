@@ -113,9 +113,8 @@ impl PacketFlags {
         if self.partition {
             effects.insert(0, (Effect::Loss, When::default()));
         }
-        if let Some((delay, when)) = self.delay.read(problems) {
-            effects.push((Effect::Delay(delay), when));
-        }
+        let delays = self.delay.read(problems);
+        effects.extend(delays.into_iter().map(|(delay, when)| (Effect::Delay(delay), when)));
         if let (Some(_), Some(protocol @ (Protocol::Udp | Protocol::Icmp))) = (&self.reset, self.protocol) {
             problems
                 .0

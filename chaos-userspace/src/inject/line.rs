@@ -20,6 +20,7 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcHandle, TcHeader, TcMessage},
 };
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
@@ -168,9 +169,16 @@ impl Lines {
     }
 
     fn drain(&self) -> Queue {
-        let longest = self.lines.iter().map(|line| line.longest).max().unwrap_or_default();
-        let limit = (longest + Duration::from_secs(1)).min(DRAIN_MAX);
+        // A packet may pass the lines of all rules, one after another.
+        let mut longest: BTreeMap<u32, Duration> = BTreeMap::new();
+        for line in &self.lines {
+            let of_rule = longest.entry(line.rule).or_default();
+            *of_rule = line.longest.max(*of_rule);
+        }
+        let longest = longest.values().fold(Duration::ZERO, |sum, time| sum.saturating_add(*time));
+        let limit = longest.saturating_add(Duration::from_secs(1)).min(DRAIN_MAX);
         let start = Instant::now();
+        let mut empty_before = false;
         loop {
             let mut sum = Queue::default();
             for line in &self.lines {
@@ -180,10 +188,15 @@ impl Lines {
                 sum.undelivered += queue.undelivered;
             }
             if sum.undelivered == 0 {
-                // The last one has left its queue but may be on its way to the device still.
+                // The last one has left its queue but may be on its way to the device or to the next line still.
                 std::thread::sleep(Duration::from_millis(2));
-                return sum;
+                if empty_before || self.lines.len() == 1 {
+                    return sum;
+                }
+                empty_before = true;
+                continue;
             }
+            empty_before = false;
             if start.elapsed() > limit {
                 return sum;
             }

@@ -126,6 +126,7 @@ fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&
         ("KC_CORRUPT", word(corrupting(image))),
         ("KC_RESET", flag(image.rules.iter().any(|rule| rule.kind == KIND_RESET))),
         ("KC_LINE", flag(!image.lines.is_empty())),
+        ("KC_CHAINED", flag(image.lines.len() > 1)),
         ("KC_EXACT", flag(image.exact)),
         ("KC_COMM", flag(!image.comms.is_empty())),
         ("KC_UID", flag(!image.uids.is_empty())),
@@ -256,7 +257,7 @@ impl Maps {
         Ok(())
     }
 
-    /// Opens a line for packets that leave a device by a rule.
+    /// Opens the lines of some rules for packets that leave a device.
     pub fn add_entrance(&mut self, key: LineKey, entrance: Entrance) -> Result<(), Error> {
         let mut lines: HashMap<_, LineKey, Entrance> =
             self.map("KC_LINES")?.try_into().map_err(of("KC_LINES"))?;

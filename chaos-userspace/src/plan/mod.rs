@@ -14,7 +14,10 @@ use crate::{
     probe::{Abilities, Unable},
     spec::{Fault, Problems, Spec, syscall::Call},
 };
-use chaos_common::{layout::MEMBERS_COUNT, limits::RULES_MAX};
+use chaos_common::{
+    layout::MEMBERS_COUNT,
+    limits::{LINES_PER_PACKET_MAX, RULES_MAX},
+};
 use std::time::Duration;
 
 /// One run, ready to be injected.
@@ -278,9 +281,10 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
         problems.0.push(format!("{} faults are above the limit of {RULES_MAX}", spec.faults.len()));
     }
     let delays = spec.faults.iter().filter(|fault| fault.is_delay()).count();
-    if delays > 1 {
+    if delays > LINES_PER_PACKET_MAX {
         problems.0.push(format!(
-            "{delays} delays in one run: a packet is held back once; add the times up and write one"
+            "{delays} delays are above the limit of {LINES_PER_PACKET_MAX} for one packet: add up the times of those that hit \
+             the same packets"
         ));
     }
     problems.or(|| ())?;
@@ -320,6 +324,11 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
             }
             Err(reason) => unable.push((fault.to_string(), reason)),
         }
+    }
+    if delays > 1
+        && let Some(first) = rules.iter_mut().find(|rule| rule.fault.is_delay())
+    {
+        first.limits.push(network::DELAYS_ADD.to_owned());
     }
     if let Some(problem) = syscall::conflict(&rules) {
         return Err(Error::Spec(Problems(vec![problem])));

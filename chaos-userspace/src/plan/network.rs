@@ -9,6 +9,10 @@ use crate::{
     },
 };
 
+/// What several delays do together.
+pub const DELAYS_ADD: &str = "A packet that several delays hit passes their lines one after another: the times add up, and the \
+                              tightest rate wins.";
+
 /// Chooses the hooks for each direction.
 pub fn mechanisms(fault: &Fault, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
     if matches!(fault.effect, Effect::Delay(_) | Effect::Reorder) {

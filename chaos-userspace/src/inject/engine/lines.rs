@@ -2,6 +2,7 @@
 
 use super::{Engine, Error, Placement, devices::namespaces_of, io_error};
 use crate::{
+    encode::Image,
     host::{device::Device, namespace::NetworkNamespace},
     inject::{
         line::Lines,
@@ -11,9 +12,13 @@ use crate::{
 };
 use chaos_common::{
     limits::LINE_SLOTS_MAX,
-    line::{Entrance, Exit, LineKey},
+    line::{Entrance, Exit, LAYER_LINE, LineKey},
 };
-use std::{io, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
 
 impl Engine {
     /// Makes lines and loads the programs that lead into them.
@@ -24,6 +29,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let run = placements.first().map(|placement| placement.plan.run.as_str()).unwrap_or_default();
         let (a, b) = (programs.load(&Kind::LineA)?, programs.load(&Kind::LineB)?);
+        self.delayed_together = delayed_together(&self.image, placements);
         self.lines = Some(Lines::new(run, a, b).map_err(io_error("making a network namespace for lines"))?);
         let users = placements.iter().filter(|placement| {
             placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(&Mechanism::Tcx))
@@ -52,22 +58,87 @@ impl Engine {
             );
             return Ok(());
         };
-        let slot = self.exits;
         let what = || format!("a delay line for {}", device.name);
-        if slot as usize >= LINE_SLOTS_MAX {
-            let source = io::Error::other(format!("more than {LINE_SLOTS_MAX} devices"));
-            return Err(Error::Attach { what: what(), source });
-        }
-        self.exits += 1;
-        self.maps.set_exit(slot, Exit { device: device.index, layer })?;
         let Some(lines) = &mut self.lines else { return Ok(()) };
+        let mut devices = BTreeMap::new();
         for (rule, netem) in &self.image.lines {
-            let entrance = lines
+            let line = lines
                 .device(namespace, *rule, netem, device.is_loopback())
                 .map_err(|source| Error::Attach { what: what(), source })?;
-            let key = LineKey { namespace: number, device: device.index, rule: *rule, reserved: 0 };
-            self.maps.add_entrance(key, Entrance { device: entrance, slot, layer })?;
+            devices.insert(*rule, line);
+        }
+        // Where a packet goes on that still has these lines to pass, none at first.
+        let mut exits: BTreeMap<u64, u32> = BTreeMap::new();
+        for rules in ways(&self.delayed_together) {
+            let first = rules.trailing_zeros();
+            let rest = rules & !(1 << first);
+            let Some(line) = devices.get(&first) else { continue };
+            let slot = match exits.get(&rest) {
+                Some(slot) => *slot,
+                None => {
+                    let next = rest.trailing_zeros();
+                    let behind = exits.get(&(rest & rest.wrapping_sub(1))).copied().unwrap_or_default();
+                    let exit = match devices.get(&next) {
+                        Some(line) => Exit { device: *line, layer: LAYER_LINE, next: behind },
+                        None => Exit { device: device.index, layer, next: 0 },
+                    };
+                    let slot = self.exits;
+                    if slot as usize >= LINE_SLOTS_MAX {
+                        let source = io::Error::other(format!(
+                            "all {LINE_SLOTS_MAX} ways behind a line are taken: a device takes one, and twice as many for \
+                             each further delay of a packet"
+                        ));
+                        return Err(Error::Attach { what: what(), source });
+                    }
+                    self.exits += 1;
+                    self.maps.set_exit(slot, exit)?;
+                    exits.insert(rest, slot);
+                    slot
+                }
+            };
+            let key = LineKey { namespace: number, device: device.index, rules };
+            self.maps.add_entrance(key, Entrance { device: *line, slot, layer })?;
         }
         Ok(())
+    }
+}
+
+/// The rules that may delay one packet, for each of the targets: its own and those of targets above it.
+fn delayed_together(image: &Image, placements: &[Placement<'_>]) -> Vec<u64> {
+    let delaying = image.lines.iter().fold(0, |rules, (rule, _)| rules | 1u64 << rule);
+    let rules_of = |id: u64| {
+        let found = image.targets.iter().find(|(target, _)| *target == id);
+        found.map_or(0, |(_, target)| target.rules)
+    };
+    let of = |placement: &Placement<'_>| {
+        let above =
+            placements.iter().filter(|other| placement.cgroup.path().starts_with(other.cgroup.path()));
+        above.fold(0, |rules, other| rules | rules_of(other.cgroup.id())) & delaying
+    };
+    placements.iter().map(of).collect()
+}
+
+/// All sets of rules that a packet may have drawn, each behind what is left of it without its first rule.
+fn ways(together: &[u64]) -> BTreeSet<u64> {
+    let mut ways = BTreeSet::new();
+    for rules in together {
+        let mut way = *rules;
+        while way != 0 {
+            ways.insert(way);
+            way = (way - 1) & rules;
+        }
+    }
+    ways
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_are_all_sets_of_rules_that_meet() {
+        assert_eq!(ways(&[0b100]), [0b100].into());
+        assert_eq!(ways(&[0b011, 0b100, 0]), [0b001, 0b010, 0b011, 0b100].into());
+        assert_eq!(ways(&[0b1111]).len(), 15);
     }
 }

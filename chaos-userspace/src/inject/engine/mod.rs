@@ -147,6 +147,8 @@ pub struct Engine {
     lines: Option<Lines>,
     programs: Vec<OwnedFd>,
     exits: u32,
+    /// Sets of rules that may delay the same packet.
+    delayed_together: Vec<u64>,
     places: Vec<Place>,
     /// Places in `programs`, by rule.
     serving: Vec<Vec<usize>>,
@@ -230,6 +232,7 @@ impl Engine {
             lines: None,
             programs: vec![],
             exits: 0,
+            delayed_together: vec![],
             places: vec![],
             serving: vec![],
             lease: Some(lease),
