@@ -98,7 +98,8 @@ pub fn acts_for_another() -> bool {
 
 /// A call's arguments, as its caller left them in its registers.
 pub struct Registers {
-    address: u64,
+    /// Where they are.
+    pub address: u64,
     compat: bool,
 }
 

@@ -3,8 +3,8 @@
 use crate::{
     caller::{Registers, word, words},
     globals::{KC_LAYOUT, KC_PATH_ENDS},
-    maps::{KC_PATH_BEGINNINGS, KC_PATH_ENDINGS, KC_PATH_LENGTHS},
-    scratch::{CallScratch, GIVEN, GIVEN_BYTES, get, set},
+    maps::{KC_ARGUMENTS, KC_PATH_BEGINNINGS, KC_PATH_ENDINGS, KC_PATH_LENGTHS},
+    scratch::{self, CallScratch, GIVEN, GIVEN_BYTES, SLOT_BITS, SLOTS, get, set},
 };
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user_str};
 use chaos_common::{
@@ -67,7 +67,7 @@ const LAST: u32 = GIVEN - 1;
 
 /// Writes where the base is, seen from the task's root. Ends before the given part.
 #[inline(always)]
-fn resolve(scratch: *mut CallScratch) {
+fn resolve(scratch: *mut CallScratch, slot: u32) {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
     let [mount, dentry] = words(get!(scratch.base));
@@ -81,7 +81,7 @@ fn resolve(scratch: *mut CallScratch) {
     set!(scratch.state = UNREADABLE);
     put(scratch, LAST, 0);
     for _ in 0..PATH_COMPONENTS_MAX {
-        if !climb(scratch) {
+        if kc_climb(slot) == 0 {
             break;
         }
     }
@@ -91,7 +91,17 @@ fn resolve(scratch: *mut CallScratch) {
     }
 }
 
-/// One step towards the root. Whether there is another one.
+/// One step towards the root in the scratch of this slot. 1 if there is another one.
+///
+/// Like the other global function here, for the verifier's sake: it follows each once, where it would follow their body anew
+/// for every step and path, in every copy of a program (5.6, `do_check_subprogs`, kernel/bpf/verifier.c).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kc_climb(slot: u32) -> u32 {
+    let Some(scratch) = scratch::of_slot(slot) else { return 0 };
+    climb(scratch).into()
+}
+
 #[inline(always)]
 fn climb(scratch: *mut CallScratch) -> bool {
     let (mount, dentry) = (get!(scratch.mount), get!(scratch.dentry));
@@ -138,23 +148,19 @@ fn climb(scratch: *mut CallScratch) -> bool {
     true
 }
 
-/// Finds out the paths of a call, and the patterns they match.
+/// Finds out the paths of a call, and the patterns they match. `slot` is the scratch's.
 #[inline(always)]
-pub fn look_at(scratch: *mut CallScratch, arguments: &Arguments, registers: &Registers) {
+pub fn look_at(scratch: *mut CallScratch, slot: u32, arguments: &Arguments) {
     set!(scratch.patterns = 0);
     set!(scratch.all = if arguments.subject == SUBJECT_HIDDEN { UNREADABLE } else { NONE });
     for index in 0..2 {
         set!(scratch.state = NONE);
-        one(scratch, arguments, registers, index);
+        kc_path(slot | (index * SECOND_PATH));
         if get!(scratch.state) == UNREADABLE {
             set!(scratch.all = UNREADABLE);
         }
-        if get!(scratch.state) == KNOWN {
-            let matching = patterns(scratch);
-            set!(scratch.patterns = get!(scratch.patterns) | matching);
-            if get!(scratch.all) == NONE {
-                set!(scratch.all = KNOWN);
-            }
+        if get!(scratch.state) == KNOWN && get!(scratch.all) == NONE {
+            set!(scratch.all = KNOWN);
         }
         if arguments.paths[1] == NO_REGISTER {
             break;
@@ -162,9 +168,28 @@ pub fn look_at(scratch: *mut CallScratch, arguments: &Arguments, registers: &Reg
     }
 }
 
-/// Finds out one of the paths of a call.
+/// In the argument of [`kc_path`], beside a slot: the second path of a call with two.
+const SECOND_PATH: u32 = SLOTS;
+
+/// Finds out one of the paths of the call in a scratch, and the patterns it matches.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kc_path(slot_and_path: u32) -> u32 {
+    let Some(scratch) = scratch::of_slot(slot_and_path) else { return 0 };
+    let row = get!(scratch.row);
+    let Some(arguments) = KC_ARGUMENTS.get(row) else { return 0 };
+    let registers = Registers::at(get!(scratch.registers), row);
+    let second = slot_and_path & SECOND_PATH != 0;
+    one(scratch, slot_and_path & SLOT_BITS, arguments, &registers, usize::from(second));
+    if get!(scratch.state) == KNOWN {
+        let matching = patterns(scratch);
+        set!(scratch.patterns = get!(scratch.patterns) | matching);
+    }
+    1
+}
+
 #[inline(always)]
-fn one(scratch: *mut CallScratch, arguments: &Arguments, registers: &Registers, index: usize) {
+fn one(scratch: *mut CallScratch, slot: u32, arguments: &Arguments, registers: &Registers, index: usize) {
     set!(scratch.given = 1);
     set!(scratch.base = 0);
     let (kind, subject) = (arguments.subject, get!(scratch.subject));
@@ -196,7 +221,7 @@ fn one(scratch: *mut CallScratch, arguments: &Arguments, registers: &Registers, 
     if get!(scratch.base) == 0 {
         return;
     }
-    resolve(scratch);
+    resolve(scratch, slot);
     let given = get!(scratch.given);
     // An empty path means the directory itself (AT_EMPTY_PATH).
     if get!(scratch.state) != KNOWN || given == 1 {

@@ -10,7 +10,8 @@ pub const GIVEN: u32 = 4096;
 pub const GIVEN_BYTES: u32 = 4096;
 /// Slots for tasks that are interrupted while they use theirs, per CPU.
 pub const SLOTS: u32 = 4;
-const LAST_SLOT: u32 = SLOTS - 1;
+/// The bits of a slot's number.
+pub const SLOT_BITS: u32 = SLOTS - 1;
 
 /// A key of the prefix trees.
 #[repr(C)]
@@ -29,6 +30,8 @@ pub struct CallScratch {
     owner: u64,
     /// The hook's first argument.
     pub subject: u64,
+    /// Where the caller's registers are.
+    pub registers: u64,
     /// Address of the `struct path` to resolve; 0 for none.
     pub base: u64,
     /// Mount on the way from there to the root.
@@ -47,6 +50,8 @@ pub struct CallScratch {
     pub address_rules: u64,
     /// Rules that the remote port belongs to.
     pub port_rules: u64,
+    /// The call's row.
+    pub row: u32,
     /// 1 if the remote end could not be read.
     pub peer_unreadable: u32,
     /// Kind of the descriptor.
@@ -86,14 +91,21 @@ macro_rules! set {
 
 pub(crate) use {get, set};
 
-/// Takes the current task's.
+/// Takes the current task's; its number too.
 #[inline(always)]
-pub fn take() -> Option<*mut CallScratch> {
+pub fn take() -> Option<(*mut CallScratch, u32)> {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_pid_tgid() };
-    let scratch = KC_CALL_SCRATCH.get_ptr_mut(task as u32 & LAST_SLOT)?;
+    let slot = task as u32 & SLOT_BITS;
+    let scratch = of_slot(slot)?;
     set!(scratch.owner = task);
-    Some(scratch)
+    Some((scratch, slot))
+}
+
+/// The one of this number.
+#[inline(always)]
+pub fn of_slot(slot: u32) -> Option<*mut CallScratch> {
+    KC_CALL_SCRATCH.get_ptr_mut(slot & SLOT_BITS)
 }
 
 /// Whether nobody has come in between since it was taken. Otherwise what the other one has is not its own now.

@@ -68,10 +68,16 @@ impl Facts {
         let asked = KC_PATH.load() | KC_KIND.load() | KC_SIZE.load() | KC_ACCESS.load() | KC_PEER.load();
         if asked != 0
             && let Some(arguments) = KC_ARGUMENTS.get(row)
-            && let Some(scratch) = scratch::take()
+            && let Some((scratch, slot)) = scratch::take()
         {
+            let registers = registers();
             set!(scratch.subject = subject());
-            look_at(scratch, arguments, &registers());
+            set!(scratch.registers = registers.address);
+            set!(scratch.row = row);
+            look_at(scratch, arguments, &registers);
+            if KC_PATH.load() == 1 {
+                path::look_at(scratch, slot, arguments);
+            }
             facts = Self {
                 caller: u64::MAX,
                 path: get!(scratch.all),
@@ -171,9 +177,6 @@ fn look_at(scratch: *mut CallScratch, arguments: &Arguments, registers: &Registe
     }
     if KC_PEER.load() == 1 {
         peer::look_at(scratch, arguments, registers);
-    }
-    if KC_PATH.load() == 1 {
-        path::look_at(scratch, arguments, registers);
     }
 }
 
