@@ -13,6 +13,7 @@ mod halt;
 mod inject;
 mod list;
 mod packets;
+mod pages;
 mod plan;
 mod run;
 mod safety;
@@ -84,6 +85,10 @@ enum Command {
     Set(set::Set),
     /// Remove what an owner killed together with its guardian left behind
     Clean,
+    /// Print a script that completes commands and flags in a shell
+    Completions(pages::Completions),
+    /// Write the man pages
+    Man(pages::Man),
     /// The process that disarms an engine when its owner dies
     #[command(hide = true)]
     Guardian {
@@ -125,6 +130,8 @@ pub fn main() -> ExitCode {
         Command::Resume => halt::resume(cli.common.json.is_some()),
         Command::Set(set) => set::run(&set, &arguments, cli.common.json.is_some()),
         Command::Clean => clean::run(cli.common.json.is_some()),
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments, cli.common.json.is_some()),
         Command::Guardian { journal } => {
             guardian::watch(journal).map(|()| exit::DONE).map_err(Failure::internal)
         }
