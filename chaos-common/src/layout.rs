@@ -28,10 +28,16 @@ pub const MEMBERS: [(&str, &str); MEMBERS_COUNT] = [
     ("sock_common", "skc_dport"),
     ("sock_common", "skc_daddr"),
     ("sock_common", "skc_v6_daddr"),
+    ("sock", "sk_cgrp_data"),
+    ("sock_cgroup_data", "cgroup"),
+    ("cgroup", "kn"),
+    ("cgroup", "level"),
+    ("cgroup", "ancestors"),
+    ("kernfs_node", "id"),
 ];
 
 /// Members in use.
-pub const MEMBERS_COUNT: usize = 25;
+pub const MEMBERS_COUNT: usize = 31;
 
 /// `task_struct.fs`.
 pub const TASK_FS: usize = 0;
@@ -83,6 +89,21 @@ pub const SOCK_REMOTE_PORT: usize = 22;
 pub const SOCK_REMOTE_V4: usize = 23;
 /// `sock_common.skc_v6_daddr`; without CONFIG_IPV6 there is none.
 pub const SOCK_REMOTE_V6: usize = 24;
+/// `sock.sk_cgrp_data`.
+pub const SOCK_CGROUP: usize = 25;
+/// `sock_cgroup_data.cgroup`, the pointer (5.15).
+pub const SOCK_CGROUP_POINTER: usize = 26;
+/// `cgroup.kn`.
+pub const CGROUP_NODE: usize = 27;
+/// `cgroup.level`.
+pub const CGROUP_LEVEL: usize = 28;
+/// `cgroup.ancestors`, itself included (6.1).
+pub const CGROUP_ANCESTORS: usize = 29;
+/// `kernfs_node.id`.
+pub const NODE_ID: usize = 30;
+/// The members that lead from a socket to its ancestor cgroups.
+pub const SOCKET_TO_CGROUPS: [usize; 6] =
+    [SOCK_CGROUP, SOCK_CGROUP_POINTER, CGROUP_NODE, CGROUP_LEVEL, CGROUP_ANCESTORS, NODE_ID];
 
 /// Offset of a member that the kernel's type information does not have.
 pub const UNKNOWN: u32 = u32::MAX;

@@ -6,9 +6,10 @@ use crate::limits::LINE_SLOTS_MAX;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LineKey {
-    /// Namespace by the engine's own count, as the copy of the egress program in it knows it.
+    /// Namespace by the engine's own count, as the copy of the program in it knows it, with [`ARRIVING`] for packets that
+    /// arrive at the device.
     pub namespace: u32,
-    /// Index of the device that the packet is leaving.
+    /// Index of the device that the packet is leaving or arriving at.
     pub device: u32,
     /// The rules that delay the packet, one bit each.
     pub rules: u64,
@@ -30,7 +31,7 @@ pub struct Entrance {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
-    /// Index of the device it was leaving, or of the next line's.
+    /// Index of the device it was leaving or arriving at, or of the next line's.
     pub device: u32,
     /// One of `LAYER_*`.
     pub layer: u32,
@@ -47,6 +48,13 @@ pub const LAYER_LOOPBACK: u32 = 1;
 pub const LAYER_NONE: u32 = 2;
 /// The device leads into another line: what is in one is an Ethernet frame.
 pub const LAYER_LINE: u32 = 3;
+/// The packet arrives at the device once more: an Ethernet device.
+pub const LAYER_ARRIVAL: u32 = 4;
+
+/// In the number of a namespace: of packets that arrive.
+pub const ARRIVING: u32 = 1 << 31;
+/// `PACKET_HOST` (include/uapi/linux/if_packet.h).
+pub const PACKET_HOST: u32 = 0;
 
 const _: () = {
     assert!(size_of::<LineKey>() == 16);
@@ -85,7 +93,7 @@ pub fn slot(tc_index: u32) -> u32 {
     if is_judged(tc_index) { tc_index & MARK_SLOT } else { MARK_SLOT }
 }
 
-/// Placeholder that the loader replaces with the number of the namespace in each loaded copy of the egress program.
+/// Placeholder that the loader replaces with the number of the namespace in each loaded copy of the programs at devices.
 pub const NAMESPACE_MAGIC: u32 = 0x6b63_0100;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The delay line: in at a device's egress, through the queueing discipline of one end of a veth pair, back at the
+//! The delay line: in at a device's egress (for arriving packets: at its ingress, and out there), through the queueing discipline of one end of a veth pair, back at the
 //! other end, and out of the device.
 //!
 //! ```text
@@ -22,14 +22,17 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use chaos_common::{
-    line::{Entrance, LAYER_LINE, LAYER_LOOPBACK, LAYER_NONE, LineKey, NAMESPACE_MAGIC, mark, slot},
+    line::{
+        Entrance, LAYER_ARRIVAL, LAYER_LINE, LAYER_LOOPBACK, LAYER_NONE, LineKey, NAMESPACE_MAGIC,
+        PACKET_HOST, mark, slot,
+    },
     packet::ETHERTYPE_IPV4,
 };
 
 /// `TC_ACT_SHOT` (include/uapi/linux/pkt_cls.h). What is not ours has no business in a line.
 const DROP: i32 = 2;
-/// `PACKET_HOST` (include/uapi/linux/if_packet.h).
-const PACKET_HOST: u32 = 0;
+/// `BPF_F_INGRESS` (include/uapi/linux/bpf.h).
+const INGRESS: u64 = 1;
 
 /// The network namespace of the device whose copy of the program this is.
 #[inline(always)]
@@ -82,7 +85,8 @@ pub fn kc_line_b(ctx: TcContext) -> i32 {
     unsafe { bpf_redirect_peer((*skb).ifindex, 0) as i32 }
 }
 
-/// Arriving at end A: into the next line, or to the device the packet was leaving. Its mark says that it has been judged.
+/// Arriving at end A: into the next line, or to the device the packet was leaving or arriving at. Its mark says that it has
+/// been judged.
 #[classifier]
 pub fn kc_line_a(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
@@ -104,6 +108,7 @@ pub fn kc_line_a(ctx: TcContext) -> i32 {
             // (`ip_route_input_slow`, net/ipv4/route.c).
             return bpf_redirect_neigh(exit.device, core::ptr::null_mut(), 0, 0) as i32;
         }
-        bpf_redirect(exit.device, 0) as i32
+        let flags = if exit.layer == LAYER_ARRIVAL { INGRESS } else { 0 };
+        bpf_redirect(exit.device, flags) as i32
     }
 }

@@ -7,6 +7,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod arrival;
 mod caller;
 mod corrupt;
 mod count;

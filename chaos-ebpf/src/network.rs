@@ -42,7 +42,9 @@ pub fn kc_net_egress(ctx: TcContext) -> i32 {
         return NEXT;
     }
     witness::met();
-    let Some(judged) = packet::judge(skb, control, rules, Direction::Egress) else { return NEXT };
+    // SAFETY: `skb` is the program's context.
+    let device = unsafe { (*skb).ifindex };
+    let Some(judged) = packet::judge(skb, control, rules, Direction::Egress, device) else { return NEXT };
     let done = carry_out(&ctx, judged);
     event::packet(judged, done.failed);
     done.action
@@ -128,11 +130,10 @@ pub fn kc_net_ingress(ctx: SkBuffContext) -> i32 {
     let Some(target) = target::of_packet(skb) else { return PASS };
     let Some(control) = armed() else { return PASS };
     let rules = target.rules & control.header.ingress_rules;
-    // SAFETY: `skb` is the program's context.
-    if rules == 0 || unsafe { is_judged((*skb).tc_index) } {
+    if rules == 0 || !is_new(skb) {
         return PASS;
     }
-    let Some(judged) = packet::judge(skb, control, rules, Direction::Ingress) else { return PASS };
+    let Some(judged) = packet::judge(skb, control, rules, Direction::Ingress, 0) else { return PASS };
     event::packet(judged, false);
     if judged.verdict.has(KIND_LOSS) {
         debug!(&ctx, "ingress packet of {} bytes lost", ctx.len());
@@ -153,11 +154,25 @@ pub fn duplicate(skb: *mut __sk_buff, device: u32) {
 /// Marks a packet as judged. `false` if it already was.
 #[inline(always)]
 fn judge_once(skb: *mut __sk_buff) -> bool {
+    let new = is_new(skb);
+    if new {
+        mark_judged(skb);
+    }
+    new
+}
+
+/// Whether the packet has not been judged yet.
+#[inline(always)]
+pub fn is_new(skb: *mut __sk_buff) -> bool {
+    // SAFETY: `skb` is the program's context.
+    unsafe { !is_judged((*skb).tc_index) }
+}
+
+/// Marks a packet as judged.
+#[inline(always)]
+pub fn mark_judged(skb: *mut __sk_buff) {
     // SAFETY: `skb` is the program's context and both fields are writable for tc programs.
     unsafe {
-        if is_judged((*skb).tc_index) {
-            return false;
-        }
         (*skb).tc_index = JUDGED;
         if KC_CLSACT.load() == 1 {
             // Below 6.6 the classifier's class id overwrites tc_index after the program (`sch_handle_egress`,
@@ -165,5 +180,4 @@ fn judge_once(skb: *mut __sk_buff) -> bool {
             (*skb).tc_classid = JUDGED;
         }
     }
-    true
 }

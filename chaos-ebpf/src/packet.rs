@@ -22,8 +22,8 @@ use chaos_common::{
         Packet,
     },
     rule::{
-        ACTS_CORRUPTING, CORRUPT_PAYLOAD, KIND_CORRUPT_PAYLOAD, KIND_DELAY, KIND_RESET, MATCH_FLOW,
-        MATCH_LOCAL_PORT, MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule, act,
+        ACTS_CORRUPTING, CORRUPT_PAYLOAD, KIND_CORRUPT_PAYLOAD, KIND_DELAY, KIND_REORDER, KIND_RESET,
+        MATCH_FLOW, MATCH_LOCAL_PORT, MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT, Rule, act,
     },
 };
 use core::arch::asm;
@@ -44,13 +44,17 @@ pub struct Facts {
     namespace: u32,
     /// The device it is leaving, or 0 for an arriving packet.
     pub device: u32,
+    /// The device at whose hook lines begin, or 0 where the packet cannot be held back.
+    line_device: u32,
     /// 1 if the packet's connection can be reset.
     resettable: u32,
     /// 1 if the packet has payload; known only where a rule asks for it.
     payload: u32,
+    /// Explicit padding.
+    reserved: u32,
 }
 
-/// Judges a packet by the rules in `candidates` (one bit each) in their order. Verdict and packet are read back from the
+/// Judges a packet at the hook of `device` (0: at its socket) by the rules in `candidates` (one bit each) in their order. Verdict and packet are read back from the
 /// map, so that the verifier knows nothing of how they came about.
 #[inline(always)]
 pub fn judge(
@@ -58,6 +62,7 @@ pub fn judge(
     control: &Control,
     candidates: u64,
     direction: Direction,
+    device: u32,
 ) -> Option<&'static Scratch> {
     let mut scratch = KC_SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the pointer is this CPU's value; here and below, nobody else uses it meanwhile.
@@ -86,11 +91,12 @@ pub fn judge(
         remote_rules: if KC_REMOTE.load() == 1 { remote_rules(packet) } else { 0 },
         port_rules: if KC_REMOTE_PORT.load() == 1 { port_rules(packet) } else { 0 },
         local_rules: if KC_LOCAL_PORT.load() == 1 { local_rules(packet) } else { 0 },
-        namespace: if egress && KC_LINE.load() == 1 { line::namespace() } else { 0 },
-        // SAFETY: `skb` is the program's context.
-        device: if egress { unsafe { (*skb).ifindex } } else { 0 },
+        namespace: if device != 0 && KC_LINE.load() == 1 { line::namespace() } else { 0 },
+        device: if egress { device } else { 0 },
+        line_device: device,
         resettable: resettable.into(),
         payload: payload.into(),
+        reserved: 0,
     };
     // SAFETY: as above.
     unsafe {
@@ -138,19 +144,22 @@ fn asked_of(rule: &Rule, index: u32, packet: &Packet, facts: &Facts) -> Match {
     if KC_CORRUPT.load() & CORRUPT_PAYLOAD != 0 && rule.kind == KIND_CORRUPT_PAYLOAD && facts.payload == 0 {
         return Match::No;
     }
+    let found = matches(rule, 1 << index, packet, facts);
     if KC_LINE.load() == 1
-        && facts.device != 0
-        && rule.kind == KIND_DELAY
-        && line::entrance(facts.namespace, facts.device, 1 << index).is_none()
+        && found == Match::Yes
+        && (rule.kind == KIND_DELAY || rule.kind == KIND_REORDER)
+        && (facts.line_device == 0
+            || rule.kind == KIND_DELAY
+                && line::entrance(facts.namespace, facts.line_device, 1 << index).is_none())
     {
         return Match::Impossible;
     }
-    matches(rule, 1 << index, packet, facts)
+    found
 }
 
 /// Keeps the compiler from remembering what it has written, so that it is read from the map.
 #[inline(always)]
-fn forget(scratch: &mut *mut Scratch) {
+pub fn forget(scratch: &mut *mut Scratch) {
     // SAFETY: does nothing.
     unsafe { asm!("{0} = {0}", inout(reg) * scratch) };
 }

@@ -1,14 +1,17 @@
 //! Is this event the target's? The only code that runs for everybody else.
 
 use crate::{
+    caller::word,
     globals::{KC_FAST_IDS, KC_FAST_LEVEL, KC_LEVELS, KC_SELECT_SKB, KC_SELECT_TASK, KC_WALK_COUNT},
     maps::{KC_TARGETS, KC_WALK, KC_WALK_TARGETS},
+    path::offset,
 };
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id},
 };
 use chaos_common::{
+    layout::{CGROUP_ANCESTORS, CGROUP_LEVEL, CGROUP_NODE, NODE_ID},
     limits::{LEVELS_MAX, WALK_TARGETS_MAX},
     target::{SELECT_FAST, SELECT_WALK, Target},
 };
@@ -21,6 +24,22 @@ use chaos_common::{
 pub fn of_packet(skb: *mut __sk_buff) -> Option<Target> {
     // SAFETY: `skb` is the program's context.
     let ancestor = |level: u32| unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) };
+    if KC_SELECT_SKB.load() == SELECT_FAST { fast(ancestor) } else { levels(ancestor) }
+}
+
+/// The target that the cgroup at this address belongs to, as [`of_packet`] finds it.
+#[inline(always)]
+pub fn of_cgroup(cgroup: u64) -> Option<Target> {
+    // `cgroup_ancestor` (include/linux/cgroup.h).
+    let deepest = word(cgroup + offset(CGROUP_LEVEL))? as u32;
+    let ancestor = |level: u32| {
+        if level > deepest {
+            return 0;
+        }
+        let ancestor = word(cgroup + offset(CGROUP_ANCESTORS) + 8 * u64::from(level)).unwrap_or(0);
+        let node = word(ancestor + offset(CGROUP_NODE)).unwrap_or(0);
+        word(node + offset(NODE_ID)).unwrap_or(0)
+    };
     if KC_SELECT_SKB.load() == SELECT_FAST { fast(ancestor) } else { levels(ancestor) }
 }
 

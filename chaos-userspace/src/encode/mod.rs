@@ -162,8 +162,8 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                 image.clsact |= *mechanism == Mechanism::Clsact;
                 match mechanism {
                     Mechanism::Tcx | Mechanism::Clsact => image.egress_rules |= bit,
-                    Mechanism::CgroupSkb => image.ingress_rules |= bit,
-                    // Its packets come from the egress hook.
+                    Mechanism::CgroupSkb | Mechanism::Arrival => image.ingress_rules |= bit,
+                    // Its packets come from the hooks of devices.
                     Mechanism::Line => {}
                     Mechanism::Entry { .. } | Mechanism::Security { .. } => {}
                     Mechanism::Socket(_) => image.has_socket_hooks = true,

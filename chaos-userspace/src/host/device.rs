@@ -1,7 +1,7 @@
 //! Network devices of the current network namespace.
 
 use super::netlink::{attribute, request, text};
-use chaos_common::line::{LAYER_ETHERNET, LAYER_LOOPBACK, LAYER_NONE};
+use chaos_common::line::{LAYER_ARRIVAL, LAYER_ETHERNET, LAYER_LOOPBACK, LAYER_NONE};
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use std::io;
@@ -35,6 +35,11 @@ const BARE: [u16; 6] = [
 ];
 const ARPHRD_IP6GRE: u16 = 823;
 
+/// Why packets that leave a device cannot be held back, behind its name.
+pub const NO_LINE: &str = "carries neither Ethernet frames nor bare packets to one other end";
+/// Why packets that arrive at it cannot.
+pub const NO_FRAMES: &str = "carries no Ethernet frames";
+
 impl Device {
     /// Whether it is the loopback device.
     pub fn is_loopback(&self) -> bool {
@@ -60,6 +65,17 @@ impl Device {
             Some(LAYER_ETHERNET)
         } else {
             self.is_bare().then_some(LAYER_NONE)
+        }
+    }
+
+    /// How packets that arrive at it pass a line, as above. On bare packets the header for the line cannot be told from one
+    /// that belongs to them (`bpf_push_mac_rcsum`, net/core/filter.c).
+    pub fn arrival_layer(&self) -> Option<u32> {
+        match self.line_layer()? {
+            LAYER_ETHERNET => Some(LAYER_ARRIVAL),
+            // It leaves once more, with a route, which arriving packets of loopback must have.
+            LAYER_LOOPBACK => Some(LAYER_LOOPBACK),
+            _ => None,
         }
     }
 

@@ -56,9 +56,18 @@ pub struct Lines {
 struct Line {
     namespace: Arc<NetworkNamespace>,
     rule: u32,
-    loopback: bool,
+    place: Place,
     device: u32,
     longest: Duration,
+}
+
+/// Which packets share a line: those with a bottleneck in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Those of the loopback device, or those of all others.
+    pub loopback: bool,
+    /// Those that arrive, or those that leave.
+    pub arriving: bool,
 }
 
 /// What became of the packets in the lines.
@@ -85,17 +94,16 @@ impl Lines {
         })
     }
 
-    /// Index of the device that leads into the rule's line in this namespace, made if it is not there. Loopback has
-    /// lines of its own: its packets share no bottleneck with those of other devices.
+    /// Index of the device that leads into the rule's line in this namespace, made if it is not there.
     pub fn device(
         &mut self,
         namespace: &Arc<NetworkNamespace>,
         rule: u32,
         netem: &Netem,
-        loopback: bool,
+        place: Place,
     ) -> io::Result<u32> {
         let known = self.lines.iter().find(|line| {
-            line.namespace.inode() == namespace.inode() && line.rule == rule && line.loopback == loopback
+            line.namespace.inode() == namespace.inode() && line.rule == rule && line.place == place
         });
         if let Some(line) = known {
             return Ok(line.device);
@@ -119,7 +127,7 @@ impl Lines {
         self.lines.push(Line {
             namespace: Arc::clone(namespace),
             rule,
-            loopback,
+            place,
             device: near,
             longest: netem.longest,
         });

@@ -7,7 +7,7 @@ use super::{
 use crate::host::types::KernelTypes;
 use aya_obj::{Object, generated::bpf_insn};
 use chaos_common::{
-    line::NAMESPACE_MAGIC,
+    line::{ARRIVING, NAMESPACE_MAGIC},
     syscall::{HOOK_ENTRY, HOOK_MAGIC, HOOK_SOCKET, SLOT_MAGIC},
 };
 use std::{
@@ -65,6 +65,11 @@ pub enum Kind {
         /// The namespace by the engine's count.
         namespace: u32,
     },
+    /// Packets arriving at a device of one namespace, with lines to divert them into.
+    NetArrival {
+        /// The namespace by the engine's count.
+        namespace: u32,
+    },
     /// End of a line in the target's namespace.
     LineA,
     /// End of a line in the namespace behind it.
@@ -114,6 +119,7 @@ impl Kind {
     pub fn program(&self) -> &'static str {
         match self {
             Self::NetEgress | Self::NetEgressWithLines { .. } => "kc_net_egress",
+            Self::NetArrival { .. } => "kc_net_arrival",
             Self::LineA => "kc_line_a",
             Self::LineB => "kc_line_b",
             Self::NetIngress => "kc_net_ingress",
@@ -135,6 +141,7 @@ impl Kind {
             Self::Socket { slot, .. } => (HOOK_SOCKET, *slot),
             Self::NetEgress
             | Self::NetEgressWithLines { .. }
+            | Self::NetArrival { .. }
             | Self::LineA
             | Self::LineB
             | Self::NetIngress
@@ -147,9 +154,11 @@ impl Kind {
     fn types(&self) -> (ProgramType, AttachType) {
         match self {
             // Type 0 for what has no attach type at load.
-            Self::NetEgress | Self::NetEgressWithLines { .. } | Self::LineA | Self::LineB => {
-                (ProgramType::SchedCls, AttachType::CgroupInetIngress)
-            }
+            Self::NetEgress
+            | Self::NetEgressWithLines { .. }
+            | Self::NetArrival { .. }
+            | Self::LineA
+            | Self::LineB => (ProgramType::SchedCls, AttachType::CgroupInetIngress),
             Self::NetIngress => (ProgramType::CgroupSkb, AttachType::CgroupInetIngress),
             Self::Witness => (ProgramType::CgroupSkb, AttachType::CgroupInetEgress),
             Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
@@ -200,7 +209,11 @@ impl Programs {
             .get(&program.function_key())
             .ok_or_else(|| Error::Parse(format!("no code for program {name}")))?;
         let (hook, slot) = kind.places();
-        let namespace = if let Kind::NetEgressWithLines { namespace } = kind { *namespace } else { 0 };
+        let namespace = match kind {
+            Kind::NetEgressWithLines { namespace } => *namespace,
+            Kind::NetArrival { namespace } => namespace | ARRIVING,
+            _ => 0,
+        };
         let instructions: Vec<u64> = function
             .instructions
             .iter()
@@ -294,6 +307,7 @@ mod tests {
         let function = || "x".to_owned();
         for kind in [
             Kind::NetEgress,
+            Kind::NetArrival { namespace: 0 },
             Kind::LineA,
             Kind::LineB,
             Kind::NetIngress,

@@ -3,7 +3,7 @@
 use super::{Mechanism, Plan};
 use crate::{
     host::{
-        device::{self, Device},
+        device::{self, Device, NO_FRAMES, NO_LINE},
         namespace::NetworkNamespace,
         netlink::{attribute, request, text},
     },
@@ -73,10 +73,12 @@ struct Tenants {
 pub fn look(plan: &Plan, processes: &[i32]) -> io::Result<Findings> {
     let mechanisms = || plan.rules.iter().flat_map(|rule| &rule.mechanisms);
     let mut findings = Findings::default();
-    if !mechanisms().any(Mechanism::judges_leaving) {
+    let leaving = mechanisms().any(Mechanism::judges_leaving);
+    let arriving = mechanisms().any(|mechanism| *mechanism == Mechanism::Arrival);
+    if !leaving && !arriving {
         return Ok(findings);
     }
-    let lines = mechanisms().any(|mechanism| *mechanism == Mechanism::Line);
+    let lines = leaving && mechanisms().any(|mechanism| *mechanism == Mechanism::Line);
     let outside = plan
         .rules
         .iter()
@@ -95,6 +97,9 @@ pub fn look(plan: &Plan, processes: &[i32]) -> io::Result<Findings> {
         })??;
         for (device, tenants) in &devices {
             findings.add(device, tenants, lines, outside);
+            if arriving {
+                findings.add_arriving(device);
+            }
         }
     }
     findings.warnings.sort();
@@ -126,8 +131,7 @@ impl Findings {
                 format!("delay on {name}"),
                 Unable::new(
                     format!(
-                        "packets cannot be held back on {name} (link layer {}): it carries neither Ethernet frames nor \
-                         bare packets to one other end",
+                        "packets cannot be held back on {name} (link layer {}): it {NO_LINE}",
                         device.layer
                     ),
                     "take it down, or run the target in a network namespace without it",
@@ -152,6 +156,23 @@ impl Findings {
             self.warnings.push(format!(
                 "held-back packets come to the egress filters on {name} ({}) without skb->mark and skb->priority",
                 tenants.filters.join(", ")
+            ));
+        }
+    }
+}
+
+impl Findings {
+    /// Arriving packets are held back.
+    fn add_arriving(&mut self, device: &Device) {
+        if device.arrival_layer().is_none() {
+            let name = &device.name;
+            self.unable.push((
+                format!("delay on {name}"),
+                Unable::new(
+                    format!("arriving packets cannot be held back on {name} (link layer {}): it {NO_FRAMES}", device.layer),
+                    "hold back what leaves (--direction egress), take it down, or run the target in a network namespace \
+                     without it",
+                ),
             ));
         }
     }

@@ -69,8 +69,12 @@ fn sentence(mechanism: &Mechanism) -> String {
              that instant, of every process. After a kill -9 the filter stays behind without effect until the guardian or `kchaos clean` \
              removes it."
             .to_owned(),
+        Mechanism::Arrival => "A tcx program on every device of the target's network namespaces looks up the socket of each \
+             arriving packet, of every process, and judges those whose socket was created in the target. What shows no \
+             socket there (ICMP, multicast, later fragments, packets before NAT) is not held back and counts as spared by error."
+            .to_owned(),
         Mechanism::Line => "Held-back packets go through a veth pair (kc-...) with netem on it, one for loopback and one for all other \
-             devices of a network namespace, and then leave by their own device. Its other end is in a namespace that \
+             devices of a network namespace, and then go on at their own device. Its other end is in a namespace that \
              only kchaos holds, so that it goes with its owner. They lose skb->mark and skb->priority on the way."
             .to_owned(),
         Mechanism::CgroupSkb => "A cgroup_skb program on the target judges arriving packets; no other process runs it.".to_owned(),

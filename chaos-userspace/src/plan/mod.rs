@@ -91,6 +91,8 @@ pub enum Mechanism {
     Tcx,
     /// clsact filter on every such device: below 6.6.
     Clsact,
+    /// tcx link on every device of the target's network namespaces, for packets that arrive.
+    Arrival,
     /// Delay line between every such device and itself.
     Line,
     /// cgroup_skb link on the target.
@@ -205,6 +207,7 @@ impl Mechanism {
         match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Arrival => "tcx_ingress",
             Self::Line => "line",
             Self::CgroupSkb => "cgroup_skb",
             Self::Entry { by, .. } => by.name(),
@@ -229,6 +232,7 @@ impl Mechanism {
     pub fn program(&self, slot: u32) -> Kind {
         match self {
             Self::Tcx | Self::Clsact | Self::Line => Kind::NetEgress,
+            Self::Arrival => Kind::NetArrival { namespace: 0 },
             Self::CgroupSkb => Kind::NetIngress,
             Self::Entry { by: EntryHook::Kprobe, .. } => Kind::Kprobe,
             Self::Entry { by: EntryHook::KprobeMulti, .. } => Kind::KprobeMulti,
@@ -334,7 +338,8 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
         return Err(Error::Spec(Problems(vec![problem])));
     }
     let has_calls = rules.iter().any(|rule| matches!(rule.fault, Fault::Syscall(_)));
-    let registers = if has_calls { abilities.registers() } else { Registers::default() };
+    let arrives = rules.iter().any(|rule| rule.mechanisms.contains(&Mechanism::Arrival));
+    let registers = if has_calls || arrives { abilities.registers() } else { Registers::default() };
     if unable.is_empty() {
         Ok(Plan {
             run: new_run_id(),

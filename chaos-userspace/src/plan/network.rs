@@ -80,16 +80,21 @@ pub fn limits(fault: &Fault) -> Vec<String> {
     said.iter().map(|line| (*line).to_owned()).collect()
 }
 
-/// A line takes packets from the egress hook. Below 6.6 that hook is a filter, which would lead packets into a line
+/// A line takes packets from hooks of devices. Below 6.6 such a hook is a filter, which would lead packets into a line
 /// that has gone with its owner.
 fn line(fault: &Fault, abilities: &impl Abilities) -> Result<Vec<Mechanism>, Unable> {
-    if fault.direction != Direction::Egress {
-        return Err(Unable::new(
-            "line: only leaving packets can be held back",
-            "leave --direction out: for requests and their answers, a delay on one way has the same effect",
-        ));
-    }
     abilities.tcx()?;
     abilities.line()?;
-    Ok(vec![Mechanism::Tcx, Mechanism::Line])
+    let mut chosen = vec![];
+    if fault.direction.has_egress() {
+        chosen.push(Mechanism::Tcx);
+    }
+    if fault.direction.has_ingress() {
+        abilities.arrival()?;
+        abilities.cgroup_skb()?;
+        // The second one counts what could not be held back.
+        chosen.extend([Mechanism::Arrival, Mechanism::CgroupSkb]);
+    }
+    chosen.push(Mechanism::Line);
+    Ok(chosen)
 }

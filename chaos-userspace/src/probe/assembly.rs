@@ -15,6 +15,9 @@ pub const OVERRIDE_RETURN: u32 = 58;
 /// See [`GET_CURRENT_CGROUP_ID`].
 pub const GET_CURRENT_ANCESTOR_CGROUP_ID: u32 = 123;
 
+/// See [`GET_CURRENT_CGROUP_ID`].
+pub const PROBE_READ_KERNEL: u32 = 113;
+
 const fn instruction(code: u8, dst: u8, src: u8, offset: i16, immediate: u32) -> u64 {
     code as u64
         | (dst as u64) << 8
@@ -31,6 +34,11 @@ pub const fn mov(dst: u8, immediate: i32) -> u64 {
 /// `dst = src`
 pub const fn copy(dst: u8, src: u8) -> u64 {
     instruction(0xbf, dst, src, 0, 0)
+}
+
+/// `dst += immediate`
+pub const fn add(dst: u8, immediate: i32) -> u64 {
+    instruction(0x07, dst, 0, 0, immediate as u32)
 }
 
 /// `dst >>= bits`

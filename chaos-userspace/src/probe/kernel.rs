@@ -2,7 +2,10 @@
 
 use super::{
     Abilities, Unable,
-    assembly::{GET_CURRENT_ANCESTOR_CGROUP_ID, call, exit, fetch_add_stack, mov, store_stack},
+    assembly::{
+        GET_CURRENT_ANCESTOR_CGROUP_ID, PROBE_READ_KERNEL, add, call, copy, exit, fetch_add_stack, mov,
+        store_stack,
+    },
     felt::{self, Scratch},
     syscall,
 };
@@ -16,6 +19,7 @@ use crate::{
     plan::{EntryHook, Registers},
     spec::delay::Delay,
 };
+use chaos_common::layout::{MEMBERS, SOCKET_TO_CGROUPS, UNKNOWN};
 use std::{
     cell::{OnceCell, RefCell},
     collections::{HashMap, HashSet},
@@ -29,6 +33,7 @@ pub struct Kernel {
     tcx: OnceCell<Result<(), Unable>>,
     clsact: OnceCell<Result<(), Unable>>,
     line: OnceCell<Result<(), Unable>>,
+    arrival: OnceCell<Result<(), Unable>>,
     cgroup_skb: OnceCell<Result<(), Unable>>,
     kprobe: OnceCell<Result<(), Unable>>,
     kprobe_multi: OnceCell<Result<(), Unable>>,
@@ -169,6 +174,32 @@ impl Kernel {
             })
     }
 
+    /// A socket's cgroup is read as the kernel's type information says where it is.
+    fn try_arrival(&self) -> Result<(), Unable> {
+        self.types()?;
+        let layout = self.registers().layout;
+        if let Some(unknown) = SOCKET_TO_CGROUPS.iter().find(|member| layout[**member] == UNKNOWN) {
+            let (structure, member) = MEMBERS[*unknown];
+            return Err(Unable::new(
+                format!("tcx_ingress: this kernel's type information has no {structure}.{member}"),
+                "hold packets back as they leave (--direction egress), which for requests and answers has the same effect",
+            ));
+        }
+        let reads = [
+            store_stack(-8, 0),
+            copy(1, 10),
+            add(1, -8),
+            mov(2, 8),
+            mov(3, 0),
+            call(PROBE_READ_KERNEL),
+            mov(0, -1),
+            exit(),
+        ];
+        program(ProgramType::SchedCls, AttachType::CgroupInetIngress, &reads, 0).map(drop).map_err(|error| {
+            refused("tc programs that read kernel memory (lockdown=confidentiality?)", error)
+        })
+    }
+
     fn try_cgroup_skb() -> Result<(), Unable> {
         let pass = [mov(0, 1), exit()];
         let program = program(ProgramType::CgroupSkb, AttachType::CgroupInetIngress, &pass, 0)
@@ -206,6 +237,10 @@ impl Abilities for Kernel {
 
     fn line(&self) -> Result<(), Unable> {
         self.line.get_or_init(Self::try_line).clone()
+    }
+
+    fn arrival(&self) -> Result<(), Unable> {
+        self.arrival.get_or_init(|| self.try_arrival()).clone()
     }
 
     fn cgroup_skb(&self) -> Result<(), Unable> {

@@ -54,6 +54,8 @@ pub trait Abilities {
     fn clsact(&self) -> Result<(), Unable>;
     /// Delay lines: veth pairs and netem.
     fn line(&self) -> Result<(), Unable>;
+    /// Finding the target of an arriving packet at its device, on a tcx link.
+    fn arrival(&self) -> Result<(), Unable>;
     /// cgroup_skb links.
     fn cgroup_skb(&self) -> Result<(), Unable>;
     /// Overriding the return value of this function by a kprobe.

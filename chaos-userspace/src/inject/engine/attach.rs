@@ -24,7 +24,9 @@ impl Engine {
         if !self.image.lines.is_empty() {
             // Their egress programs are copies of their own; the rest follows as usual.
             self.attach_with_lines(&mut programs, placements)?;
-            mechanisms.retain(|mechanism| !matches!(mechanism, Mechanism::Tcx | Mechanism::Line));
+            mechanisms.retain(|mechanism| {
+                !matches!(mechanism, Mechanism::Tcx | Mechanism::Arrival | Mechanism::Line)
+            });
         }
         let mut loaded: Vec<(Kind, usize)> = vec![];
         let mut serving: BTreeMap<&Mechanism, usize> = BTreeMap::new();
@@ -107,8 +109,8 @@ impl Engine {
                 }
                 Ok(())
             }
-            // Part of the egress attachments.
-            Mechanism::Line => Ok(()),
+            // With the lines.
+            Mechanism::Arrival | Mechanism::Line => Ok(()),
             Mechanism::CgroupSkb => {
                 let users: Vec<_> = users.collect();
                 for placement in &users {

@@ -1,4 +1,4 @@
-//! The devices whose egress an engine judges: those of the targets' network namespaces, also the ones that appear.
+//! The devices whose packets an engine judges: those of the targets' network namespaces, also the ones that appear.
 
 use super::{Engine, Error, Placement, io_error};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 };
 use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc};
 
-/// A network namespace whose devices carry an egress program.
+/// A network namespace whose devices carry a program.
 pub(super) struct Place {
     namespace: Arc<NetworkNamespace>,
     /// Number of the namespace in the keys of lines.
@@ -63,18 +63,27 @@ impl Engine {
         program: usize,
         device: &Device,
     ) -> Result<(), Error> {
-        let what = format!("{} egress of {}", mechanism.name(), device.name);
-        if *mechanism != Mechanism::Tcx {
+        let arriving = *mechanism == Mechanism::Arrival;
+        let what = format!(
+            "{} {} of {}",
+            mechanism.name(),
+            if arriving { "on arrival" } else { "egress" },
+            device.name
+        );
+        if *mechanism == Mechanism::Clsact {
             return self
                 .add_filter(namespace, device.index, program)
                 .map_err(|source| Error::Attach { what, source });
         }
         if self.lines.is_some() {
-            self.lay_lines(namespace, number, device)?;
+            self.lay_lines(namespace, number, device, arriving)?;
         }
         self.link(&what, |this| {
             let program = this.programs[program].as_fd();
-            namespace.within(|| Link::tcx_egress(program, device.index, &device.name))?
+            namespace.within(|| match arriving {
+                true => Link::tcx_ingress(program, device.index, &device.name),
+                false => Link::tcx_egress(program, device.index, &device.name),
+            })?
         })
     }
 
@@ -140,7 +149,7 @@ pub(super) fn namespaces_of<'a>(
     Ok(namespaces)
 }
 
-/// The devices whose egress is judged: all but the ends of lines.
+/// The devices whose packets are judged: all but the ends of lines.
 fn devices_in(namespace: &NetworkNamespace) -> Result<Vec<Device>, Error> {
     let mut devices = namespace
         .within(device::list)

@@ -3,16 +3,19 @@
 use super::{Engine, Error, Placement, devices::namespaces_of, io_error};
 use crate::{
     encode::Image,
-    host::{device::Device, namespace::NetworkNamespace},
+    host::{
+        device::{Device, NO_FRAMES, NO_LINE},
+        namespace::NetworkNamespace,
+    },
     inject::{
-        line::Lines,
+        line::{Lines, Place},
         program::{Kind, Programs},
     },
     plan::Mechanism,
 };
 use chaos_common::{
     limits::LINE_SLOTS_MAX,
-    line::{Entrance, Exit, LAYER_LINE, LineKey},
+    line::{ARRIVING, Entrance, Exit, LAYER_LINE, LineKey},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,30 +34,44 @@ impl Engine {
         let (a, b) = (programs.load(&Kind::LineA)?, programs.load(&Kind::LineB)?);
         self.delayed_together = delayed_together(&self.image, placements);
         self.lines = Some(Lines::new(run, a, b).map_err(io_error("making a network namespace for lines"))?);
-        let users = placements.iter().filter(|placement| {
-            placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(&Mechanism::Tcx))
-        });
-        for (number, namespace) in namespaces_of(users)?.into_iter().enumerate() {
-            let number = number as u32;
-            self.programs.push(programs.load(&Kind::NetEgressWithLines { namespace: number })?);
-            let program = self.programs.len() - 1;
-            self.add_place(namespace, number, &Mechanism::Tcx, program)?;
+        for mechanism in [Mechanism::Tcx, Mechanism::Arrival] {
+            let users = || {
+                placements.iter().filter(|placement| {
+                    placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(&mechanism))
+                })
+            };
+            if users().next().is_none() {
+                continue;
+            }
+            for (number, namespace) in namespaces_of(users())?.into_iter().enumerate() {
+                let number = number as u32;
+                let kind = match mechanism {
+                    Mechanism::Arrival => Kind::NetArrival { namespace: number },
+                    _ => Kind::NetEgressWithLines { namespace: number },
+                };
+                self.programs.push(programs.load(&kind)?);
+                let program = self.programs.len() - 1;
+                self.add_place(namespace, number, &mechanism, program)?;
+            }
         }
         Ok(())
     }
 
-    /// Leads packets that leave `device` into the lines of all rules that have one.
+    /// Leads packets that leave `device`, or arrive at it, into the lines of all rules that have one.
     pub(super) fn lay_lines(
         &mut self,
         namespace: &Arc<NetworkNamespace>,
         number: u32,
         device: &Device,
+        arriving: bool,
     ) -> Result<(), Error> {
-        let Some(layer) = device.line_layer() else {
+        let layer = if arriving { device.arrival_layer() } else { device.line_layer() };
+        let Some(layer) = layer else {
             log::warn!(
-                "{} carries neither Ethernet frames nor packets to one other end: what leaves there is not held back \
-                 and counts as an error",
-                device.name
+                "{} {}: what {} there is not held back and counts as an error",
+                device.name,
+                if arriving { NO_FRAMES } else { NO_LINE },
+                if arriving { "arrives" } else { "leaves" },
             );
             return Ok(());
         };
@@ -63,7 +80,7 @@ impl Engine {
         let mut devices = BTreeMap::new();
         for (rule, netem) in &self.image.lines {
             let line = lines
-                .device(namespace, *rule, netem, device.is_loopback())
+                .device(namespace, *rule, netem, Place { loopback: device.is_loopback(), arriving })
                 .map_err(|source| Error::Attach { what: what(), source })?;
             devices.insert(*rule, line);
         }
@@ -96,7 +113,8 @@ impl Engine {
                     slot
                 }
             };
-            let key = LineKey { namespace: number, device: device.index, rules };
+            let namespace = if arriving { number | ARRIVING } else { number };
+            let key = LineKey { namespace, device: device.index, rules };
             self.maps.add_entrance(key, Entrance { device: *line, slot, layer })?;
         }
         Ok(())

@@ -112,6 +112,9 @@ mod tests {
         fn line(&self) -> Result<(), Unable> {
             Self::no()
         }
+        fn arrival(&self) -> Result<(), Unable> {
+            Self::no()
+        }
         fn cgroup_skb(&self) -> Result<(), Unable> {
             Self::no()
         }
