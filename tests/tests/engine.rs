@@ -74,7 +74,9 @@ fn fault(
 
 fn planned(faults: Vec<network::Fault>, seed: Option<u64>) -> Result<Plan> {
     let spec = Spec {
-        target: Target::Fresh,
+        targets: vec![Target::Fresh],
+        select: Default::default(),
+        select_seed: None,
         faults: faults.into_iter().map(|fault| Fault::Network(Box::new(fault))).collect(),
         duration: None,
         allowed: Default::default(),
@@ -130,7 +132,7 @@ fn everything() -> Result<Plan> {
 }
 
 fn place<'a>(plan: &'a Plan, cgroup: &'a TargetCgroup) -> Placement<'a> {
-    Placement { plan, cgroup, await_exec: false }
+    Placement { plan, cgroups: vec![cgroup], await_exec: false }
 }
 
 fn lost(victim: &Victim) -> u64 {

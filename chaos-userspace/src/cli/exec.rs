@@ -8,13 +8,13 @@ use super::{
     run,
     session::{self, News, Session, Watch},
     signals::Arrived,
+    target::Chosen,
 };
 use crate::{
     host::cgroup::{self, Cgroup, Hierarchy},
     plan,
     probe::kernel::Kernel,
     report::event::Sink,
-    spec::Target,
 };
 use clap::Args;
 use nix::{
@@ -58,17 +58,18 @@ pub struct Exec {
 
 /// Runs the command.
 pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure> {
-    let spec = arguments.faults.spec(Target::Fresh, arguments.duration.as_deref())?;
+    let spec = arguments.faults.spec(arguments.duration.as_deref())?;
     run::check_privileges()?;
     let plan = plan::make(&spec, &Kernel::default())?;
     run::warn_of_devices(&plan, &[])?;
     let hierarchy = Hierarchy::find()?;
-    let cgroup = Fresh(hierarchy.make_fresh(&plan.run)?);
-    check_joinable(&cgroup.0)?;
+    let fresh = Fresh(Chosen::only(hierarchy.make_fresh(&plan.run)?));
+    let cgroup = fresh.0.first()?;
+    check_joinable(cgroup)?;
     let watch = Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose };
     session::block_on(async {
-        let mut session = Session::open(&plan, &cgroup.0, true, watch, sink)?;
-        let mut child = spawn(&arguments.command, &cgroup.0, session.mask_before())?;
+        let mut session = Session::open(&plan, &fresh.0, true, watch, sink)?;
+        let mut child = spawn(&arguments.command, cgroup, session.mask_before())?;
         session.arm(child.id(), sink)?;
         let status = loop {
             tokio::select! {
@@ -84,7 +85,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
         session.ending.signal = status.signal();
         session.close();
         // The command is gone, but the kernel may still be counting it out of its cgroup.
-        cgroup::wait_empty(cgroup.0.path(), Some(Duration::from_millis(20)));
+        cgroup::wait_empty(cgroup.path(), Some(Duration::from_millis(20)));
         let summary = session.finish(sink).await?;
         Ok(exec_status(status, summary.code, arguments.require_hit))
     })
@@ -106,11 +107,13 @@ fn exec_status(status: ExitStatus, code: u8, require_hit: bool) -> u8 {
 
 /// The fresh cgroup before an engine owns it: removed on every way out. With processes in it, that fails, and the
 /// guardian removes it later.
-struct Fresh(Cgroup);
+struct Fresh(Chosen);
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        let _ = cgroup::remove(self.0.path());
+        for cgroup in &self.0.cgroups {
+            let _ = cgroup::remove(cgroup.path());
+        }
     }
 }
 

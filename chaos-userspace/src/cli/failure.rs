@@ -54,6 +54,15 @@ impl From<cgroup::Error> for Failure {
     }
 }
 
+impl From<Vec<cgroup::Error>> for Failure {
+    /// All of them, with the code of the first.
+    fn from(errors: Vec<cgroup::Error>) -> Self {
+        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let code = errors.into_iter().next().map_or(exit::INTERNAL, |error| Self::from(error).code);
+        Self::new(code, texts.join("\n"))
+    }
+}
+
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
         let code = match error {

@@ -1,7 +1,7 @@
 //! Flags that say what is inflicted. They are kept as text here, so that all problems can be told at once.
 
 use super::packets::PacketFlags;
-use crate::spec::{Fault, Problems, Spec, Target, safety::Net, syscall, units};
+use crate::spec::{Fault, Problems, Spec, Target, safety::Net, select::Select, syscall, units};
 use clap::Args;
 use std::collections::BTreeSet;
 
@@ -39,8 +39,8 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// The spec these flags describe. `duration` is the text of `--duration`.
-    pub fn spec(&self, target: Target, duration: Option<&str>) -> Result<Spec, Problems> {
+    /// The spec these flags describe, for a fresh cgroup. `duration` is the text of `--duration`.
+    pub fn spec(&self, duration: Option<&str>) -> Result<Spec, Problems> {
         let mut problems = Problems::default();
         let mut faults = vec![];
         faults.extend(
@@ -94,7 +94,9 @@ impl Faults {
                 .push("no fault is asked for: add --loss 5% or --fail openat=EIO, for example".to_owned());
         }
         problems.or(|| Spec {
-            target,
+            targets: vec![Target::Fresh],
+            select: Select::All,
+            select_seed: None,
             faults,
             duration,
             allowed,
@@ -121,19 +123,19 @@ mod tests {
             fail: vec!["opnat=EIO".into(), "openat=EIOO@101%".into()],
             ..Faults::default()
         };
-        let problems = flags.spec(Target::Fresh, Some("5")).unwrap_err();
+        let problems = flags.spec(Some("5")).unwrap_err();
         assert_eq!(problems.0.len(), 7, "{problems}");
     }
 
     #[test]
     fn dangerous_calls_need_to_be_allowed() {
         let flags = Faults { fail: vec!["execve=EIO".into()], ..Faults::default() };
-        let problems = flags.spec(Target::Fresh, None).unwrap_err().to_string();
+        let problems = flags.spec(None).unwrap_err().to_string();
         assert!(problems.contains("--allow execve"), "{problems}");
         let flags = Faults { allow: vec!["execve".into()], ..flags };
-        assert_eq!(flags.spec(Target::Fresh, None).unwrap().faults.len(), 1);
+        assert_eq!(flags.spec(None).unwrap().faults.len(), 1);
         let flags = Faults { allow: vec!["execv".into()], ..flags };
-        assert!(flags.spec(Target::Fresh, None).unwrap_err().to_string().contains("did you mean execve"));
+        assert!(flags.spec(None).unwrap_err().to_string().contains("did you mean execve"));
     }
 
     #[test]
@@ -142,7 +144,7 @@ mod tests {
             packets: PacketFlags { remote: vec!["10.0.0.0/8".into()], ..PacketFlags::default() },
             ..Faults::default()
         };
-        assert!(flags.spec(Target::Fresh, None).unwrap_err().to_string().contains("add a packet fault"));
-        assert!(Faults::default().spec(Target::Fresh, None).unwrap_err().to_string().contains("no fault"));
+        assert!(flags.spec(None).unwrap_err().to_string().contains("add a packet fault"));
+        assert!(Faults::default().spec(None).unwrap_err().to_string().contains("no fault"));
     }
 }

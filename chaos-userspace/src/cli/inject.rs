@@ -8,9 +8,9 @@ use super::{
     faults::Faults,
     run, safety,
     session::{self, Session, Watch},
-    target::Targets,
+    target::{Chosen, Targets},
 };
-use crate::{host::cgroup::Hierarchy, plan, probe::kernel::Kernel, report::event::Sink};
+use crate::{host::cgroup::Hierarchy, plan, probe::kernel::Kernel, report::event::Sink, spec::Spec};
 use clap::Args;
 use std::ffi::OsString;
 
@@ -51,24 +51,25 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
         }
         return detach::start(words);
     }
-    let target = arguments.targets.named().ok_or_else(|| {
-        Failure::new(
-            exit::USAGE,
-            "no target is named: add --cgroup PATH, --unit NAME, --pid PID or --container ID",
-        )
-    })?;
-    let spec = arguments.faults.spec(target, Some(&arguments.duration))?;
+    let targets = arguments.targets.named();
+    if targets.is_empty() {
+        let message = "no target is named: add --cgroup PATH, --unit NAME, --pid PID or --container ID";
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let select = arguments.targets.select()?;
+    let select_seed = arguments.targets.select_seed();
+    let spec = Spec { targets, select, select_seed, ..arguments.faults.spec(Some(&arguments.duration))? };
     run::check_privileges()?;
     let hierarchy = Hierarchy::find()?;
-    let cgroup = hierarchy.resolve(&spec.target)?;
-    let processes = cgroup.processes();
-    let allowed = safety::check(&cgroup, &processes, &spec)?;
+    let chosen = Chosen::find(&hierarchy, &spec)?;
+    let processes = chosen.processes();
+    let allowed = safety::check(&chosen, &processes, &spec)?;
     let plan = plan::make(&spec, &Kernel::default())?;
     let watch =
         Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose: common.verbose };
     run::warn_of_devices(&plan, &processes)?;
     session::block_on(async {
-        let mut session = Session::open(&plan, &cgroup, false, watch, sink)?;
+        let mut session = Session::open(&plan, &chosen, false, watch, sink)?;
         session.allowed = allowed;
         if arguments.detached && !session.is_reachable() {
             return Err(Failure::new(exit::UNABLE, "a run that nobody can reach must not be detached"));

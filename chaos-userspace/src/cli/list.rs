@@ -103,6 +103,11 @@ fn shown(path: &std::path::Path) -> String {
         .collect()
 }
 
+fn targets(status: &message::Status) -> String {
+    let first = shown(&status.cgroup);
+    if status.targets > 1 { format!("{first} and {} more", status.targets - 1) } else { first }
+}
+
 fn line(status: &message::Status) -> String {
     let faults: Vec<_> = status.rules.iter().map(|rule| rule.fault.as_str()).collect();
     let injected: u64 = status.rules.iter().map(|rule| rule.injected.events).sum();
@@ -112,13 +117,13 @@ fn line(status: &message::Status) -> String {
         status.run,
         status.command,
         status.state.name(),
-        shown(&status.cgroup),
+        targets(status),
         faults.join("; ")
     )
 }
 
 fn text(status: &message::Status) -> String {
-    let mut text = format!("kchaos {}: {} ({})", status.run, status.state.name(), shown(&status.cgroup));
+    let mut text = format!("kchaos {}: {} ({})", status.run, status.state.name(), targets(status));
     if let Some(since) = status.armed_s {
         let _ = write!(text, ", live for {since:.1} s");
     }

@@ -1,11 +1,20 @@
 //! `kchaos plan`: what would be attached where.
 
-use super::{exit, failure::Failure, faults::Faults, run, safety, target::Targets};
+use super::{
+    exit,
+    failure::Failure,
+    faults::Faults,
+    run, safety,
+    target::{Chosen, Targets},
+};
 use crate::{
-    host::{cgroup::Hierarchy, namespace::NetworkNamespace},
-    plan,
+    host::{
+        cgroup::{Cgroup, Hierarchy},
+        namespace::NetworkNamespace,
+    },
+    plan::{self, explain::paths},
     probe::kernel::Kernel,
-    spec::Target,
+    spec::{Spec, select::Select},
 };
 use clap::Args;
 
@@ -26,25 +35,22 @@ pub struct Plan {
 /// Runs the command.
 pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
     // Without a name, a fresh cgroup as `exec` makes it.
-    let target = arguments.targets.named().unwrap_or(Target::Fresh);
-    let spec = arguments.faults.spec(target, arguments.duration.as_deref())?;
+    let targets = arguments.targets.named();
+    let mut spec = arguments.faults.spec(arguments.duration.as_deref())?;
+    spec.select = arguments.targets.select()?;
+    spec.select_seed = arguments.targets.select_seed();
     let hierarchy = Hierarchy::find()?;
-    let mut processes = vec![];
-    let target = match &spec.target {
-        Target::Fresh => format!("a fresh cgroup below {}", hierarchy.own()?.display()),
-        named => {
-            let cgroup = hierarchy.resolve(named)?;
-            processes = cgroup.processes();
-            safety::check(&cgroup, &processes, &spec)?;
-            let namespaces = NetworkNamespace::of_processes(&processes).len();
-            format!(
-                "cgroup {} (id {}, {} processes in {} network namespaces) and everything below it",
-                cgroup.path().display(),
-                cgroup.id(),
-                processes.len(),
-                namespaces
-            )
-        }
+    let (mut processes, mut chosen) = (vec![], None);
+    let target = if targets.is_empty() {
+        format!("a fresh cgroup below {}", hierarchy.own()?.display())
+    } else {
+        spec.targets = targets;
+        let found = Chosen::find(&hierarchy, &spec)?;
+        processes = found.processes();
+        safety::check(&found, &processes, &spec)?;
+        let target = in_words(&found, &processes, &spec);
+        chosen = Some(found);
+        target
     };
     let plan = plan::make(&spec, &Kernel::default())?;
     let warnings = run::look_at_devices(&plan, &processes)?;
@@ -64,10 +70,44 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
             .collect();
         println!(
             "{}",
-            serde_json::json!({"event": "plan", "target": target, "rules": rules, "warnings": warnings})
+            serde_json::json!({
+                "event": "plan",
+                "target": target,
+                "chosen": chosen.iter().flat_map(|found| &found.cgroups).map(Cgroup::path).collect::<Vec<_>>(),
+                "spared": chosen.iter().flat_map(|found| &found.spared).collect::<Vec<_>>(),
+                "rules": rules,
+                "warnings": warnings,
+            })
         );
     } else {
         print!("{}", plan::explain::explain(&plan, &target, &warnings));
     }
     Ok(exit::DONE)
+}
+
+/// Who is hit and who is not, for people.
+fn in_words(chosen: &Chosen, processes: &[i32], spec: &Spec) -> String {
+    let within = format!(
+        "{} processes in {} network namespaces",
+        processes.len(),
+        NetworkNamespace::of_processes(processes).len()
+    );
+    if let ([cgroup], []) = (&chosen.cgroups[..], &chosen.spared[..]) {
+        let (path, id) = (cgroup.path().display(), cgroup.id());
+        return format!("cgroup {path} (id {id}, {within}) and everything below it");
+    }
+    let hit: Vec<_> = chosen.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect();
+    let fitting = hit.len() + chosen.spared.len();
+    let mut text = format!(
+        "{} of {fitting} cgroups ({within}) and everything below them\n  hit: {}",
+        hit.len(),
+        paths(&hit)
+    );
+    if !chosen.spared.is_empty() {
+        text += &format!("\n  spared: {}", paths(&chosen.spared));
+    }
+    if spec.select != Select::All && spec.select_seed.or(spec.seed).is_none() {
+        text += "\n  drawn anew every time: add --select-seed to draw the same again";
+    }
+    text
 }

@@ -1,8 +1,8 @@
 //! The two ends of every run: what is checked before, and the summary.
 
-use super::{exit, failure::Failure};
+use super::{exit, failure::Failure, target::Chosen};
 use crate::{
-    host::privilege,
+    host::{cgroup::Cgroup, privilege},
     inject::engine::{Closed, Options, Recording},
     observe::{bystander::Bystander, recorder::Recorder},
     plan::{self, Plan},
@@ -66,7 +66,7 @@ pub struct Account<'a> {
     /// What was to be done.
     pub plan: &'a Plan,
     /// To whom.
-    pub cgroup: &'a Path,
+    pub chosen: &'a Chosen,
     /// Safety nets that would have refused it.
     pub allowed: Vec<&'static str>,
     /// What the engine left.
@@ -81,7 +81,7 @@ pub struct Account<'a> {
 
 /// Finishes the rollback, tells the summary and returns it.
 pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
-    let Account { plan, cgroup, allowed, closed, bystander, recorder, ending } = account;
+    let Account { plan, chosen, allowed, closed, bystander, recorder, ending } = account;
     let mut problems = closed.problems.clone();
     let rules = RuleSummary::all(plan, &closed.counters, &closed.missed);
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
@@ -95,13 +95,16 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
             .ok()
     });
     let events = recorder.map(|recorder| EventCount::new(recorder.finish(), events_lost));
+    let hit: Vec<_> = chosen.cgroups.iter().map(Cgroup::path).map(Path::to_path_buf).collect();
     let mut summary = Summary {
         run: plan.run.clone(),
         code: exit::DONE,
         outcome: "",
         exit_status: ending.exit_status,
         signal: ending.signal,
-        cgroup: cgroup.to_path_buf(),
+        cgroup: hit.first().cloned().unwrap_or_default(),
+        chosen: hit,
+        spared: chosen.spared.clone(),
         allowed,
         rules,
         queue,

@@ -7,9 +7,9 @@ use super::{
     run::{self, Account, Ending},
     set,
     signals::{Arrived, Signals},
+    target::Chosen,
 };
 use crate::{
-    host::cgroup::Cgroup,
     inject::engine::{Closed, Engine, Placement},
     observe::{bystander::Bystander, devices, kernel_log::Forwarder, recorder::Recorder},
     plan::Plan,
@@ -60,7 +60,7 @@ pub struct Watch<'a> {
 /// One run of an engine of its own.
 pub struct Session<'a> {
     plan: Plan,
-    cgroup: &'a Cgroup,
+    chosen: &'a Chosen,
     command: &'static str,
     armed: Option<Instant>,
     server: Option<Server>,
@@ -82,11 +82,11 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Attaches everything and tells the run's id; nothing acts yet. With `made_cgroup` the cgroup is a fresh one, whose
+    /// Attaches everything and tells the run's id; nothing acts yet. With `made_cgroup` the one target is a fresh one, whose
     /// first exec arms the run.
     pub fn open(
         plan: &Plan,
-        cgroup: &'a Cgroup,
+        chosen: &'a Chosen,
         made_cgroup: bool,
         watch: Watch<'_>,
         sink: &Sink,
@@ -100,11 +100,14 @@ impl<'a> Session<'a> {
         let bystander = with_bystander.then(|| Bystander::start(&plan.run)).transpose()?;
         // Before any thread is started, so that the signals wait for us on all of them.
         let signals = Signals::take().map_err(Failure::internal)?;
-        let placement = Placement { plan, cgroup, await_exec: made_cgroup };
+        let placement = Placement { plan, cgroups: chosen.cgroups.iter().collect(), await_exec: made_cgroup };
+        chosen.check_current()?;
         let mut engine = {
             let recording = events.as_ref().map(|events| events.recording);
             Engine::open(&[placement], run::options(made_cgroup, verbose, recording))?
         };
+        // Who has taken a name meanwhile is not hit, but not left out without a word either.
+        chosen.check_current()?;
         let recorder = match events {
             Some(events) => {
                 Some(Recorder::start(engine.events()?, events.out, &plan.run).map_err(Failure::internal)?)
@@ -119,11 +122,11 @@ impl<'a> Session<'a> {
             .inspect_err(|error| log::warn!("nobody can list or stop this run by its id: {error}"))
             .ok();
         if !sink.is_stderr() {
-            eprintln!("kchaos {}: {}", plan.run, cgroup.path().display());
+            eprintln!("kchaos {}: {}", plan.run, chosen.in_words());
         }
         Ok(Self {
             plan: plan.clone(),
-            cgroup,
+            chosen,
             command: if made_cgroup { "exec" } else { "inject" },
             armed: None,
             server,
@@ -165,7 +168,12 @@ impl<'a> Session<'a> {
         }
         self.armed = Some(Instant::now());
         self.over = self.plan.duration.map(|duration| Box::pin(sleep(duration)));
-        sink.write(&Event::Armed { run: &self.plan.run, pid: command, cgroup: self.cgroup.path() });
+        sink.write(&Event::Armed {
+            run: &self.plan.run,
+            pid: command,
+            cgroup: self.chosen.first()?.path(),
+            targets: self.chosen.cgroups.len(),
+        });
         Ok(())
     }
 
@@ -267,7 +275,8 @@ impl<'a> Session<'a> {
                 None => State::Starting,
                 Some(_) => State::Armed,
             },
-            cgroup: self.cgroup.path().to_path_buf(),
+            cgroup: self.chosen.first()?.path().to_path_buf(),
+            targets: self.chosen.cgroups.len(),
             observe: self.plan.observe,
             armed_s: self.armed.map(|since| since.elapsed().as_secs_f64()),
             remaining_s: remaining.filter(|_| !ended).map(|left| left.as_secs_f64()),
@@ -292,7 +301,7 @@ impl<'a> Session<'a> {
         let closed = self.closed.ok_or_else(|| Failure::internal("the engine was closed twice"))?;
         let account = Account {
             plan: &self.plan,
-            cgroup: self.cgroup.path(),
+            chosen: self.chosen,
             allowed: self.allowed,
             closed,
             bystander: self.bystander,

@@ -13,7 +13,7 @@ use crate::{
         client,
         message::{Answer, Request},
     },
-    spec::{Problems, Target},
+    spec::Problems,
 };
 use clap::{Args, Parser};
 use std::ffi::OsString;
@@ -30,7 +30,7 @@ pub struct Set {
 
 /// Asks the owner to go on with other rates. `words` is the whole command line: the owner reads it anew.
 pub fn run(arguments: &Set, words: &[OsString], json: bool) -> Result<u8, Failure> {
-    arguments.faults.spec(Target::Fresh, None)?;
+    arguments.faults.spec(None)?;
     let words = words.iter().skip(1).map(|word| word.to_str().map(str::to_owned)).collect::<Option<_>>();
     let words = words.ok_or_else(|| Failure::new(exit::USAGE, "the command line is not UTF-8"))?;
     let run = client::find(&arguments.id)?;
@@ -56,7 +56,7 @@ pub fn plan(words: &[String], running: &Plan) -> Result<Plan, Failure> {
     let Command::Set(set) = cli.command else {
         return Err(Failure::new(exit::USAGE, "only `kchaos set` changes a run"));
     };
-    let mut spec = set.faults.spec(Target::Fresh, None)?;
+    let mut spec = set.faults.spec(None)?;
     spec.duration = running.duration;
     spec.seed = spec.seed.or(running.seed);
     let mut wanted = plan::make(&spec, &Kernel::default())?;

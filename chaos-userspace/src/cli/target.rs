@@ -1,37 +1,150 @@
-//! Flags that say who is hit.
+//! Flags that say who is hit, and who that is.
 
-use crate::spec::target::{ContainerId, Target, Unit};
+use super::{exit, failure::Failure};
+use crate::{
+    host::cgroup::{Cgroup, Hierarchy},
+    plan::{explain::paths, selection},
+    spec::{
+        Problems, Spec,
+        select::Select,
+        target::{self, ContainerId, Target, Unit},
+    },
+};
 use clap::Args;
-use std::path::PathBuf;
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+};
 
 /// Flags shared by `inject` and `plan`.
 #[derive(Args, Clone, Debug, Default)]
-#[group(multiple = false)]
 pub struct Targets {
-    /// A cgroup v2 directory, or its path below the mount, with everything below it
-    #[arg(long, value_name = "PATH", help_heading = "Target")]
-    cgroup: Option<PathBuf>,
+    /// A cgroup v2 directory, or its path below the mount, with everything below it; with *, ?, [a-z] and ** all that fit.
+    /// Targets of all kinds can be repeated and mixed
+    #[arg(long, value_name = "PATH|PATTERN", value_parser = target::cgroup_path, help_heading = "Target")]
+    cgroup: Vec<PathBuf>,
 
-    /// The cgroup of a systemd unit: web.service, system-web.slice; web stands for web.service
-    #[arg(long, value_name = "NAME", help_heading = "Target")]
-    unit: Option<Unit>,
+    /// The cgroup of a systemd unit: web.service, system-web.slice; web stands for web.service, web@ for all instances of
+    /// the template, 'web-*' for all that fit
+    #[arg(long, value_name = "NAME|PATTERN", help_heading = "Target")]
+    unit: Vec<Unit>,
 
     /// The cgroup that this process is in, with all its other processes
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Target")]
-    pid: Option<u32>,
+    pid: Vec<u32>,
 
     /// The cgroup of a container: its id or the beginning of it, for Docker, containerd, CRI-O and Podman
     #[arg(long, value_name = "ID", help_heading = "Target")]
-    container: Option<ContainerId>,
+    container: Vec<ContainerId>,
+
+    /// How many of the targets are hit: all, one, 3, 30% or random-max:30%; which ones is drawn
+    #[arg(long, value_name = "HOW MANY", help_heading = "Target")]
+    select: Option<Select>,
+
+    /// Draw the same targets again; without it --seed does
+    #[arg(long, value_name = "NUMBER", requires = "select", help_heading = "Target")]
+    select_seed: Option<u64>,
 }
 
 impl Targets {
-    /// The target that is named, if any.
-    pub fn named(&self) -> Option<Target> {
-        let Self { cgroup, unit, pid, container } = self.clone();
-        (cgroup.map(Target::Cgroup))
-            .or(unit.map(Target::Unit))
-            .or(pid.map(Target::Process))
-            .or(container.map(Target::Container))
+    /// All that are named.
+    pub fn named(&self) -> Vec<Target> {
+        let Self { cgroup, unit, pid, container, .. } = self.clone();
+        (cgroup.into_iter().map(Target::Cgroup))
+            .chain(unit.into_iter().map(Target::Unit))
+            .chain(pid.into_iter().map(Target::Process))
+            .chain(container.into_iter().map(Target::Container))
+            .collect()
+    }
+
+    /// What draws the same of them again.
+    pub fn select_seed(&self) -> Option<u64> {
+        self.select_seed
+    }
+
+    /// How many of them are hit.
+    pub fn select(&self) -> Result<Select, Problems> {
+        match self.select {
+            Some(_) if self.named().is_empty() => Err(Problems(vec![
+                "--select chooses among targets: name them, as with --cgroup 'web-*'".to_owned(),
+            ])),
+            select => Ok(select.unwrap_or_default()),
+        }
+    }
+}
+
+/// Who is hit.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Those that are, by path; none of them lies below another one.
+    pub cgroups: Vec<Cgroup>,
+    /// Those that fit as well.
+    pub spared: Vec<PathBuf>,
+    /// If a pattern fits several: how many there are to choose from.
+    pub matching: Option<usize>,
+}
+
+impl Chosen {
+    /// One and no other.
+    pub fn only(cgroup: Cgroup) -> Self {
+        Self { cgroups: vec![cgroup], spared: vec![], matching: None }
+    }
+
+    /// Looks for the targets of a spec and chooses among them.
+    pub fn find(hierarchy: &Hierarchy, spec: &Spec) -> Result<Self, Failure> {
+        let candidates = hierarchy.resolve_all(&spec.targets).map_err(Failure::from)?;
+        let name = |cgroup: &Cgroup| {
+            let below = cgroup.path().strip_prefix(hierarchy.mount()).unwrap_or(cgroup.path());
+            below.as_os_str().as_bytes().to_vec()
+        };
+        let names: Vec<_> = candidates.iter().map(name).collect();
+        let names: Vec<_> = names.iter().map(Vec::as_slice).collect();
+        // Random keys are what a hasher of the standard library starts with.
+        let seed =
+            spec.select_seed.or(spec.seed).unwrap_or_else(|| RandomState::new().build_hasher().finish());
+        let is_chosen = selection::choose(&names, spec.select, seed)
+            .map_err(|problem| Failure::new(exit::USAGE, problem))?;
+        let has_choice = candidates.len() > 1 && spec.targets.iter().any(Target::is_pattern);
+        let mut chosen =
+            Self { cgroups: vec![], spared: vec![], matching: has_choice.then_some(candidates.len()) };
+        for (cgroup, is_chosen) in candidates.into_iter().zip(is_chosen) {
+            if is_chosen {
+                chosen.cgroups.push(cgroup);
+            } else {
+                chosen.spared.push(cgroup.path().to_path_buf());
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// The first of them; there is always one.
+    pub fn first(&self) -> Result<&Cgroup, Failure> {
+        self.cgroups.first().ok_or_else(|| Failure::internal("no target is left"))
+    }
+
+    /// Their paths, for people.
+    pub fn in_words(&self) -> String {
+        let all: Vec<_> = self.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect();
+        paths(&all)
+    }
+
+    /// Processes in them and below.
+    pub fn processes(&self) -> Vec<i32> {
+        self.cgroups.iter().flat_map(Cgroup::processes).collect()
+    }
+
+    /// Refuses those that have gone, or whose name another one has taken.
+    pub fn check_current(&self) -> Result<(), Failure> {
+        let gone: Vec<_> = self.cgroups.iter().filter(|cgroup| !cgroup.is_current()).collect();
+        let names: Vec<_> = gone.iter().map(|cgroup| cgroup.path().display().to_string()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let names = names.join(", ");
+        Err(Failure::new(
+            exit::USAGE,
+            format!("{names}: the target went while the run was set up: start it again"),
+        ))
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
-    limits::{CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, WALK_TARGETS_MAX},
+    limits::{CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, TARGETS_MAX, WALK_TARGETS_MAX},
     probability::{mix, seeded_draw},
     results::Results,
     rule::{
@@ -33,10 +33,8 @@ use std::collections::BTreeMap;
 pub struct Job<'a> {
     /// What to do.
     pub plan: &'a Plan,
-    /// Id of the target cgroup.
-    pub cgroup_id: u64,
-    /// Level of the target cgroup.
-    pub cgroup_level: u32,
+    /// Id and level of each target's cgroup.
+    pub targets: &'a [(u64, u32)],
     /// Arm at the first exec in the target instead of at once.
     pub await_exec: bool,
 }
@@ -144,9 +142,10 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
     let mut image = Image::default();
     let mut prefixes = network::Prefixes::default();
     let mut matches = syscall_match::Matches::default();
+    let mut known = BTreeMap::new();
     for (slot, job) in jobs.iter().enumerate() {
-        if job.cgroup_level >= LEVELS_MAX {
-            return Err(Error::TooDeep { level: job.cgroup_level });
+        if let Some((_, level)) = job.targets.iter().find(|(_, level)| *level >= LEVELS_MAX) {
+            return Err(Error::TooDeep { level: *level });
         }
         image.runs.push(Run {
             state: if job.await_exec { STATE_AWAIT_EXEC } else { STATE_IDLE },
@@ -241,7 +240,8 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
             image.exact |= rule.when & !WHEN_PER_FLOW != 0;
             image.rules.push(rule);
         }
-        image.add_target(job.cgroup_id, Target { rules: mask, runs: 1 << slot });
+        let target = Target { rules: mask, runs: 1 << slot };
+        job.targets.iter().for_each(|(id, _)| image.add_target(&mut known, *id, target));
     }
     (image.remote4, image.remote6) = prefixes.cumulate();
     matches.finish(&mut image)?;
@@ -287,8 +287,10 @@ impl Image {
         self.rules.iter().filter(counting).fold(0, |rules, rule| rules | 1 << rule.number)
     }
 
-    fn add_target(&mut self, id: u64, target: Target) {
-        match self.targets.iter_mut().find(|(known, _)| *known == id) {
+    /// `places` are those of the known ids.
+    fn add_target(&mut self, places: &mut BTreeMap<u64, usize>, id: u64, target: Target) {
+        let place = *places.entry(id).or_insert(self.targets.len());
+        match self.targets.get_mut(place) {
             Some((_, known)) => {
                 known.rules |= target.rules;
                 known.runs |= target.runs;
@@ -297,9 +299,22 @@ impl Image {
         }
     }
 
+    /// What slots stand for: with `SELECT_WALK` the target of the same place, otherwise all that targets are subject to,
+    /// each once. A socket hook's program knows the first slot with what its targets are subject to.
+    pub fn slots(&self) -> Vec<Target> {
+        let mut all: Vec<_> = self.targets.iter().map(|(_, target)| *target).collect();
+        if self.select_task != SELECT_WALK {
+            all.sort_unstable_by_key(|target| (target.runs, target.rules));
+            all.dedup();
+        }
+        all
+    }
+
     /// A few targets of one level are compared with globals; anything else is looked up level by level.
     fn choose_selection(&mut self, jobs: &[Job<'_>]) -> Result<(), Error> {
-        self.levels = jobs.iter().fold(0, |levels, job| levels | 1 << job.cgroup_level);
+        within("targets", self.targets.len(), TARGETS_MAX as usize)?;
+        let all = jobs.iter().flat_map(|job| job.targets);
+        self.levels = all.fold(0, |levels, (_, level)| levels | 1 << level);
         let one_level = self.levels.count_ones() == 1;
         if one_level && self.targets.len() <= FAST_TARGETS_MAX {
             self.select_skb = SELECT_FAST;
@@ -312,12 +327,15 @@ impl Image {
         }
         self.select_task = self.select_skb;
         self.registers = jobs.first().map(|job| job.plan.registers).unwrap_or_default();
-        if self.has_socket_hooks {
-            within("targets with socket hooks", self.targets.len(), WALK_TARGETS_MAX as usize)?;
-        }
-        if jobs.iter().any(|job| !job.plan.task_ancestor) {
-            within("targets on a kernel below 5.12", self.targets.len(), WALK_TARGETS_MAX as usize)?;
+        let asks_tasks =
+            |job: &Job<'_>| job.await_exec || job.plan.rules.iter().any(|rule| !rule.calls.is_empty());
+        if jobs.iter().any(|job| !job.plan.task_ancestor && asks_tasks(job)) {
+            let what = "targets of system call faults on a kernel below 5.12";
+            within(what, self.targets.len(), WALK_TARGETS_MAX as usize)?;
             self.select_task = SELECT_WALK;
+        }
+        if self.has_socket_hooks {
+            within("kinds of targets with socket hooks", self.slots().len(), WALK_TARGETS_MAX as usize)?;
         }
         Ok(())
     }
@@ -372,8 +390,8 @@ mod tests {
         }
     }
 
-    fn job(plan: &Plan, id: u64, level: u32) -> Job<'_> {
-        Job { plan, cgroup_id: id, cgroup_level: level, await_exec: false }
+    fn job<'a>(plan: &'a Plan, targets: &'a [(u64, u32)]) -> Job<'a> {
+        Job { plan, targets, await_exec: false }
     }
 
     #[test]
@@ -386,7 +404,8 @@ mod tests {
             Fault::Syscall(Box::new("openat=EIO".parse().unwrap())),
             vec![Mechanism::Security { by: SecurityHook::Lsm, hook: "file_open", id: 3 }],
         )]);
-        let image = encode(&[job(&lossy, 10, 2), job(&failing, 11, 3), job(&failing, 10, 2)]).unwrap();
+        let image =
+            encode(&[job(&lossy, &[(10, 2)]), job(&failing, &[(11, 3)]), job(&failing, &[(10, 2)])]).unwrap();
         assert_eq!(
             image.targets,
             [(10, Target { rules: 0b101, runs: 0b101 }), (11, Target { rules: 0b10, runs: 0b10 })]
@@ -402,14 +421,44 @@ mod tests {
     #[test]
     fn few_targets_of_one_level_are_compared() {
         let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
-        let jobs: Vec<_> = (1..=8).map(|id| job(&lossy, id, 4)).collect();
+        let targets: Vec<_> = (1..=9).map(|id| (id, 4)).collect();
+        let jobs: Vec<_> = targets[..8].iter().map(|one| job(&lossy, std::slice::from_ref(one))).collect();
         let image = encode(&jobs).unwrap();
         assert_eq!(
             (image.select_skb, image.fast_level, image.fast_ids),
             (SELECT_FAST, 4, [1, 2, 3, 4, 5, 6, 7, 8])
         );
-        let jobs: Vec<_> = (1..=9).map(|id| job(&lossy, id, 4)).collect();
-        assert_eq!(encode(&jobs).unwrap().select_skb, SELECT_LEVELS);
+        assert_eq!(encode(&[job(&lossy, &targets[..8])]).unwrap().fast_ids, image.fast_ids);
+        assert_eq!(encode(&[job(&lossy, &targets)]).unwrap().select_skb, SELECT_LEVELS);
+    }
+
+    #[test]
+    fn many_targets_of_one_run_are_subject_to_the_same() {
+        let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
+        let targets: Vec<_> = (1..=u64::from(TARGETS_MAX)).map(|id| (id, 4)).collect();
+        let image = encode(&[job(&lossy, &targets), job(&lossy, &[(7, 4)])]).unwrap();
+        assert_eq!((image.rules.len(), image.runs.len(), image.targets.len()), (2, 2, targets.len()));
+        assert_eq!(image.targets[6].1, Target { rules: 0b11, runs: 0b11 });
+        let kinds = [Target { rules: 1, runs: 1 }, Target { rules: 0b11, runs: 0b11 }];
+        assert_eq!(image.slots(), kinds);
+        let more: Vec<_> = (1..=u64::from(TARGETS_MAX) + 1).map(|id| (id, 4)).collect();
+        let refused = encode(&[job(&lossy, &more)]).unwrap_err().to_string();
+        assert!(refused.contains("16385 targets are above the limit of 16384"), "{refused}");
+    }
+
+    #[test]
+    fn only_calls_have_few_targets_on_old_kernels() {
+        let mut lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
+        let mut failing = plan(vec![(
+            Fault::Syscall(Box::new("openat=EIO".parse().unwrap())),
+            vec![Mechanism::Security { by: SecurityHook::Lsm, hook: "file_open", id: 3 }],
+        )]);
+        (lossy.task_ancestor, failing.task_ancestor) = (false, false);
+        let targets: Vec<_> = (1..=65).map(|id| (id, 4)).collect();
+        assert_eq!(encode(&[job(&lossy, &targets)]).unwrap().targets.len(), 65);
+        let image = encode(&[job(&failing, &targets[..64])]).unwrap();
+        assert_eq!((image.select_task, image.slots().len()), (SELECT_WALK, 64));
+        assert!(encode(&[job(&failing, &targets)]).unwrap_err().to_string().contains("below 5.12"));
     }
 
     #[test]
@@ -424,7 +473,7 @@ mod tests {
             (loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx]),
             (loss("5%", matches, Direction::Egress), vec![Mechanism::Tcx]),
         ]);
-        let image = encode(&[job(&lossy, 1, 1)]).unwrap();
+        let image = encode(&[job(&lossy, &[(1, 1)])]).unwrap();
         assert_eq!(image.rules[0].matches, 0);
         assert_eq!(image.rules[1].matches, MATCH_PROTOCOL | MATCH_REMOTE | MATCH_REMOTE_PORT);
         assert_eq!(image.ports, BTreeMap::from([(80, 2), (81, 2)]));
@@ -436,8 +485,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
-        let jobs: Vec<_> = (0..64).map(|id| job(&lossy, id, 1)).collect();
+        let jobs: Vec<_> = (0..64).map(|_| job(&lossy, &[(1, 1)])).collect();
         assert!(encode(&jobs).unwrap_err().to_string().contains("64 runs are above the limit of 63"));
-        assert!(matches!(encode(&[job(&lossy, 1, 32)]), Err(Error::TooDeep { level: 32 })));
+        assert!(matches!(encode(&[job(&lossy, &[(1, 32)])]), Err(Error::TooDeep { level: 32 })));
     }
 }

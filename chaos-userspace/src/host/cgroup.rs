@@ -213,6 +213,11 @@ impl Cgroup {
         self.id
     }
 
+    /// Whether its path still leads to it: another one that takes its name is not it.
+    pub fn is_current(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.id)
+    }
+
     /// How far below the root it is; the root is 0.
     pub fn level(&self) -> u32 {
         self.level

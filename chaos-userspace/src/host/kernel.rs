@@ -46,6 +46,22 @@ impl Drop for MemoryLockLimit {
     }
 }
 
+/// Descriptors that everything but targets takes.
+const DESCRIPTORS_BASE: u64 = 1024;
+/// Descriptors per target: its directory, and links to its hooks, each twice while it is moved.
+const DESCRIPTORS_PER_TARGET: u64 = 6;
+
+/// Lets this process have as many descriptors as so many targets take. Where it may not, opening them fails with its own
+/// reason.
+pub fn allow_descriptors(targets: usize) {
+    use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+    let wanted = DESCRIPTORS_BASE + DESCRIPTORS_PER_TARGET * targets as u64;
+    let Ok((soft, hard)) = getrlimit(RLIMIT_NOFILE) else { return };
+    if soft < wanted && setrlimit(RLIMIT_NOFILE, wanted, hard.max(wanted)).is_err() {
+        let _ = setrlimit(RLIMIT_NOFILE, wanted.min(hard), hard);
+    }
+}
+
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of `bpf_ktime_get_ns`.
 pub fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);

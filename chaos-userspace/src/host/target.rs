@@ -1,15 +1,68 @@
-//! From a name to its cgroup.
+//! From names to their cgroups.
 
-use super::cgroup::{Cgroup, Error, Hierarchy, children};
-use crate::spec::target::{ContainerId, Target, Unit};
+use super::{
+    cgroup::{Cgroup, Error, Hierarchy, children},
+    kernel,
+};
+use crate::spec::{
+    glob,
+    target::{ContainerId, Target, Unit},
+};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    os::unix::ffi::OsStrExt,
+    path::{Component, Path, PathBuf},
 };
 
 impl Hierarchy {
-    /// The cgroup of a target that exists.
-    pub fn resolve(&self, target: &Target) -> Result<Cgroup, Error> {
+    /// The cgroups of targets that exist, by path: each once, and none that lies below another one, with which it is hit
+    /// anyway. All that is wrong is told.
+    pub fn resolve_all(&self, targets: &[Target]) -> Result<Vec<Cgroup>, Vec<Error>> {
+        let (mut found, mut errors) = (BTreeMap::new(), vec![]);
+        for target in targets {
+            match self.resolve(target) {
+                Ok(cgroups) => {
+                    found.extend(cgroups.into_iter().map(|cgroup| (cgroup.path().to_path_buf(), cgroup)));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        let mut roots: Vec<Cgroup> = vec![];
+        // What lies below a path comes right behind it.
+        for (path, cgroup) in found {
+            if roots.last().is_none_or(|root| !path.starts_with(root.path())) {
+                roots.push(cgroup);
+            }
+        }
+        if errors.is_empty() { Ok(roots) } else { Err(errors) }
+    }
+
+    /// The cgroups of one target: at least one.
+    fn resolve(&self, target: &Target) -> Result<Vec<Cgroup>, Error> {
+        if !target.is_pattern() {
+            return Ok(vec![self.resolve_one(target)?]);
+        }
+        let (paths, remedy) = match target {
+            Target::Unit(unit) => (self.find_all(|name| is_of_unit(name, unit)), "systemctl list-units"),
+            Target::Cgroup(pattern) => (self.fitting(pattern)?, "systemd-cgls"),
+            Target::Process(_) | Target::Container(_) | Target::Fresh => (vec![], ""),
+        };
+        kernel::allow_descriptors(paths.len());
+        let mut found = vec![];
+        for path in paths {
+            match self.open(&path) {
+                Ok(cgroup) => found.push(cgroup),
+                // It went after it was listed.
+                Err(_) if !path.exists() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found.is_empty() { Err(Error::NoTarget { target: target.to_string(), remedy }) } else { Ok(found) }
+    }
+
+    /// The cgroup that a target stands for which is no pattern.
+    fn resolve_one(&self, target: &Target) -> Result<Cgroup, Error> {
         match target {
             Target::Cgroup(path) => self.open(path),
             Target::Unit(unit) => self.only(target, |name| is_of_unit(name, unit), "systemctl list-units"),
@@ -53,6 +106,25 @@ impl Hierarchy {
         found
     }
 
+    /// Cgroups whose path fits a pattern, name by name; `**` stands for any number of names. Never the root.
+    fn fitting(&self, pattern: &Path) -> Result<Vec<PathBuf>, Error> {
+        let below =
+            pattern.strip_prefix(self.mount()).or_else(|_| pattern.strip_prefix("/")).unwrap_or(pattern);
+        let mut found = BTreeSet::from([self.mount().to_path_buf()]);
+        for part in below.components() {
+            match part {
+                Component::Normal(name) => found = one_name_on(found, name.as_bytes()),
+                Component::CurDir => {}
+                _ => {
+                    let (path, mount) = (pattern.display().to_string(), self.mount().display().to_string());
+                    return Err(Error::NotACgroup { path, mount });
+                }
+            }
+        }
+        found.remove(self.mount());
+        Ok(found.into_iter().collect())
+    }
+
     /// The cgroup of a process, which is still in it when it is open.
     fn of_process(&self, pid: u32) -> Result<Cgroup, Error> {
         let missing = || Error::NoTarget { target: format!("process {pid}"), remedy: "ps" };
@@ -68,6 +140,20 @@ impl Hierarchy {
     }
 }
 
+/// From directories to those that fit the next name of a pattern.
+fn one_name_on(directories: BTreeSet<PathBuf>, name: &[u8]) -> BTreeSet<PathBuf> {
+    if name == b"**" {
+        let mut found = directories.clone();
+        let mut to_visit: Vec<_> = directories.into_iter().collect();
+        while let Some(directory) = to_visit.pop() {
+            to_visit.extend(children(&directory).into_iter().filter(|child| found.insert(child.clone())));
+        }
+        return found;
+    }
+    let fits = |path: &PathBuf| path.file_name().is_some_and(|own| glob::fits(name, own.as_bytes()));
+    directories.iter().flat_map(|directory| children(directory)).filter(fits).collect()
+}
+
 /// The cgroup v2 path, below the mount, in a table with the format of /proc/PID/cgroup. One outside of the reader's cgroup
 /// namespace begins with `/..`, and one that has been removed has that behind its name.
 fn unified(table: &str) -> Option<&Path> {
@@ -78,7 +164,10 @@ fn unified(table: &str) -> Option<&Path> {
 /// systemd puts `_` before names that could be taken for a file of the cgroup file system (`cg_needs_escape`,
 /// src/basic/cgroup-util.c).
 fn is_of_unit(name: &str, unit: &Unit) -> bool {
-    name == unit.name() || name.strip_prefix('_') == Some(unit.name())
+    let is = |name: &str| {
+        name == unit.name() || unit.is_pattern() && glob::fits(unit.name().as_bytes(), name.as_bytes())
+    };
+    is(name) || name.strip_prefix('_').is_some_and(is)
 }
 
 /// As Docker, containerd, CRI-O and Podman name cgroups: with systemd `docker-ID.scope` (`cri-containerd-`, `crio-`,
@@ -112,6 +201,31 @@ mod tests {
         let unit = "cgroup.service".parse().unwrap();
         assert!(is_of_unit("_cgroup.service", &unit) && is_of_unit("cgroup.service", &unit));
         assert!(!is_of_unit("my-cgroup.service", &unit));
+        let unit = "web@".parse().unwrap();
+        assert!(is_of_unit("web@1.service", &unit) && !is_of_unit("web@1.scope", &unit));
+        assert!(!is_of_unit("my-web@1.service", &unit));
+    }
+
+    #[test]
+    fn paths_fit_patterns_name_by_name() {
+        let base = tempfile::tempdir().unwrap();
+        for path in ["a/web-1", "a/web-2/web-3", "a/db", "b/web-4", "web-5"] {
+            fs::create_dir_all(base.path().join(path)).unwrap();
+        }
+        let mounts = format!("none {} cgroup2 rw 0 0\n", base.path().display());
+        let hierarchy = Hierarchy::from_mounts(&mounts).unwrap();
+        let fitting = |pattern: &str| -> Vec<String> {
+            let found = hierarchy.fitting(Path::new(pattern)).unwrap();
+            found.iter().map(|path| path.strip_prefix(base.path()).unwrap().display().to_string()).collect()
+        };
+        assert_eq!(fitting("a/web-*"), ["a/web-1", "a/web-2"]);
+        assert_eq!(fitting("/*/web-[0-9]"), ["a/web-1", "a/web-2", "b/web-4"]);
+        assert_eq!(fitting("**/web-*"), ["a/web-1", "a/web-2", "a/web-2/web-3", "b/web-4", "web-5"]);
+        assert_eq!(fitting("a/**").len(), 5);
+        assert_eq!(fitting("**").len(), 8);
+        assert_eq!(fitting("c/*"), [""; 0]);
+        assert_eq!(fitting(&format!("{}/b/*", base.path().display())), ["b/web-4"]);
+        assert!(hierarchy.fitting(Path::new("a/../*")).is_err());
     }
 
     #[test]

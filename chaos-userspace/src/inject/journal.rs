@@ -5,6 +5,7 @@ use super::clsact;
 use crate::host::{cgroup, namespace::NetworkNamespace, process};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -127,10 +128,18 @@ impl Journal {
     /// A target of this one whose packets that one judges, or the other way round: a cgroup has those of its
     /// descendants.
     pub fn shares_packets_with(&self, other: &Self) -> Option<&Path> {
-        self.packets_of
-            .iter()
-            .find(|own| other.packets_of.iter().any(|path| own.starts_with(path) || path.starts_with(own)))
-            .map(PathBuf::as_path)
+        let own: BTreeSet<_> = self.packets_of.iter().map(PathBuf::as_path).collect();
+        let others: BTreeSet<_> = other.packets_of.iter().map(PathBuf::as_path).collect();
+        let own_path = |path: &Path| self.packets_of.iter().map(PathBuf::as_path).find(|own| *own == path);
+        let below_others =
+            own.iter().copied().find(|path| path.ancestors().any(|upper| others.contains(upper)));
+        below_others.or_else(|| {
+            others
+                .iter()
+                .flat_map(|path| path.ancestors())
+                .find(|upper| own.contains(upper))
+                .and_then(own_path)
+        })
     }
 
     /// Removes it.

@@ -229,7 +229,7 @@ impl Maps {
             self.map("KC_WALK_TARGETS")?.try_into().map_err(of("KC_WALK_TARGETS"))?;
         let walks = image.select_task == chaos_common::target::SELECT_WALK;
         if walks || image.has_socket_hooks {
-            for (slot, (_, target)) in image.targets.iter().enumerate() {
+            for (slot, target) in image.slots().iter().enumerate() {
                 walk.set(slot as u32, target, 0).map_err(of("KC_WALK_TARGETS"))?;
             }
         }

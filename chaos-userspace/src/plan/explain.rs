@@ -2,7 +2,18 @@
 
 use super::{EntryHook, Mechanism, Plan, SecurityHook, syscall::security_function};
 use crate::spec::syscall::Call;
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
+
+/// Paths that people are shown of many.
+const PATHS_SHOWN: usize = 10;
+
+/// Some paths and how many more there are.
+pub fn paths(all: &[PathBuf]) -> String {
+    let shown: Vec<_> = all.iter().take(PATHS_SHOWN).map(|path| path.display().to_string()).collect();
+    let more = all.len().saturating_sub(PATHS_SHOWN);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    shown.join(", ") + &more
+}
 
 /// Says what would be attached where, for `target` (in words), and what else to know of its devices.
 pub fn explain(plan: &Plan, target: &str, warnings: &[String]) -> String {

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod names;
 pub mod network;
 pub mod safety;
+pub mod selection;
 pub mod syscall;
 
 use crate::{
@@ -228,7 +229,7 @@ impl Mechanism {
         names
     }
 
-    /// The program that serves it. Socket hooks have one per target: `slot` is its place among the targets.
+    /// The program that serves it. Socket hooks have one for all targets that are subject to the same, in `slot`.
     pub fn program(&self, slot: u32) -> Kind {
         match self {
             Self::Tcx | Self::Clsact | Self::Line => Kind::NetEgress,

@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, fmt, path::Path, time::Duration};
 
 /// A run that may be longer has to be allowed.
 pub const DURATION_CAP: Duration = Duration::from_secs(3600);
+/// More of what fits a pattern, in percent, has to be allowed.
+pub const TARGETS_CAP_PERCENT: usize = 80;
 
 /// What one of the nets has caught.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +29,11 @@ pub struct Process {
 /// What the nets look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene<'a> {
-    /// The target.
-    pub cgroup: &'a Path,
-    /// The processes in it and below.
+    /// The targets.
+    pub cgroups: &'a [&'a Path],
+    /// If a pattern fits several: how many there are to choose from.
+    pub matching: Option<usize>,
+    /// The processes in them and below.
     pub processes: &'a [Process],
     /// This process, its parent, and so on up to the first.
     pub lineage: &'a [i32],
@@ -49,6 +53,7 @@ const fn reason(net: Net) -> &'static str {
         Net::SystemService => "the rest of the system cannot do without it",
         Net::WholeSlice => "that is everything of its kind on this host",
         Net::LongRun => "forgotten runs hurt the most",
+        Net::MostTargets => "what is hit needs others that are not, to be compared with and to take over",
     }
 }
 
@@ -92,14 +97,19 @@ fn catches(net: Net, scene: &Scene<'_>) -> Option<String> {
             first(&|process| process.pid != 1 && names(net).contains(&&*process.comm))
         }
         Net::WholeSlice => {
-            let name = scene.cgroup.file_name()?.to_str()?;
             let whole =
                 ["system.slice", "user.slice", "machine.slice", "kubepods.slice", "kubepods", "docker"];
-            whole.contains(&name).then(|| name.to_owned())
+            let mut names = scene.cgroups.iter().filter_map(|cgroup| cgroup.file_name()?.to_str());
+            names.find(|name| whole.contains(name)).map(str::to_owned)
         }
         Net::LongRun => {
             let duration = scene.duration.filter(|duration| *duration > DURATION_CAP)?;
             Some(format!("{} s, of more than {} s", duration.as_secs(), DURATION_CAP.as_secs()))
+        }
+        Net::MostTargets => {
+            let (hit, matching) = (scene.cgroups.len(), scene.matching?);
+            let most = hit * 100 > matching * TARGETS_CAP_PERCENT;
+            most.then(|| format!("{hit} of {matching} targets that fit, more than {TARGETS_CAP_PERCENT}%"))
         }
     }
 }
@@ -111,6 +121,11 @@ impl fmt::Display for Caught {
             Net::LongRun => {
                 write!(f, "a run of {}: {reason}; if that is meant, add --allow {name}", self.what)
             }
+            Net::MostTargets => write!(
+                f,
+                "{}, would be hit: {reason}; hit fewer, as with --select 50%, or add --allow {name}",
+                self.what
+            ),
             _ => write!(
                 f,
                 "the target has {} in it: {reason}; if that is meant, add --allow {name}",
@@ -134,8 +149,8 @@ mod tests {
         Process { pid, comm: comm.to_owned() }
     }
 
-    fn scene<'a>(cgroup: &'a str, processes: &'a [Process]) -> Scene<'a> {
-        Scene { cgroup: Path::new(cgroup), processes, lineage: &[30, 20, 10, 1], duration: None }
+    fn scene<'a>(cgroups: &'a [&'a Path], processes: &'a [Process]) -> Scene<'a> {
+        Scene { cgroups, matching: None, processes, lineage: &[30, 20, 10, 1], duration: None }
     }
 
     fn nets(scene: &Scene<'_>) -> Vec<&'static str> {
@@ -157,7 +172,8 @@ mod tests {
         ];
         for (process, net) in cases {
             let processes = [self::process(98, "redis"), process];
-            let scene = scene("/sys/fs/cgroup/system.slice/a.service", &processes);
+            let cgroups = [Path::new("/sys/fs/cgroup/system.slice/a.service")];
+            let scene = scene(&cgroups, &processes);
             assert_eq!(nets(&scene), [net]);
             let allowed = BTreeSet::from([net.parse().unwrap()]);
             let (refused, overridden) = check(&scene, &allowed);
@@ -173,16 +189,32 @@ mod tests {
     #[test]
     fn ordinary_targets_and_runs_pass() {
         let processes = [process(99, "redis"), process(100, "sshd-keygen"), process(101, "containerd-shim")];
-        let mut scene = scene("/sys/fs/cgroup/system.slice/redis.service", &processes);
+        let cgroups = [Path::new("/sys/fs/cgroup/system.slice/redis.service")];
+        let mut scene = scene(&cgroups, &processes);
         assert_eq!(nets(&scene), [""; 0]);
         scene.duration = Some(DURATION_CAP);
         assert_eq!(nets(&scene), [""; 0]);
         scene.duration = Some(DURATION_CAP + Duration::from_secs(1));
         assert_eq!(nets(&scene), ["long-run"]);
         scene.duration = None;
-        scene.cgroup = Path::new("/sys/fs/cgroup/system.slice");
+        let slices = ["a", "system.slice"].map(Path::new);
+        scene.cgroups = &slices;
         assert_eq!(nets(&scene), ["whole-slice"]);
-        scene.cgroup = Path::new("/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice");
+        let pods = [Path::new("/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice")];
+        scene.cgroups = &pods;
+        assert_eq!(nets(&scene), [""; 0]);
+    }
+
+    #[test]
+    fn most_of_what_fits_a_pattern_is_caught() {
+        let five = ["a", "b", "c", "d", "e"].map(Path::new);
+        let mut scene = scene(&five, &[]);
+        assert_eq!(nets(&scene), [""; 0]);
+        scene.matching = Some(5);
+        assert_eq!(nets(&scene), ["most-targets"]);
+        let message = check(&scene, &BTreeSet::new()).0[0].to_string();
+        assert!(message.contains("5 of 5 targets") && message.contains("--select"), "{message}");
+        scene.cgroups = &five[..4];
         assert_eq!(nets(&scene), [""; 0]);
     }
 }

@@ -74,7 +74,7 @@ fn plan(kernel: &Kernel, fault: Fault, mechanisms: Vec<Mechanism>) -> Plan {
 }
 
 fn start(plan: &Plan, scratch: &Scratch) -> Result<Engine, Unable> {
-    let placement = Placement { plan, cgroup: scratch.cgroup(), await_exec: false };
+    let placement = Placement { plan, cgroups: vec![scratch.cgroup()], await_exec: false };
     let engine = Engine::open(&[placement], Options::default())
         .map_err(|error| Unable::new(error.to_string(), "run it again with -v"))?;
     engine.arm(0);

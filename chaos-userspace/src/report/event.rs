@@ -18,8 +18,10 @@ pub enum Event<'a> {
         run: &'a str,
         /// The command, for `exec`.
         pid: Option<u32>,
-        /// The target.
+        /// The target, or the first of several.
         cgroup: &'a Path,
+        /// How many there are.
+        targets: usize,
     },
     /// The faults go on with other rates.
     Set {

@@ -3,7 +3,7 @@
 use crate::{
     inject::line::Queue,
     observe::{bystander::Felt, recorder::Written},
-    plan::Plan,
+    plan::{Plan, explain::paths},
     spec::Fault,
 };
 use chaos_common::counter::{Counter, Outcome, RuleCounters};
@@ -23,8 +23,12 @@ pub struct Summary {
     pub exit_status: Option<i32>,
     /// Signal that ended the command, for `exec`.
     pub signal: Option<i32>,
-    /// The target.
+    /// The target, or the first of several.
     pub cgroup: PathBuf,
+    /// All targets that were hit.
+    pub chosen: Vec<PathBuf>,
+    /// Those that were spared by the selection.
+    pub spared: Vec<PathBuf>,
     /// Safety nets that would have refused the run and were allowed.
     pub allowed: Vec<&'static str>,
     /// In the order of the plan.
@@ -174,7 +178,20 @@ impl Summary {
     /// For people: a table and a line about the rollback.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "kchaos {}: {} ({})", self.run, self.outcome, self.cgroup.display());
+        let more = match self.chosen.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let _ = writeln!(text, "kchaos {}: {} ({}{more})", self.run, self.outcome, self.cgroup.display());
+        if !self.spared.is_empty() {
+            let fitting = self.chosen.len() + self.spared.len();
+            let (chosen, spared) = (paths(&self.chosen), paths(&self.spared));
+            let _ = writeln!(
+                text,
+                "  {} of {fitting} targets hit: {chosen}; spared: {spared}",
+                self.chosen.len()
+            );
+        }
         let width = self.rules.iter().map(|rule| rule.name.len()).max().unwrap_or(0).max(9);
         let _ = writeln!(
             text,

@@ -59,8 +59,10 @@ pub struct Status {
     pub pid: u32,
     /// Where it is.
     pub state: State,
-    /// The target.
+    /// The target, or the first of several.
     pub cgroup: PathBuf,
+    /// How many there are.
+    pub targets: usize,
     /// Counts only.
     pub observe: bool,
     /// Seconds since the faults are live.

@@ -3,10 +3,12 @@
 pub mod call_class;
 pub mod corrupt;
 pub mod delay;
+pub mod glob;
 pub mod loss_model;
 pub mod network;
 pub mod returns;
 pub mod safety;
+pub mod select;
 pub mod syscall;
 pub mod syscall_match;
 pub mod target;
@@ -19,8 +21,12 @@ pub use target::Target;
 /// One experiment as asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Who is hit.
-    pub target: Target,
+    /// Who may be hit.
+    pub targets: Vec<Target>,
+    /// How many of those that fit are.
+    pub select: select::Select,
+    /// Chooses the same ones again; without it `seed` does, without that they are drawn anew.
+    pub select_seed: Option<u64>,
     /// What is inflicted, in order.
     pub faults: Vec<Fault>,
     /// How long; `None` only where something else ends the run (`exec` ends with its command).

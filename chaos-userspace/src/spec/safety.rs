@@ -23,11 +23,13 @@ pub enum Net {
     WholeSlice,
     /// More than an hour.
     LongRun,
+    /// Nearly all that fit a pattern.
+    MostTargets,
 }
 
 impl Net {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Init,
         Self::Own,
         Self::Login,
@@ -37,6 +39,7 @@ impl Net {
         Self::SystemService,
         Self::WholeSlice,
         Self::LongRun,
+        Self::MostTargets,
     ];
 
     /// Its name, for `--allow`.
@@ -51,6 +54,7 @@ impl Net {
             Self::SystemService => "system-service",
             Self::WholeSlice => "whole-slice",
             Self::LongRun => "long-run",
+            Self::MostTargets => "most-targets",
         }
     }
 }

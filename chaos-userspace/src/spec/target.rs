@@ -1,13 +1,14 @@
 //! Who is hit.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use super::glob;
+use std::{fmt, os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr};
 
 /// Who is hit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A cgroup that exists, with everything below it.
+    /// A cgroup that exists, with everything below it, or all whose path fits a pattern.
     Cgroup(PathBuf),
-    /// The cgroup of a systemd unit.
+    /// The cgroup of a systemd unit, or those of all that fit a pattern.
     Unit(Unit),
     /// The cgroup that a process is in.
     Process(u32),
@@ -17,7 +18,27 @@ pub enum Target {
     Fresh,
 }
 
-/// Name of a systemd unit that has a cgroup: a service, scope, slice, socket, mount or swap.
+impl Target {
+    /// Whether it may stand for several.
+    pub fn is_pattern(&self) -> bool {
+        match self {
+            Self::Cgroup(path) => glob::is_pattern(path.as_os_str().as_bytes()),
+            Self::Unit(unit) => unit.is_pattern(),
+            Self::Process(_) | Self::Container(_) | Self::Fresh => false,
+        }
+    }
+}
+
+/// Reads the path of a cgroup or a pattern of such paths.
+pub fn cgroup_path(text: &str) -> Result<PathBuf, String> {
+    match text.split('/').find_map(|name| glob::problem(name.as_bytes())) {
+        Some(problem) => Err(problem),
+        None => Ok(PathBuf::from(text)),
+    }
+}
+
+/// Name of a systemd unit that has a cgroup (a service, scope, slice, socket, mount or swap), or a pattern of names. A
+/// template, which has no cgroup itself, stands for all its instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit(String);
 
@@ -31,13 +52,18 @@ impl Unit {
     pub fn name(&self) -> &str {
         &self.0
     }
+
+    /// Whether it may stand for several.
+    pub fn is_pattern(&self) -> bool {
+        glob::is_pattern(self.0.as_bytes())
+    }
 }
 
 impl FromStr for Unit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        let usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?[]!".contains(c);
         if text.is_empty()
             || text.len() > UNIT_BYTES_MAX
             || !text.chars().all(usable)
@@ -47,13 +73,18 @@ impl FromStr for Unit {
                 "{text:?} is no name of a unit: up to {UNIT_BYTES_MAX} letters, digits and :-_.\\@, as in web.service"
             ));
         }
-        match text.rsplit_once('.') {
+        if let Some(problem) = glob::problem(text.as_bytes()) {
+            return Err(problem);
+        }
+        let named = match text.rsplit_once('.') {
             Some((_, kind)) if UNIT_KINDS.contains(&kind) => Ok(Self(text.to_owned())),
             Some((_, kind @ ("target" | "timer" | "path" | "device" | "automount"))) => {
                 Err(format!("{text:?}: a {kind} has no processes; name one of its services"))
             }
             _ => Ok(Self(format!("{text}.service"))),
-        }
+        }?;
+        // web@.service is a file on disk; what runs is web@1.service.
+        Ok(Self(named.0.replacen("@.", "@*.", 1)))
     }
 }
 
@@ -114,6 +145,10 @@ mod tests {
         assert_eq!("web@1.service".parse::<Unit>().unwrap().name(), "web@1.service");
         assert_eq!("a.b".parse::<Unit>().unwrap().name(), "a.b.service");
         assert_eq!("system-foo.slice".parse::<Unit>().unwrap().name(), "system-foo.slice");
+        assert_eq!("web-*".parse::<Unit>().unwrap().name(), "web-*.service");
+        assert_eq!("web@".parse::<Unit>().unwrap().name(), "web@*.service");
+        assert!("web@".parse::<Unit>().unwrap().is_pattern());
+        assert!("web-[0-9.slice".parse::<Unit>().is_err());
         assert!("multi-user.target".parse::<Unit>().unwrap_err().contains("has no processes"));
         for bad in ["", "../x", "a/b", "a b", "a\nb", ".service", &"x".repeat(256)] {
             assert!(bad.parse::<Unit>().is_err(), "{bad:?}");

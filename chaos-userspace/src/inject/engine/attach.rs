@@ -1,7 +1,8 @@
 //! Attaching: every mechanism of a plan to its hooks, nothing else.
 
-use super::{Engine, Error, Placement, devices::namespaces_of, io_error, walk_order};
+use super::{Engine, Error, Placement, devices::namespaces_of, io_error};
 use crate::{
+    host::cgroup::Cgroup,
     inject::{
         link::Link,
         program::{Kind, Programs},
@@ -112,18 +113,11 @@ impl Engine {
             // With the lines.
             Mechanism::Arrival | Mechanism::Line => Ok(()),
             Mechanism::CgroupSkb => {
-                let users: Vec<_> = users.collect();
-                for placement in &users {
-                    if !is_covered(placement, &users) {
-                        let name = placement.cgroup.path().display().to_string();
-                        self.link(&format!("cgroup_skb to {name}"), |this| {
-                            Link::cgroup_ingress(
-                                this.programs[program].as_fd(),
-                                placement.cgroup.as_fd(),
-                                &name,
-                            )
-                        })?;
-                    }
+                for cgroup in uppermost(users) {
+                    let name = cgroup.path().display().to_string();
+                    self.link(&format!("cgroup_skb to {name}"), |this| {
+                        Link::cgroup_ingress(this.programs[program].as_fd(), cgroup.as_fd(), &name)
+                    })?;
                 }
                 Ok(())
             }
@@ -146,41 +140,55 @@ impl Engine {
         self.link(what, |this| Link::function(this.programs[program].as_fd(), what))
     }
 
-    /// Every target has a program of its own, which knows the target's slot.
+    /// Targets that are subject to the same have one program, which knows the slot of that.
     fn attach_to_sockets(
         &mut self,
         hook: SocketHook,
         programs: &mut Programs,
         placements: &[Placement<'_>],
     ) -> Result<(), Error> {
-        let cgroups = walk_order(&self.image, placements);
-        for (slot, cgroup) in cgroups.into_iter().enumerate() {
-            let uses = |placement: &&Placement<'_>| {
-                placement.cgroup.id() == cgroup.id()
-                    && placement
-                        .plan
-                        .rules
-                        .iter()
-                        .any(|rule| rule.mechanisms.contains(&Mechanism::Socket(hook)))
-            };
-            if !placements.iter().any(|placement| uses(&placement)) {
+        let mechanism = Mechanism::Socket(hook);
+        let uses = |placement: &&Placement<'_>| {
+            placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(&mechanism))
+        };
+        let users = placements.iter().filter(uses).flat_map(|placement| &placement.cgroups);
+        let users: BTreeMap<_, _> = users.map(|cgroup| (cgroup.id(), *cgroup)).collect();
+        let slots = self.image.slots();
+        let mut loaded: BTreeMap<usize, usize> = BTreeMap::new();
+        for (id, target) in self.image.targets.clone() {
+            let (Some(cgroup), Some(slot)) =
+                (users.get(&id), slots.iter().position(|known| *known == target))
+            else {
                 continue;
-            }
-            self.programs.push(programs.load(&Mechanism::Socket(hook).program(slot as u32))?);
+            };
+            let program = match loaded.get(&slot) {
+                Some(program) => *program,
+                None => {
+                    self.programs.push(programs.load(&mechanism.program(slot as u32))?);
+                    loaded.insert(slot, self.programs.len() - 1);
+                    self.programs.len() - 1
+                }
+            };
             let what = format!("{} of {}", hook.name(), cgroup.path().display());
             self.link(&what, |this| {
-                let program = this.programs.last().ok_or(io::ErrorKind::NotFound)?;
-                Link::cgroup_socket(program.as_fd(), cgroup.as_fd(), hook.attach_type(), &what)
+                let program = this.programs[program].as_fd();
+                Link::cgroup_socket(program, cgroup.as_fd(), hook.attach_type(), &what)
             })?;
         }
         Ok(())
     }
 }
 
-/// Whether a placement's target lies below another one, whose link serves it.
-pub(super) fn is_covered(placement: &Placement<'_>, placements: &[&Placement<'_>]) -> bool {
-    placements.iter().any(|other| {
-        placement.cgroup.path() != other.cgroup.path()
-            && placement.cgroup.path().starts_with(other.cgroup.path())
-    })
+/// The targets of `placements`, each once, without those below another one, which its links serve.
+pub(super) fn uppermost<'a>(placements: impl Iterator<Item = &'a Placement<'a>>) -> Vec<&'a Cgroup> {
+    let all = placements.flat_map(|placement| &placement.cgroups);
+    // What lies below a path comes right behind it.
+    let by_path: BTreeMap<_, _> = all.map(|cgroup| (cgroup.path(), *cgroup)).collect();
+    let mut found: Vec<&Cgroup> = vec![];
+    for (path, cgroup) in by_path {
+        if found.last().is_none_or(|upper| !path.starts_with(upper.path())) {
+            found.push(cgroup);
+        }
+    }
+    found
 }

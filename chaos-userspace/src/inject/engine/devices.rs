@@ -140,7 +140,8 @@ impl Engine {
 pub(super) fn namespaces_of<'a>(
     placements: impl Iterator<Item = &'a Placement<'a>>,
 ) -> Result<Vec<NetworkNamespace>, Error> {
-    let processes: Vec<_> = placements.flat_map(|placement| placement.cgroup.processes()).collect();
+    let processes: Vec<_> =
+        placements.flat_map(|placement| &placement.cgroups).flat_map(|cgroup| cgroup.processes()).collect();
     let mut namespaces = NetworkNamespace::of_processes(&processes);
     if namespaces.is_empty() {
         let own = NetworkNamespace::current();

@@ -20,6 +20,7 @@ use chaos_common::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    path::Path,
     sync::Arc,
 };
 
@@ -121,19 +122,18 @@ impl Engine {
     }
 }
 
-/// The rules that may delay one packet, for each of the targets: its own and those of targets above it.
+/// The rules that may delay one packet, each set of them once: a target's own and those of targets above it.
 fn delayed_together(image: &Image, placements: &[Placement<'_>]) -> Vec<u64> {
     let delaying = image.lines.iter().fold(0, |rules, (rule, _)| rules | 1u64 << rule);
-    let rules_of = |id: u64| {
-        let found = image.targets.iter().find(|(target, _)| *target == id);
-        found.map_or(0, |(_, target)| target.rules)
-    };
-    let of = |placement: &Placement<'_>| {
-        let above =
-            placements.iter().filter(|other| placement.cgroup.path().starts_with(other.cgroup.path()));
-        above.fold(0, |rules, other| rules | rules_of(other.cgroup.id())) & delaying
-    };
-    placements.iter().map(of).collect()
+    let by_id: BTreeMap<_, _> = image.targets.iter().map(|(id, target)| (*id, target.rules)).collect();
+    let cgroups = placements.iter().flat_map(|placement| &placement.cgroups);
+    let by_path: BTreeMap<_, _> = cgroups
+        .map(|cgroup| (cgroup.path(), by_id.get(&cgroup.id()).copied().unwrap_or_default() & delaying))
+        .collect();
+    let above =
+        |path: &Path| path.ancestors().filter_map(|upper| by_path.get(upper)).fold(0, |all, one| all | one);
+    let together: BTreeSet<_> = by_path.keys().map(|path| above(path)).collect();
+    together.into_iter().collect()
 }
 
 /// All sets of rules that a packet may have drawn, each behind what is left of it without its first rule.

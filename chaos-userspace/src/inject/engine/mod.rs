@@ -32,6 +32,7 @@ use chaos_common::{
 pub use close::Closed;
 use devices::Place;
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -106,8 +107,8 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 pub struct Placement<'a> {
     /// What to do.
     pub plan: &'a Plan,
-    /// To whom.
-    pub cgroup: &'a Cgroup,
+    /// To whom: one at least.
+    pub cgroups: Vec<&'a Cgroup>,
     /// Arm at the first exec in the target instead of by [`Engine::arm`].
     pub await_exec: bool,
 }
@@ -164,14 +165,14 @@ pub struct Engine {
 /// A run of an engine.
 struct Hosted {
     plan: Plan,
-    cgroup_id: u64,
-    cgroup_level: u32,
+    /// Id and level of each target's cgroup.
+    targets: Vec<(u64, u32)>,
     await_exec: bool,
 }
 
 impl Hosted {
-    fn job<'a>(&self, plan: &'a Plan) -> Job<'a> {
-        Job { plan, cgroup_id: self.cgroup_id, cgroup_level: self.cgroup_level, await_exec: self.await_exec }
+    fn job<'a>(&'a self, plan: &'a Plan) -> Job<'a> {
+        Job { plan, targets: &self.targets, await_exec: self.await_exec }
     }
 }
 
@@ -182,8 +183,7 @@ impl Engine {
             .iter()
             .map(|placement| Hosted {
                 plan: placement.plan.clone(),
-                cgroup_id: placement.cgroup.id(),
-                cgroup_level: placement.cgroup.level(),
+                targets: placement.cgroups.iter().map(|cgroup| (cgroup.id(), cgroup.level())).collect(),
                 await_exec: placement.await_exec,
             })
             .collect();
@@ -196,13 +196,15 @@ impl Engine {
             cgroup: placements
                 .first()
                 .filter(|_| options.made_cgroup)
-                .map(|placement| placement.cgroup.path().to_path_buf()),
+                .and_then(|placement| placement.cgroups.first())
+                .map(|cgroup| cgroup.path().to_path_buf()),
             packets_of: placements
                 .iter()
                 .filter(|placement| {
                     placement.plan.rules.iter().any(|rule| matches!(rule.fault, Fault::Network(_)))
                 })
-                .map(|placement| placement.cgroup.path().to_path_buf())
+                .flat_map(|placement| &placement.cgroups)
+                .map(|cgroup| cgroup.path().to_path_buf())
                 .collect(),
             filters: vec![],
         };
@@ -307,13 +309,9 @@ impl Engine {
 
 /// The target cgroups in the order of the image's targets.
 fn walk_order<'a>(image: &Image, placements: &[Placement<'a>]) -> Vec<&'a Cgroup> {
-    image
-        .targets
-        .iter()
-        .filter_map(|(id, _)| {
-            placements.iter().map(|placement| placement.cgroup).find(|cgroup| cgroup.id() == *id)
-        })
-        .collect()
+    let all = placements.iter().flat_map(|placement| &placement.cgroups);
+    let by_id: BTreeMap<_, _> = all.map(|cgroup| (cgroup.id(), *cgroup)).collect();
+    image.targets.iter().filter_map(|(id, _)| by_id.get(id).copied()).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The witness: a program that counts what leaves the targets' sockets, beside what the egress hooks meet of it.
 
-use super::{Engine, Error, Placement, attach::is_covered};
+use super::{Engine, Error, Placement, attach::uppermost};
 use crate::{
     host::neighbour,
     inject::{
@@ -48,14 +48,10 @@ impl Engine {
             let mut mechanisms = placement.plan.rules.iter().flat_map(|rule| &rule.mechanisms);
             mechanisms.any(Mechanism::judges_leaving)
         };
-        let users: Vec<_> = placements.iter().filter(judged).collect();
-        for placement in &users {
-            if is_covered(placement, &users) {
-                continue;
-            }
-            let name = placement.cgroup.path().display().to_string();
+        for cgroup in uppermost(placements.iter().filter(judged)) {
+            let name = cgroup.path().display().to_string();
             self.link(&format!("the witness to {name}"), |this| {
-                Link::cgroup_egress(this.programs[program].as_fd(), placement.cgroup.as_fd(), &name)
+                Link::cgroup_egress(this.programs[program].as_fd(), cgroup.as_fd(), &name)
             })?;
         }
         Ok(())

@@ -155,7 +155,9 @@ mod tests {
 
     fn spec(faults: &[&str]) -> Spec {
         Spec {
-            target: Target::Fresh,
+            targets: vec![Target::Fresh],
+            select: Default::default(),
+            select_seed: None,
             allowed: Default::default(),
             faults: faults.iter().map(|fault| Fault::Syscall(Box::new(fault.parse().unwrap()))).collect(),
             duration: None,
