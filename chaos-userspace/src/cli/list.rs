@@ -1,6 +1,7 @@
 //! `kchaos list` and `kchaos status`: what runs, and how it is going.
 
 use super::{exit, failure::Failure};
+use crate::plan::explain::shown;
 use crate::runs::{
     client::{self, Run},
     message::{self, Answer, Request},
@@ -95,14 +96,6 @@ fn event(name: &str, status: &message::Status) -> serde_json::Value {
     value
 }
 
-/// A path may contain anything; nothing of it may steer a terminal.
-fn shown(path: &std::path::Path) -> String {
-    path.to_string_lossy()
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
-}
-
 fn targets(status: &message::Status) -> String {
     let first = shown(&status.cgroup);
     if status.targets > 1 { format!("{first} and {} more", status.targets - 1) } else { first }
@@ -141,14 +134,4 @@ fn text(status: &message::Status) -> String {
         );
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_cannot_steer_the_terminal() {
-        assert_eq!(shown("/a\n\u{1b}[2Jb".as_ref()), "/a\\n\\u{1b}[2Jb");
-    }
 }

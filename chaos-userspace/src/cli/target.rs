@@ -137,11 +137,11 @@ impl Chosen {
     /// Refuses those that have gone, or whose name another one has taken.
     pub fn check_current(&self) -> Result<(), Failure> {
         let gone: Vec<_> = self.cgroups.iter().filter(|cgroup| !cgroup.is_current()).collect();
-        let names: Vec<_> = gone.iter().map(|cgroup| cgroup.path().display().to_string()).collect();
-        if names.is_empty() {
+        if gone.is_empty() {
             return Ok(());
         }
-        let names = names.join(", ");
+        let gone: Vec<_> = gone.iter().map(|cgroup| cgroup.path().to_path_buf()).collect();
+        let names = paths(&gone);
         Err(Failure::new(
             exit::USAGE,
             format!("{names}: the target went while the run was set up: start it again"),

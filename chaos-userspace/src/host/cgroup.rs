@@ -46,6 +46,14 @@ pub enum Error {
         /// Where v2 is.
         mount: String,
     },
+    /// What is told and written down of targets is text.
+    #[error(
+        "{path:?} is not UTF-8, and cannot be a target: choose a pattern that leaves it out, or its parent"
+    )]
+    NotText {
+        /// The path.
+        path: PathBuf,
+    },
     /// The root contains every process.
     #[error("the root cgroup contains every process of this host: name a cgroup below it")]
     Root,
@@ -189,6 +197,9 @@ pub struct Cgroup {
 
 impl Cgroup {
     fn open(mount: &Path, path: PathBuf) -> Result<Self, Error> {
+        if path.to_str().is_none() {
+            return Err(Error::NotText { path });
+        }
         let directory = File::open(&path).map_err(io_error("opening cgroup", &path))?;
         let not_one =
             || Error::NotACgroup { path: path.display().to_string(), mount: mount.display().to_string() };

@@ -2,14 +2,25 @@
 
 use super::{EntryHook, Mechanism, Plan, SecurityHook, syscall::security_function};
 use crate::spec::syscall::Call;
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+/// A path may contain anything; nothing of it may steer a terminal.
+pub fn shown(path: &Path) -> String {
+    path.to_string_lossy()
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
+}
 
 /// Paths that people are shown of many.
 const PATHS_SHOWN: usize = 10;
 
 /// Some paths and how many more there are.
 pub fn paths(all: &[PathBuf]) -> String {
-    let shown: Vec<_> = all.iter().take(PATHS_SHOWN).map(|path| path.display().to_string()).collect();
+    let shown: Vec<_> = all.iter().take(PATHS_SHOWN).map(|path| shown(path)).collect();
     let more = all.len().saturating_sub(PATHS_SHOWN);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     shown.join(", ") + &more
@@ -118,5 +129,18 @@ fn sentence(mechanism: &Mechanism) -> String {
              and IPv6 only, and only sends that name an address. io_uring is left alone. No other cgroup runs it.",
             hook.name()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_cannot_steer_the_terminal() {
+        assert_eq!(shown("/a\n\u{1b}[2Jb".as_ref()), "/a\\n\\u{1b}[2Jb");
+        assert_eq!(paths(&["/\u{1b}[2J".into(), "/b".into()]), "/\\u{1b}[2J, /b");
+        let many: Vec<_> = (0..12).map(|number| PathBuf::from(format!("/{number}"))).collect();
+        assert!(paths(&many).ends_with("/9 and 2 more"), "{}", paths(&many));
     }
 }

@@ -3,7 +3,10 @@
 use crate::{
     inject::line::Queue,
     observe::{bystander::Felt, recorder::Written},
-    plan::{Plan, explain::paths},
+    plan::{
+        Plan,
+        explain::{paths, shown},
+    },
     spec::Fault,
 };
 use chaos_common::counter::{Counter, Outcome, RuleCounters};
@@ -182,7 +185,7 @@ impl Summary {
             0 | 1 => String::new(),
             count => format!(" and {} more", count - 1),
         };
-        let _ = writeln!(text, "kchaos {}: {} ({}{more})", self.run, self.outcome, self.cgroup.display());
+        let _ = writeln!(text, "kchaos {}: {} ({}{more})", self.run, self.outcome, shown(&self.cgroup));
         if !self.spared.is_empty() {
             let fitting = self.chosen.len() + self.spared.len();
             let (chosen, spared) = (paths(&self.chosen), paths(&self.spared));
