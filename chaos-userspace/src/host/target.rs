@@ -20,8 +20,9 @@ impl Hierarchy {
     /// anyway. All that is wrong is told.
     pub fn resolve_all(&self, targets: &[Target]) -> Result<Vec<Cgroup>, Vec<Error>> {
         let (mut found, mut errors) = (BTreeMap::new(), vec![]);
+        kernel::allow_descriptors(targets.len());
         for target in targets {
-            match self.resolve(target) {
+            match self.resolve(target, targets.len() + found.len()) {
                 Ok(cgroups) => {
                     found.extend(cgroups.into_iter().map(|cgroup| (cgroup.path().to_path_buf(), cgroup)));
                 }
@@ -38,8 +39,8 @@ impl Hierarchy {
         if errors.is_empty() { Ok(roots) } else { Err(errors) }
     }
 
-    /// The cgroups of one target: at least one.
-    fn resolve(&self, target: &Target) -> Result<Vec<Cgroup>, Error> {
+    /// The cgroups of one target: at least one. `others` more are held open.
+    fn resolve(&self, target: &Target, others: usize) -> Result<Vec<Cgroup>, Error> {
         if !target.is_pattern() {
             return Ok(vec![self.resolve_one(target)?]);
         }
@@ -48,7 +49,7 @@ impl Hierarchy {
             Target::Cgroup(pattern) => (self.fitting(pattern)?, "systemd-cgls"),
             Target::Process(_) | Target::Container(_) | Target::Fresh => (vec![], ""),
         };
-        kernel::allow_descriptors(paths.len());
+        kernel::allow_descriptors(others + paths.len());
         let mut found = vec![];
         for path in paths {
             match self.open(&path) {
