@@ -1,7 +1,7 @@
 //! Flags that say what is inflicted. They are kept as text here, so that all problems can be told at once.
 
 use super::packets::PacketFlags;
-use crate::spec::{Fault, Problems, Spec, Target, safety::Net, select::Select, syscall, units};
+use crate::spec::{self, Fault, Problems, Spec, Target, safety::Net, select::Select, syscall, units};
 use clap::Args;
 use std::collections::BTreeSet;
 
@@ -88,10 +88,9 @@ impl Faults {
         }
         let duration = duration
             .and_then(|text| problems.take(units::duration(text).map_err(|e| format!("--duration: {e}"))));
-        if faults.is_empty() && problems.0.is_empty() {
-            problems
-                .0
-                .push("no fault is asked for: add --loss 5% or --fail openat=EIO, for example".to_owned());
+        // With a problem there may be fewer than were asked for.
+        if problems.0.is_empty() {
+            spec::check_count(&faults, &mut problems);
         }
         problems.or(|| Spec {
             targets: vec![Target::Fresh],

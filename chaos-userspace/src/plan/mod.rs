@@ -13,12 +13,9 @@ pub mod syscall;
 use crate::{
     inject::{bpf::AttachType, program::Kind},
     probe::{Abilities, Unable},
-    spec::{Fault, Problems, Spec, syscall::Call},
+    spec::{self, Fault, Problems, Spec, syscall::Call},
 };
-use chaos_common::{
-    layout::MEMBERS_COUNT,
-    limits::{LINES_PER_PACKET_MAX, RULES_MAX},
-};
+use chaos_common::layout::MEMBERS_COUNT;
 use std::time::Duration;
 
 /// One run, ready to be injected.
@@ -279,19 +276,7 @@ fn list(unable: &[(String, Unable)]) -> String {
 /// Plans a spec. Nothing is attached to the target.
 pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     let mut problems = Problems::default();
-    if spec.faults.is_empty() {
-        problems.0.push("no fault is asked for: add --loss 5% or --fail openat=EIO, for example".to_owned());
-    }
-    if spec.faults.len() > RULES_MAX {
-        problems.0.push(format!("{} faults are above the limit of {RULES_MAX}", spec.faults.len()));
-    }
-    let delays = spec.faults.iter().filter(|fault| fault.is_delay()).count();
-    if delays > LINES_PER_PACKET_MAX {
-        problems.0.push(format!(
-            "{delays} delays are above the limit of {LINES_PER_PACKET_MAX} for one packet: add up the times of those that hit \
-             the same packets"
-        ));
-    }
+    spec::check_count(&spec.faults, &mut problems);
     problems.or(|| ())?;
     let faults = names::resolve(&spec.faults)?;
     let mut rules: Vec<PlannedRule> = vec![];
@@ -330,7 +315,7 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
             Err(reason) => unable.push((fault.to_string(), reason)),
         }
     }
-    if delays > 1
+    if spec.faults.iter().filter(|fault| fault.is_delay()).count() > 1
         && let Some(first) = rules.iter_mut().find(|rule| rule.fault.is_delay())
     {
         first.limits.push(network::DELAYS_ADD.to_owned());

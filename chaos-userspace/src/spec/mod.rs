@@ -15,6 +15,7 @@ pub mod target;
 pub mod units;
 pub mod when;
 
+use chaos_common::limits::{LINES_PER_PACKET_MAX, RULES_MAX};
 use std::{collections::BTreeSet, fmt, time::Duration};
 pub use target::Target;
 
@@ -85,6 +86,23 @@ impl fmt::Display for Fault {
             Self::Network(fault) => fault.fmt(f),
             Self::Syscall(fault) => fault.fmt(f),
         }
+    }
+}
+
+/// Too few faults, or more than there is room for.
+pub fn check_count(faults: &[Fault], problems: &mut Problems) {
+    if faults.is_empty() {
+        problems.0.push("no fault is asked for: add --loss 5% or --fail openat=EIO, for example".to_owned());
+    }
+    if faults.len() > RULES_MAX {
+        problems.0.push(format!("{} faults are above the limit of {RULES_MAX}", faults.len()));
+    }
+    let delays = faults.iter().filter(|fault| fault.is_delay()).count();
+    if delays > LINES_PER_PACKET_MAX {
+        problems.0.push(format!(
+            "{delays} delays are above the limit of {LINES_PER_PACKET_MAX} for one packet: add up the times of those that hit \
+             the same packets"
+        ));
     }
 }
 
