@@ -18,6 +18,7 @@ use integration_tests::patience::{monotonic_ns, wait_until};
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::tasks::read_tasks;
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -348,5 +349,58 @@ fn clean_with_nothing_to_do_succeeds_and_touches_no_live_run() -> Result<()> {
     let finished = load.running.finish()?;
     finished.expect_status(0)?;
     finished.summary()?;
+    Ok(())
+}
+
+/// A network namespace's place in the file system, as `ip netns` gives it one.
+struct Mounted(tempfile::NamedTempFile);
+
+impl Mounted {
+    fn new(netns: &NetNs) -> Result<Self> {
+        let file = tempfile::NamedTempFile::new()?;
+        mount(Some(&netns.path()), file.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .context("mounting a network namespace")?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ignored = umount(self.0.path());
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_namespace_that_outlives_its_processes_is_left_as_it_was() -> Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let cgroup = TestCgroup::new()?;
+        let netns = NetNs::new()?;
+        let target = cgroup.child("target")?;
+        let mut victim = Victim::talking_to_itself(&target, &netns, 7001)?;
+        let furniture = netns.furniture()?;
+        let before = KernelObjects::now()?;
+        let mut running = Kchaos::inject("--loss 50%", target.path()).at(&cgroup.runner()?).start()?;
+        running.armed()?;
+        let objects = KernelObjects::now()?.since(&before);
+        wait_until("losses", || victim.board.datagrams.lost.load(Acquire) > 20)?;
+        victim.stop(Role::First)?;
+        wait_until("the target to be empty", || target.pids().is_ok_and(|pids| pids.is_empty()))?;
+        // The owner knows the namespace; where it is killed, its guardian has to find it.
+        let _mounted = Mounted::new(&netns)?;
+        running.signal(signal)?;
+        if signal == Signal::SIGTERM {
+            let finished = running.finish()?;
+            let summary = finished.summary()?;
+            ensure!(summary.code != 7, "{signal}: {summary:?}");
+        } else {
+            running.process.wait()?;
+        }
+        objects.wait_gone().with_context(|| format!("after {signal}"))?;
+        wait_until("devices and filters to be as before", || {
+            netns.furniture().is_ok_and(|now| now == furniture)
+        })
+        .with_context(|| format!("after {signal}"))?;
+    }
     Ok(())
 }

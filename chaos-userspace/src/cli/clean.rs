@@ -25,7 +25,7 @@ pub fn run(json: bool) -> Result<u8, Failure> {
             in_use.extend(journal.cgroup.clone());
             continue;
         }
-        let problems = journal.undo_filters();
+        let problems = journal.undo_filters(&[]);
         if problems.is_empty() {
             removed.extend(
                 journal.filters.iter().map(|filter| format!("clsact filter on device {}", filter.device)),

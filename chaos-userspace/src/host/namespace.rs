@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    ffi::OsString,
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::MetadataExt,
+        unix::{ffi::OsStringExt, fs::MetadataExt},
     },
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -25,7 +27,7 @@ impl AsFd for NetworkNamespace {
 }
 
 impl NetworkNamespace {
-    fn open(path: &str) -> io::Result<Self> {
+    fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::open(path)?;
         let inode = file.metadata()?.ino();
         Ok(Self { file, inode })
@@ -58,9 +60,19 @@ impl NetworkNamespace {
     pub fn of_processes(processes: &[i32]) -> Vec<Self> {
         let mut found = BTreeMap::new();
         for pid in processes {
-            if let Ok(namespace) = Self::open(&format!("/proc/{pid}/ns/net")) {
+            if let Ok(namespace) = Self::open(format!("/proc/{pid}/ns/net")) {
                 found.entry(namespace.inode).or_insert(namespace);
             }
+        }
+        found.into_values().collect()
+    }
+
+    /// Those that are mounted somewhere, as `ip netns` and container runtimes do: they outlive their processes.
+    pub fn mounted() -> Vec<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mut found = BTreeMap::new();
+        for namespace in mounts.lines().filter_map(mount_point).filter_map(|path| Self::open(&path).ok()) {
+            found.entry(namespace.inode).or_insert(namespace);
         }
         found.into_values().collect()
     }
@@ -76,5 +88,37 @@ impl NetworkNamespace {
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("the thread inside the network namespace died")))
         })
+    }
+}
+
+/// Where a line of /proc/PID/mountinfo (proc_pid_mountinfo(5)) has mounted a network namespace.
+fn mount_point(line: &str) -> Option<PathBuf> {
+    let mut fields = line.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    root.starts_with("net:[").then(|| unescaped(point).into())
+}
+
+/// The bytes of a path in which blanks and the like stand as `\040` (`mangle_path`, fs/seq_file.c).
+fn unescaped(text: &str) -> OsString {
+    let mut parts = text.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(3).unwrap_or(("", part));
+        bytes.extend(u8::from_str_radix(code, 8));
+        bytes.extend(rest.as_bytes());
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounted_namespaces_are_found_by_their_root() {
+        let line = r"423 26 0:4 net:[4026532281] /run/netns/a\040b rw shared:5 - nsfs nsfs rw";
+        assert_eq!(mount_point(line), Some("/run/netns/a b".into()));
+        assert_eq!(mount_point("26 1 0:24 / /run rw - tmpfs tmpfs rw"), None);
+        assert_eq!(mount_point(""), None);
     }
 }

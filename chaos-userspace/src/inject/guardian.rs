@@ -132,7 +132,7 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
 
 fn finish(path: &Path, with_filters: bool) {
     let Ok(journal) = Journal::read(path) else { return };
-    let clean = !with_filters || journal.undo_filters().is_empty();
+    let clean = !with_filters || journal.undo_filters(&[]).is_empty();
     if let Some(cgroup) = &journal.cgroup {
         cgroup::wait_empty(cgroup, None);
     }

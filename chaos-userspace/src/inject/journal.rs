@@ -147,16 +147,20 @@ impl Journal {
         let _ = fs::remove_file(self.path());
     }
 
-    /// Removes the filters. What could not be undone is returned in words.
-    pub fn undo_filters(&self) -> Vec<String> {
+    /// Removes the filters. What could not be undone is returned in words. `held` are namespaces that the caller has open:
+    /// one without processes may otherwise be found only where it is mounted.
+    pub fn undo_filters(&self, held: &[&NetworkNamespace]) -> Vec<String> {
         let mut problems = vec![];
-        let namespaces =
-            if self.filters.is_empty() { vec![] } else { NetworkNamespace::of_processes(&processes()) };
+        let is_held = |filter: &Filter| held.iter().any(|known| known.inode() == filter.namespace);
+        let mut found = vec![];
+        if !self.filters.iter().all(is_held) {
+            found = NetworkNamespace::of_processes(&processes());
+            found.extend(NetworkNamespace::mounted());
+        }
         for filter in &self.filters {
-            // A namespace without processes may still exist, but no packet of a target can leave there any more.
-            let Some(namespace) = namespaces.iter().find(|known| known.inode() == filter.namespace) else {
-                continue;
-            };
+            let mut known = held.iter().copied().chain(&found);
+            // Not to be found, it is gone, or nobody can use it before somebody passes its descriptor on.
+            let Some(namespace) = known.find(|known| known.inode() == filter.namespace) else { continue };
             let removed = namespace
                 .within(|| clsact::remove(filter.device, filter.handle, filter.made_qdisc))
                 .and_then(|done| done);

@@ -1,6 +1,6 @@
 //! The end of an engine: everything goes, and what went is told.
 
-use super::{Engine, witness::Escaped};
+use super::{Engine, devices::Place, witness::Escaped};
 use crate::inject::{
     bpf,
     guardian::Guardian,
@@ -49,7 +49,7 @@ impl Engine {
         let missed = self.missed();
         // Nothing leads into the lines any more: what is in them may still arrive.
         let (queue, lines_left) = self.lines.take().map(Lines::end).unzip();
-        let mut problems = self.journal.undo_filters();
+        let mut problems = self.undo_filters();
         if problems.is_empty() {
             self.journal.filters.clear();
         }
@@ -93,13 +93,20 @@ impl Engine {
     }
 }
 
+impl Engine {
+    fn undo_filters(&self) -> Vec<String> {
+        let held: Vec<_> = self.places.iter().map(Place::namespace).collect();
+        self.journal.undo_filters(&held)
+    }
+}
+
 impl Drop for Engine {
     /// The way out of a failed start: the links go with their descriptors, the filters have to be told.
     fn drop(&mut self) {
         self.page.set_armed(false);
         let Some(guardian) = self.guardian.take() else { return };
         self.links.clear();
-        if self.journal.undo_filters().is_empty() && self.journal.undo_cgroup() {
+        if self.undo_filters().is_empty() && self.journal.undo_cgroup() {
             self.journal.erase();
             guardian.dismiss();
         }
