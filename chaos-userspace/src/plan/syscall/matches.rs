@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use chaos_common::{
-    layout::{MEMBERS, SOCK_REMOTE_V6, UNKNOWN},
+    layout::{MEMBERS, SOCK_REMOTE_V6, SOCKET_TO_CGROUPS, UNKNOWN},
     limits::PATH_COMPONENTS_MAX,
     syscall_match::SUBJECT_NONE,
 };
@@ -90,10 +90,11 @@ pub fn resolved(fault: &Fault, abilities: &impl Abilities) -> Result<Match, Stri
 pub fn served_by(fault: &Fault, hooks: &[Mechanism], abilities: &impl Abilities) -> Result<(), Unable> {
     if fault.matches.has_arguments() {
         let layout = abilities.registers().layout;
+        // Kernels without IPv6 have no remote address of it; arriving packets alone ask for their socket's cgroups.
+        let needless = |member| member == SOCK_REMOTE_V6 || SOCKET_TO_CGROUPS.contains(&member);
         let missing = MEMBERS.iter().zip(layout).enumerate();
-        // Kernels without IPv6 have no remote address of it.
-        let missing = missing.filter(|(member, (_, offset))| *offset == UNKNOWN && *member != SOCK_REMOTE_V6);
-        if let Some((_, ((structure, member), _))) = missing.into_iter().next() {
+        let mut missing = missing.filter(|(member, (_, offset))| *offset == UNKNOWN && !needless(*member));
+        if let Some((_, ((structure, member), _))) = missing.next() {
             return Err(Unable::new(
                 format!(
                     "matching arguments needs {structure}.{member}, which this kernel's type information does not have"
