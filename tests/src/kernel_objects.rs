@@ -37,6 +37,32 @@ impl KernelObjects {
         }
     }
 
+    /// Those of one process: the programs it has descriptors of, with their links and maps.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let mut programs = BTreeSet::new();
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).context("listing descriptors")? {
+            // A descriptor may be closed meanwhile.
+            let Ok(text) = std::fs::read_to_string(entry?.path()) else { continue };
+            let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+            programs.extend(id.and_then(|id| id.trim().parse::<u32>().ok()));
+        }
+        let mut own = Self { programs, ..Self::default() };
+        for program in loaded_programs().flatten().filter(|program| own.programs.contains(&program.id())) {
+            own.maps.extend(program.map_ids().context("listing a program's maps")?.unwrap_or_default());
+        }
+        let links = loaded_links().flatten().filter(|link| own.programs.contains(&link.program_id()));
+        own.links = links.map(|link| link.id()).collect();
+        Ok(own)
+    }
+
+    /// These and those.
+    pub fn with(mut self, others: &Self) -> Self {
+        self.programs.extend(&others.programs);
+        self.links.extend(&others.links);
+        self.maps.extend(&others.maps);
+        self
+    }
+
     fn try_now() -> Result<Self> {
         let mut objects = Self::default();
         for program in loaded_programs() {
@@ -73,7 +99,7 @@ impl KernelObjects {
     }
 
     /// Those of these objects that still exist.
-    fn remaining(&self) -> Result<Self> {
+    pub fn remaining(&self) -> Result<Self> {
         let now = Self::now()?;
         let mut left = Self {
             programs: self.programs.intersection(&now.programs).copied().collect(),

@@ -232,14 +232,16 @@ pub fn environment(
     victim: &str,
 ) -> BTreeMap<&'static str, String> {
     let (unstable, yes) = results::UNSTABLE;
-    BTreeMap::from([
+    let seed = std::env::var("KCHAOS_SEED").ok().map(|seed| ("KCHAOS_SEED", seed));
+    let fixed = BTreeMap::from([
         ("KCHAOS_BIN", kchaos.to_owned()),
         ("KCHAOS_VICTIM", victim.to_owned()),
         ("KCHAOS_KERNEL", kernel.to_owned()),
         ("KCHAOS_SAMPLES", samples.name().to_owned()),
         ("RUST_BACKTRACE", "1".to_owned()),
         (unstable, yes.to_owned()),
-    ])
+    ]);
+    fixed.into_iter().chain(seed).collect()
 }
 
 fn on_line(kernel: &str, line: &str, start: Instant, collector: &mut Collector, course: &mut Course) {
