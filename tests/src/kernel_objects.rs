@@ -23,13 +23,15 @@ pub struct KernelObjects {
 impl KernelObjects {
     /// What is in the kernel now.
     pub fn now() -> Result<Self> {
-        // Objects may go between being listed and being asked about; the list then starts anew.
+        // Objects may go between being listed and being asked about, and links are not to be had while somebody makes them
+        // (EAGAIN of `bpf_link_by_id`, kernel/bpf/syscall.c); the list then starts anew.
         let mut last = None;
-        for _ in 0..50 {
+        for _ in 0..500 {
             match Self::try_now() {
                 Ok(objects) => return Ok(objects),
                 Err(error) => last = Some(error),
             }
+            std::thread::sleep(Duration::from_millis(2));
         }
         match last {
             Some(error) => Err(error),
