@@ -377,10 +377,14 @@ impl World {
     }
 }
 
-/// The seed of this life, from the environment or anew.
+/// The life that small samples lead, always the same one: on Linux 5.10 it found filters that outlived their run.
+const KNOWN: u64 = 883_152_945;
+
+/// The seed of this life: from the environment, or a soak's, which is always another.
 fn seed() -> Result<u64> {
     match std::env::var("KCHAOS_SEED") {
         Ok(seed) => seed.parse().with_context(|| format!("KCHAOS_SEED={seed} is no number")),
+        Err(_) if !full() => Ok(KNOWN),
         Err(_) => {
             let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
             Ok(mix(since.as_nanos() as u64) >> 32)
