@@ -54,8 +54,8 @@ pub struct Facts {
     reserved: u32,
 }
 
-/// Judges a packet at the hook of `device` (0: at its socket) by the rules in `candidates` (one bit each) in their order. Verdict and packet are read back from the
-/// map, so that the verifier knows nothing of how they came about.
+/// Judges a packet at the hook of `device` (0: at its socket) by the rules in `candidates` (one bit each) in their order.
+/// Verdict and packet are read back from the map, so that the verifier knows nothing of how they came about.
 #[inline(always)]
 pub fn judge(
     skb: *mut __sk_buff,

@@ -12,6 +12,7 @@ pub mod client;
 pub mod control;
 pub mod device_kinds;
 pub mod device_share;
+pub mod held_back;
 pub mod kchaos;
 pub mod kernel_objects;
 pub mod loss;

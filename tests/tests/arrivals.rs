@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::{Role, SharedBoard};
 use integration_tests::capability::{delay_missing, has_posix_timers};
-use integration_tests::cgroup::TestCgroup;
+use integration_tests::held_back::{Scene, check_held_back, plain_stream};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
-use integration_tests::loss::{Measured, Traffic, both_ends_in_target, idle_ms, receiver_in_target};
+use integration_tests::loss::{both_ends_in_target, idle_ms, receiver_in_target};
 use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::wait_until;
@@ -23,61 +23,6 @@ use serde_json::{Value, json};
 
 const DELAY: &str = "--delay 150ms --direction ingress";
 const HELD_BACK_MS: f64 = 150.0;
-
-struct Scene {
-    pair: Pair,
-    target: Place,
-    outside: Place,
-    beside: Place,
-    _cgroup: TestCgroup,
-}
-
-impl Scene {
-    fn new(kind: Kind) -> Result<std::result::Result<Self, String>> {
-        let pair = match Pair::new(kind)? {
-            Ok(pair) => pair,
-            Err(missing) => return Ok(Err(missing)),
-        };
-        let cgroup = TestCgroup::new()?;
-        let target = cgroup.runner()?.in_netns(&pair.near);
-        let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
-        let beside = Place::default().in_cgroup(&cgroup.child("beside")?).in_netns(&pair.near);
-        Ok(Ok(Self { pair, target, outside, beside, _cgroup: cgroup }))
-    }
-
-    fn veth() -> Result<Self> {
-        Self::new(Kind::Veth)?.map_err(anyhow::Error::msg)
-    }
-
-    /// A stream from one place to another, neither of them in the target.
-    fn stream(&self, from: &Place, to: &Place, address: &str, n: u64) -> Result<Traffic> {
-        let to_address = endpoint(address, 7009)?;
-        let board = Arc::new(SharedBoard::create()?);
-        let listen = format!("udp-recv --listen {to_address} --idle-ms {}", idle_ms());
-        let mut receiver = Victim::start_on(to, &listen, Arc::clone(&board))?;
-        receiver.ready()?;
-        let words = format!("udp-send --to {to_address} -n {n}");
-        Victim::start_on(from, &words, Arc::clone(&board))?.finish(Role::First)?;
-        receiver.finish(Role::Second)?;
-        Traffic::read(&board)
-    }
-}
-
-/// Every packet was held back for `ms`, once, and all are accounted for. A busy machine can only add to what a packet takes.
-fn check_held_back(what: &str, run: &Measured, ms: f64) -> Result<()> {
-    run.traffic.check_unharmed().context(what.to_owned())?;
-    let least = run.traffic.delays_ms[0];
-    ensure!((ms - 0.1..2.0 * ms).contains(&least), "{what}: {:?}", run.traffic.delays_ms);
-    let rule = run.summary.rule()?;
-    ensure!(
-        rule.matched.events == run.traffic.sent && rule.injected == rule.matched,
-        "{what}: {}, but kchaos says {rule:?}",
-        run.traffic
-    );
-    let queue = run.summary.queue.context("no word about the line")?;
-    ensure!(queue.overflowed == 0 && queue.undelivered == 0, "{what}: {queue:?}");
-    Ok(())
-}
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -182,7 +127,8 @@ fn on_stacked_devices_a_packet_waits_once() -> Result<()> {
         skip!("{reason}");
     }
     for kind in [Kind::Bridge, Kind::Vlan, Kind::Vxlan, Kind::Macvlan] {
-        let Ok(scene) = Scene::new(kind)? else { continue };
+        let Ok(pair) = Pair::new(kind)? else { continue };
+        let scene = Scene::new(pair)?;
         for address in [NEAR4, NEAR6] {
             let to = endpoint(address, 7001)?;
             let run = receiver_in_target(DELAY, &scene.target, &to, 100, &scene.outside)?;
@@ -212,7 +158,7 @@ fn nobody_else_waits_and_kill_9_leaves_nothing() -> Result<()> {
     scene.pair.far.ip(&format!("route add 10.78.0.0/24 via {NEAR4}"))?;
     near.enter(|| Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?))?;
     let further = Place::default().in_netns(&behind);
-    scene.stream(&scene.outside, &further, "10.78.0.2", 20)?.check_unharmed()?;
+    plain_stream(&scene.outside, &further, &endpoint("10.78.0.2", 7009)?, 20, "")?.check_unharmed()?;
     let (furniture, before) = (near.furniture()?, KernelObjects::now()?);
 
     // The target takes what comes for any address on the port that the others use.
@@ -225,7 +171,7 @@ fn nobody_else_waits_and_kill_9_leaves_nothing() -> Result<()> {
     let mut sender = Victim::start_on(&scene.outside, &words, Arc::clone(&board))?;
     wait_until("delayed datagrams", || board.datagrams.received.load(Acquire) > 50)?;
     for (to, address) in [(&further, "10.78.0.2"), (&scene.beside, NEAR6)] {
-        let others = scene.stream(&scene.outside, to, address, 300)?;
+        let others = plain_stream(&scene.outside, to, &endpoint(address, 7009)?, 300, "")?;
         others.check_unharmed().context(address)?;
         measure(
             "arrival_bystander",

@@ -8,9 +8,10 @@ use integration_tests::binomial::check_share;
 use integration_tests::board::{Role, SharedBoard};
 use integration_tests::capability::{delay_missing, has_tcx, netem_missing};
 use integration_tests::cgroup::TestCgroup;
+use integration_tests::held_back::{Scene, check_held_back, plain_stream};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
-use integration_tests::loss::{Measured, Traffic, both_ends_in_target, idle_ms, sender_in_target};
+use integration_tests::loss::{Traffic, both_ends_in_target, idle_ms, sender_in_target};
 use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::{monotonic_ns, wait_until};
@@ -24,72 +25,13 @@ use serde_json::{Value, json};
 /// Emulated machines are slow: what a busy one may add to a delay.
 const SLACK_MS: f64 = 15.0;
 
-struct Scene {
-    pair: Pair,
-    target: Place,
-    outside: Place,
-    beside: Place,
-    _cgroup: TestCgroup,
-}
-
-impl Scene {
-    fn new(pair: Pair) -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let target = cgroup.runner()?.in_netns(&pair.near);
-        let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
-        let beside = Place::default().in_cgroup(&cgroup.child("beside")?).in_netns(&pair.near);
-        Ok(Self { pair, target, outside, beside, _cgroup: cgroup })
-    }
-
-    fn send(&self, faults: &str, n: u64, more: &str) -> Result<Measured> {
-        sender_in_target(faults, &self.target, &endpoint(FAR4, 7001)?, n, &self.outside, more)
-    }
-
-    /// The same stream without kchaos.
-    fn send_plainly(&self, from: &Place, port: u16, n: u64, more: &str) -> Result<Traffic> {
-        let to = endpoint(FAR4, port)?;
-        let board = Arc::new(SharedBoard::create()?);
-        let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
-        let mut receiver = Victim::start_on(&self.outside, &listen, Arc::clone(&board))?;
-        receiver.ready()?;
-        let words = format!("udp-send --to {to} -n {n} {more}");
-        Victim::start_on(from, &words, Arc::clone(&board))?.finish(Role::First)?;
-        receiver.finish(Role::Second)?;
-        Traffic::read(&board)
-    }
-}
-
-/// Every packet was held back for `ms`, once. A busy machine can only add to what a packet takes, and adds to all that wait
-/// while it pauses: the shortest delay tells once from twice, and the counters say that it was once for each.
-/// [`distributions_are_netems`] measures.
-fn check_held_back(what: &str, run: &Measured, ms: f64) -> Result<()> {
-    run.traffic.check_unharmed().context(what.to_owned())?;
-    let least = run.traffic.delays_ms[0];
-    ensure!(
-        (ms - 0.1..2.0 * ms).contains(&least),
-        "{what}: the first took {least} ms instead of {ms}: {:?}",
-        run.traffic.delays_ms
-    );
-    let rule = run.summary.rule()?;
-    ensure!(
-        rule.fault == "delay"
-            && rule.matched.events == run.traffic.sent
-            && rule.injected.events == run.traffic.sent,
-        "{what}: {}, but kchaos says {rule:?}",
-        run.traffic
-    );
-    let queue = run.summary.queue.context("no word about the line")?;
-    ensure!(queue.overflowed == 0 && queue.undelivered == 0, "{what}: {queue:?}");
-    Ok(())
-}
-
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn datagrams_are_held_back_over_veth_and_lo_in_both_versions() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let before = scene.pair.near.furniture()?;
     for address in [FAR4, FAR6] {
         let to = endpoint(address, 7001)?;
@@ -138,7 +80,7 @@ fn connections_are_held_back_over_veth_and_lo_in_both_versions() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     for (receiver, address) in
         [(&scene.outside, FAR4), (&scene.outside, FAR6), (&scene.beside, "127.0.0.1"), (&scene.beside, "::1")]
     {
@@ -159,7 +101,7 @@ fn delays_add_up() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let before = scene.pair.near.furniture()?;
     let faults = "--delay 40ms --delay 60ms --delay 50ms";
     let mut runs = vec![];
@@ -196,7 +138,7 @@ fn a_rarer_delay_adds_to_that_of_all() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let faults = "--delay 50ms --delay 100ms@20%";
     let run = scene.send(faults, packets(), "--rate-per-ms 1 --alone")?;
     let [all, some] = &run.summary.rules[..] else {
@@ -216,7 +158,7 @@ fn the_tightest_rate_wins() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     // 1000 packets of 1500 bytes take 1.5 s at 8 Mbit/s, and the looser rates nothing beside.
     for faults in ["--rate 80mbit --rate 8mbit", "--rate 8mbit --rate 80mbit --delay 30ms"] {
         let run = scene.send(faults, 1_000, "--size 1458 --alone")?;
@@ -246,7 +188,7 @@ fn distributions_are_netems() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let pace = "--rate-per-ms 1 --alone";
     for distribution in ["uniform", "normal", "pareto", "paretonormal"] {
         let netem = |port| -> Result<Traffic> {
@@ -257,7 +199,8 @@ fn distributions_are_netems() -> Result<()> {
             };
             let words = format!("qdisc add dev veth-near root netem delay 60ms 10ms {table} limit 100000");
             scene.pair.near.run("tc", &words)?;
-            let traffic = scene.send_plainly(&scene.target, port, packets(), pace)?;
+            let traffic =
+                plain_stream(&scene.target, &scene.outside, &endpoint(FAR4, port)?, packets(), pace)?;
             scene.pair.near.run("tc", "qdisc del dev veth-near root")?;
             Ok(traffic)
         };
@@ -299,7 +242,7 @@ fn a_bystander_is_not_held_back() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     for faults in ["--delay 200ms", "--delay 150ms --delay 50ms"] {
         check_bystander(&scene, faults)?;
     }
@@ -317,7 +260,13 @@ fn check_bystander(scene: &Scene, faults: &str) -> Result<()> {
     let mut running = Kchaos::exec_victim(faults, &words, &board)?.at(&scene.target).start()?;
     running.armed()?;
     wait_until("delayed datagrams", || board.datagrams.received.load(Acquire) > 50)?;
-    let beside = scene.send_plainly(&scene.beside, 7005, packets(), "--rate-per-ms 1 --alone")?;
+    let beside = plain_stream(
+        &scene.beside,
+        &scene.outside,
+        &endpoint(FAR4, 7005)?,
+        packets(),
+        "--rate-per-ms 1 --alone",
+    )?;
     board.stop.store(1, Release);
     running.finish()?.expect_status(0)?;
     receiver.finish(Role::Second)?;
@@ -339,7 +288,7 @@ fn a_delayed_connection_is_as_fast_as_with_netem() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let took = |faults: Option<&str>| -> Result<f64> {
         let result = transfer(&scene, faults, &scene.outside, FAR4, 2 * tcp_bytes())?;
         result["took_ms"].as_f64().context("no time")
@@ -367,7 +316,7 @@ fn a_share_is_held_back_and_overtaken() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let run = scene.send("--delay 100ms@20%", packets(), "--rate-per-ms 1 --alone")?;
     let rule = run.summary.rule()?;
     ensure!(run.traffic.lost() == 0, "{}", run.traffic);
@@ -385,7 +334,7 @@ fn reordered_datagrams_overtake() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let run = scene.send("--delay 50ms --reorder 25%", packets(), "--rate-per-ms 1 --alone")?;
     let [reorder, delay] = &run.summary.rules[..] else {
         anyhow::bail!("{} rules instead of two", run.summary.rules.len())
@@ -404,7 +353,7 @@ fn duplicates_are_held_back_too() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let run = scene.send("--delay 50ms --duplicate 30%", 1_000, "")?;
     let [duplicate, delay] = &run.summary.rules[..] else {
         anyhow::bail!("{} rules instead of two", run.summary.rules.len())
@@ -425,7 +374,7 @@ fn what_is_lost_is_not_held_back() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let run = scene.send("--loss 30% --delay 20ms", packets(), "")?;
     let [loss, delay] = &run.summary.rules[..] else {
         anyhow::bail!("{} rules instead of two", run.summary.rules.len())
@@ -447,7 +396,7 @@ fn a_full_line_loses_and_says_so() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     let run = scene.send("--delay 300ms --queue 50", 1_000, "--rate-per-ms 2 --alone")?;
     let queue = run.summary.queue.context("no word about the line")?;
     ensure!(run.traffic.lost() > 0 && queue.overflowed == run.traffic.lost(), "{}: {queue:?}", run.traffic);
@@ -460,7 +409,7 @@ fn a_rate_is_kept() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     // 1458 bytes of payload are 1500 on the wire: 1000 of them take 1.5 s at 8 Mbit/s.
     let begin_ns = monotonic_ns();
     let run = scene.send("--rate 8mbit", 1_000, "--size 1458 --alone")?;
@@ -482,7 +431,7 @@ fn a_rate_is_what_the_device_sends() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     // When, and how many bytes the near end has sent by then.
     let sent = || -> Result<(f64, u64)> {
         let table = scene.pair.near.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
@@ -535,7 +484,7 @@ fn what_a_line_takes_from_packets_is_said() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     scene.pair.near.run("tc", "qdisc add dev veth-near root handle 1: htb default 1")?;
     scene.pair.near.run("tc", "qdisc add dev veth-near clsact")?;
     scene.pair.near.run("tc", "filter add dev veth-near egress matchall action ok")?;
@@ -556,7 +505,7 @@ fn a_tunnel_with_many_ends_is_refused_by_name() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let scene = Scene::new(Pair::veth()?)?;
+    let scene = Scene::veth()?;
     if let Err(said) = scene.pair.near.try_run("ip", "link add many7 type ipip local 10.77.0.1")? {
         skip!("no ipip: {said}");
     }
