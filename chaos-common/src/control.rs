@@ -8,6 +8,9 @@ use crate::limits::RUNS_MAX;
 /// Bytes of the control page.
 pub const PAGE_BYTES: usize = 4096;
 
+/// Processes whose own calls always pass.
+pub const OWN: usize = 3;
+
 /// Engine-wide switches: slot 0 of the page.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,10 +29,12 @@ pub struct Header {
     pub egress_rules: u64,
     /// Rules that judge packets arriving at a target.
     pub ingress_rules: u64,
-    /// Thread group ids of the owner and of the guardian, whose own calls always pass.
-    pub own: [u32; 2],
-    /// Explicit padding.
-    pub reserved2: [u64; 2],
+    /// Thread group ids of the owner, of the guardian and of the sleeper, whose own calls always pass.
+    pub own: [u32; OWN],
+    /// Thread group id of the process whose program lies on the sleeper's file system; 0 while there is none.
+    pub handle: u32,
+    /// `CLOCK_MONOTONIC` nanoseconds at which the sleeper last said that it runs.
+    pub sleeper_ns: u64,
 }
 
 /// One run: an experiment from apply to rollback.

@@ -6,8 +6,8 @@ use crate::{
     counter::Outcome,
     probability::{self, ALWAYS, NEVER},
     rule::{
-        ACTS_CORRUPTING, KIND_RESULTS, Rule, WHEN_COUNTED, WHEN_FIRST, WHEN_LIMITED, WHEN_PER_FLOW,
-        WHEN_PER_PROCESS, WHEN_SEEDED, act,
+        ACTS_CORRUPTING, KIND_LATENCY, KIND_RESULTS, Rule, WHEN_COUNTED, WHEN_FIRST, WHEN_LIMITED,
+        WHEN_PER_FLOW, WHEN_PER_PROCESS, WHEN_SEEDED, act,
     },
 };
 
@@ -31,7 +31,7 @@ pub trait Source {
     fn has_processes(&self) -> bool {
         true
     }
-    /// Whether any rule has several results, or several places in a packet.
+    /// Whether any rule has several results, several places in a packet, or a time to draw.
     fn has_results(&self) -> bool {
         true
     }
@@ -48,7 +48,7 @@ pub trait Source {
     fn random(&mut self) -> u32;
     /// Takes the next number of the rule's hits, from 1. `None` if the kernel cannot count.
     fn next_hit(&mut self) -> Option<u64>;
-    /// Keeps the draw that says which of several results the event gets, or which bit of it is flipped.
+    /// Keeps the draw that says which of several results the event gets, which bit of it is flipped, or how long it takes.
     fn choose(&mut self, draw: u32);
 }
 
@@ -129,7 +129,8 @@ pub fn decide(
             None => return Outcome::Error,
         }
     }
-    if source.has_results() && act(rule.kind) & (act(KIND_RESULTS) | ACTS_CORRUPTING) != 0 {
+    if source.has_results() && act(rule.kind) & (act(KIND_RESULTS) | act(KIND_LATENCY) | ACTS_CORRUPTING) != 0
+    {
         let draw = if rule.when & WHEN_SEEDED != 0 {
             probability::second_draw(rule.seed, ordinal)
         } else {

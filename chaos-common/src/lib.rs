@@ -12,6 +12,7 @@ pub mod control;
 pub mod counter;
 pub mod decide;
 pub mod event;
+pub mod latency;
 pub mod layout;
 pub mod limits;
 pub mod line;

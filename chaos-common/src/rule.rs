@@ -35,10 +35,11 @@ pub struct Rule {
     pub number: u32,
     /// The chain's probabilities.
     pub chain_q32: crate::chain::Probabilities,
-    /// What the call returns, for [`KIND_RESULT`]: a negative errno or, where it claims success, a value of 0 and more.
+    /// What the call returns, for [`KIND_RESULT`]: a negative errno or, where it claims success, a value of 0 and more. For
+    /// [`KIND_LATENCY`]: for how long the call is held back, in nanoseconds.
     pub result: i64,
-    /// Explicit padding.
-    pub reserved2: u64,
+    /// For [`KIND_LATENCY`]: how far single times differ from that, in nanoseconds.
+    pub jitter_ns: u64,
 }
 
 /// An unused slot.
@@ -49,6 +50,8 @@ pub const KIND_LOSS: u32 = 1;
 pub const KIND_RESULT: u32 = 2;
 /// The system call does nothing and returns one of the rule's [`crate::results::Results`], drawn by weight.
 pub const KIND_RESULTS: u32 = 3;
+/// The system call is held back for [`Rule::result`] nanoseconds, then goes on.
+pub const KIND_LATENCY: u32 = 4;
 
 /// The packet takes a detour through the rule's line, where it is held back.
 pub const KIND_DELAY: u32 = 16;
@@ -186,7 +189,8 @@ mod tests {
 
     #[test]
     fn what_ends_leaves_nothing_and_the_rest_is_done_once() {
-        const KINDS: [u32; 9] = [
+        const KINDS: [u32; 10] = [
+            KIND_LATENCY,
             KIND_LOSS,
             KIND_RESULT,
             KIND_RESULTS,

@@ -2,6 +2,7 @@
 
 use crate::{
     counter::RuleCounters,
+    latency::{Held, Hold},
     line::{Entrance, Exit, LineKey},
     results::Results,
     rule::{Ordinal, ProcessCount, ProcessKey, Rule},
@@ -23,6 +24,8 @@ pod!(
     RuleCounters,
     Entrance,
     Exit,
+    Held,
+    Hold,
     LineKey,
     Ordinal,
     ProcessCount,

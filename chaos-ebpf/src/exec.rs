@@ -1,6 +1,6 @@
 //! Arms runs that wait for their command's exec.
 
-use crate::{maps::KC_CONTROL, target};
+use crate::{globals::KC_RUN_COUNT, maps::KC_CONTROL, target};
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns, macros::raw_tracepoint, programs::RawTracePointContext,
 };
@@ -24,6 +24,9 @@ pub fn kc_exec(_ctx: RawTracePointContext) -> i32 {
 fn arm(runs: u64) {
     let Some(control) = KC_CONTROL.get_ptr_mut(0) else { return };
     for index in 0..RUNS_MAX {
+        if index as u32 >= KC_RUN_COUNT.load() {
+            break;
+        }
         if runs & (1 << index) == 0 {
             continue;
         }

@@ -30,6 +30,22 @@ pub static KC_FAST_IDS: [Global<u64>; FAST_TARGETS_MAX] = [const { Global::new(0
 #[unsafe(no_mangle)]
 pub static KC_LEVELS: Global<u32> = Global::new(0);
 
+/// The first of those levels, and the last: the verifier removes code that is never reached, not turns of a loop that do
+/// nothing.
+#[unsafe(no_mangle)]
+pub static KC_LEVEL_FIRST: Global<u32> = Global::new(0);
+/// See [`KC_LEVEL_FIRST`].
+#[unsafe(no_mangle)]
+pub static KC_LEVEL_LAST: Global<u32> = Global::new(0);
+
+/// [`chaos_common::target::filter_shift`] of the filter of targets, with `SELECT_LEVELS`.
+#[unsafe(no_mangle)]
+pub static KC_FILTER_SHIFT: Global<u32> = Global::new(63);
+
+/// Runs in use.
+#[unsafe(no_mangle)]
+pub static KC_RUN_COUNT: Global<u32> = Global::new(0);
+
 /// Targets in the walk table, with `SELECT_WALK`.
 #[unsafe(no_mangle)]
 pub static KC_WALK_COUNT: Global<u32> = Global::new(0);
@@ -85,6 +101,10 @@ pub static KC_CORRUPT: Global<u32> = Global::new(0);
 /// Whether any rule resets connections.
 #[unsafe(no_mangle)]
 pub static KC_RESET: Global<u32> = Global::new(0);
+
+/// Whether any rule holds calls back.
+#[unsafe(no_mangle)]
+pub static KC_LATENCY: Global<u32> = Global::new(0);
 
 /// Whether any rule diverts packets into a line.
 #[unsafe(no_mangle)]

@@ -2,7 +2,7 @@
 
 use crate::{
     count::{Weight, count},
-    globals::{KC_CORRUPT, KC_DRAWN_RESULTS, KC_EVENTS, KC_LINE, KC_RESET, KC_RULE_COUNT},
+    globals::{KC_CORRUPT, KC_DRAWN_RESULTS, KC_EVENTS, KC_LATENCY, KC_LINE, KC_RESET, KC_RULE_COUNT},
     maps::{KC_CONTROL, KC_RESULTS, KC_RULES},
     ordinal::Kernel,
 };
@@ -12,10 +12,11 @@ use chaos_common::{
     counter::Outcome,
     decide::{decide, is_live},
     event::EVENTS_NONE,
+    latency::drawn,
     limits::{RULES_MAX, RUNS_MAX},
     rule::{
-        ACTS_CORRUPTING, ACTS_ENDING, KIND_DELAY, KIND_RESET, KIND_RESULTS, Rule, act, leaves_nothing_to,
-        table_index,
+        ACTS_CORRUPTING, ACTS_ENDING, KIND_DELAY, KIND_LATENCY, KIND_RESET, KIND_RESULTS, Rule, act,
+        leaves_nothing_to, table_index,
     },
 };
 
@@ -54,8 +55,10 @@ pub struct Verdict {
     pub rules: u64,
     /// 1 if any rule of a live run has seen the event; known only where events are recorded.
     pub seen: u32,
-    /// Explicit padding.
-    reserved: u32,
+    /// The rule that holds the call back, if one does.
+    pub latency_rule: u32,
+    /// For how long, in nanoseconds.
+    pub latency_ns: u64,
 }
 
 impl Verdict {
@@ -72,7 +75,8 @@ impl Verdict {
             changing_rule: zero,
             rules: u64::from(zero),
             seen: zero,
-            reserved: zero,
+            latency_rule: zero,
+            latency_ns: u64::from(zero),
         }
     }
 
@@ -101,6 +105,11 @@ impl Verdict {
         self.acts |= act;
         if KC_EVENTS.load() != EVENTS_NONE {
             self.rules |= 1 << (rule.number & 63);
+        }
+        if KC_LATENCY.load() == 1 && rule.kind == KIND_LATENCY {
+            self.latency_rule = rule.number;
+            self.latency_ns = drawn(rule.result as u64, rule.jitter_ns, choice);
+            return;
         }
         // Behind a rule that has ended a call there is none that acts.
         self.result = rule.result;
@@ -190,6 +199,10 @@ impl Event {
         count(index, outcome, &self.weight);
         if outcome == Outcome::Injected {
             verdict.add(rule, kernel.choice);
+            if KC_LATENCY.load() == 1 && run.deadline_ns != 0 {
+                // The deadline has not passed.
+                verdict.latency_ns = verdict.latency_ns.min(run.deadline_ns.wrapping_sub(self.now_ns));
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ mod exec;
 mod exit;
 mod globals;
 mod judge;
+mod latency;
 mod line;
 mod maps;
 mod network;

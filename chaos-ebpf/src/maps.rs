@@ -13,6 +13,7 @@ use chaos_common::{
     control::Control,
     counter::{LEAVING, RuleCounters},
     event::RING_BYTES,
+    latency::{CODES, Held, Hold, SLEEPERS_MAX},
     limits::{
         CALLERS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, PROCESSES_MAX, RULES_MAX,
         TARGETS_MAX, WALK_TARGETS_MAX,
@@ -23,7 +24,7 @@ use chaos_common::{
     rule::{Ordinal, ProcessCount, ProcessKey, Rule, TABLE_LEN},
     syscall::{Call, ROWS},
     syscall_match::{Arguments, COMM_BYTES, LENGTHS_MAX, PATTERN_BYTES, PATTERNS_MAX, Wanted},
-    target::Target,
+    target::{FILTER_WORDS_MAX, Target},
 };
 
 /// Bytes that bpf_csum_diff takes at most (net/core/filter.c).
@@ -66,6 +67,10 @@ pub static KC_RULES: Array<Rule> = Array::with_max_entries(TABLE_LEN as u32, MMA
 /// Cgroup id -> what the cgroup is subject to.
 #[map]
 pub static KC_TARGETS: HashMap<u64, Target> = HashMap::with_max_entries(TARGETS_MAX, 0);
+
+/// The filter before [`KC_TARGETS`]: [`chaos_common::target::filter_place`].
+#[map]
+pub static KC_TARGET_BITS: Array<u64> = Array::with_max_entries(FILTER_WORDS_MAX as u32, 0);
 
 /// Target cgroups by descriptor, with `SELECT_WALK`.
 #[map]
@@ -133,6 +138,19 @@ pub static KC_PATH_ENDINGS: LpmTrie<[u8; PATTERN_BYTES], u64> =
 /// Length of a path -> patterns that have room in it.
 #[map]
 pub static KC_PATH_LENGTHS: Array<u64> = Array::with_max_entries(LENGTHS_MAX, 0);
+
+/// Thread group and thread -> the call of it that is to be held back, from the program that decides so to the one that
+/// does it.
+#[map]
+pub static KC_HOLDS: HashMap<u64, Hold> = HashMap::with_max_entries(SLEEPERS_MAX, 0);
+
+/// Rule -> what became of its calls.
+#[map]
+pub static KC_HELD: Array<Held> = Array::with_max_entries(RULES_MAX as u32, 0);
+
+/// The buffer whose size tells the sleeper a time. Nothing is ever written to it.
+#[map]
+pub static KC_CODES: Array<[u8; CODES]> = Array::with_max_entries(1, 0);
 
 /// Room for the facts of calls.
 #[map]

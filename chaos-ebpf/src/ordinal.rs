@@ -1,7 +1,7 @@
 //! Numbers that are handed out once each across all CPUs.
 
 use crate::{
-    globals::{KC_CHAIN, KC_CORRUPT, KC_DRAWN_RESULTS, KC_EXACT, KC_FLOW, KC_PROCESS_RULES},
+    globals::{KC_CHAIN, KC_CORRUPT, KC_DRAWN_RESULTS, KC_EXACT, KC_FLOW, KC_LATENCY, KC_PROCESS_RULES},
     maps::{KC_ORDINALS, KC_PROCESSES},
 };
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
@@ -52,7 +52,7 @@ impl Source for Kernel {
 
     #[inline(always)]
     fn has_results(&self) -> bool {
-        KC_DRAWN_RESULTS.load() == 1 || KC_CORRUPT.load() != 0
+        KC_DRAWN_RESULTS.load() == 1 || KC_CORRUPT.load() != 0 || KC_LATENCY.load() == 1
     }
 
     #[inline(always)]

@@ -2,8 +2,11 @@
 
 use crate::{
     caller::word,
-    globals::{KC_FAST_IDS, KC_FAST_LEVEL, KC_LEVELS, KC_SELECT_SKB, KC_SELECT_TASK, KC_WALK_COUNT},
-    maps::{KC_TARGETS, KC_WALK, KC_WALK_TARGETS},
+    globals::{
+        KC_FAST_IDS, KC_FAST_LEVEL, KC_FILTER_SHIFT, KC_LEVEL_FIRST, KC_LEVEL_LAST, KC_LEVELS, KC_SELECT_SKB,
+        KC_SELECT_TASK, KC_WALK_COUNT,
+    },
+    maps::{KC_TARGET_BITS, KC_TARGETS, KC_WALK, KC_WALK_TARGETS},
     path::offset,
 };
 use aya_ebpf::{
@@ -13,7 +16,7 @@ use aya_ebpf::{
 use chaos_common::{
     layout::{CGROUP_ANCESTORS, CGROUP_LEVEL, CGROUP_NODE, NODE_ID},
     limits::{LEVELS_MAX, WALK_TARGETS_MAX},
-    target::{SELECT_FAST, SELECT_WALK, Target},
+    target::{SELECT_FAST, SELECT_WALK, Target, filter_place},
 };
 
 /// The target a packet's socket belongs to.
@@ -47,9 +50,14 @@ pub fn of_cgroup(cgroup: u64) -> Option<Target> {
 #[inline(always)]
 pub fn of_task() -> Option<Target> {
     let select = KC_SELECT_TASK.load();
-    if select == SELECT_WALK {
-        return walk();
-    }
+    if select == SELECT_WALK { walk() } else { of_task_by_ancestor() }
+}
+
+/// The same without walking, for programs that may sleep: they may not even mention an array of cgroups
+/// (`check_map_prog_compatibility`, kernel/bpf/verifier.c), and kernels on which they are used need none.
+#[inline(always)]
+pub fn of_task_by_ancestor() -> Option<Target> {
+    let select = KC_SELECT_TASK.load();
     // SAFETY: the helper takes a plain number and is available to all program types that call this.
     let ancestor = |level: u32| unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
     if select == SELECT_FAST { fast(ancestor) } else { levels(ancestor) }
@@ -80,16 +88,31 @@ fn fast(ancestor: impl Fn(u32) -> u64) -> Option<Target> {
 fn levels(ancestor: impl Fn(u32) -> u64) -> Option<Target> {
     let in_use = KC_LEVELS.load();
     let mut all = Target { rules: 0, runs: 0 };
-    for level in 0..LEVELS_MAX {
-        if in_use & (1 << level) == 0 {
+    for further in 0..LEVELS_MAX {
+        let level = KC_LEVEL_FIRST.load() + further;
+        if level > KC_LEVEL_LAST.load() {
+            break;
+        }
+        if in_use & 1u32.wrapping_shl(level) == 0 {
             continue;
         }
-        if let Some(target) = found(ancestor(level)) {
+        let id = ancestor(level);
+        if passes_filter(id)
+            && let Some(target) = found(id)
+        {
             all.rules |= target.rules;
             all.runs |= target.runs;
         }
     }
     if all.rules == 0 { None } else { Some(all) }
+}
+
+/// Whether the cgroup may be a target. A word of an array is read without a call, where a hash look-up costs everybody
+/// else more than the whole rest of the program.
+#[inline(always)]
+fn passes_filter(id: u64) -> bool {
+    let (word, bit) = filter_place(id, KC_FILTER_SHIFT.load());
+    KC_TARGET_BITS.get(word).is_some_and(|word| word & bit != 0)
 }
 
 #[inline(always)]

@@ -4,10 +4,12 @@
 //! [`probe`] tries what this kernel can do; [`plan`] turns the spec into rules with a mechanism each; [`encode`] writes them
 //! as the kernel reads them; [`inject`] loads,
 //! attaches, watches over and removes them; [`observe`] reads what happened; [`report`] tells it; [`runs`] lets a live
-//! run be asked and changed. [`cli`] is on top.
+//! run be asked and changed; [`experiment`] is a file that says what has to hold around a spec. [`cli`] is on top.
 
 pub mod cli;
+pub mod convert;
 pub mod encode;
+pub mod experiment;
 pub mod host;
 pub mod inject;
 pub mod observe;
@@ -16,3 +18,4 @@ pub mod probe;
 pub mod report;
 pub mod runs;
 pub mod spec;
+pub mod steady;

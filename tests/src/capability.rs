@@ -111,13 +111,19 @@ pub fn socket_hooks_work() -> bool {
 
 /// Whether io_uring's threads are tasks of whoever made the ring (`create_io_thread`, Linux 5.12).
 pub fn rings_belong_to_their_makers() -> Result<bool> {
+    at_least(5, 12)
+}
+
+/// Whether this kernel is of this release or a later one.
+fn at_least(major: u32, minor: u32) -> Result<bool> {
+    let asked = (major, minor);
     let name = nix::sys::utsname::uname()?;
     let release = name.release().to_string_lossy().into_owned();
     let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         anyhow::bail!("'{release}' is no release of Linux");
     };
-    Ok((major, minor) >= (5, 12))
+    Ok((major, minor) >= asked)
 }
 
 /// Whether a mechanism, by its name on the command line, works here.
@@ -129,6 +135,7 @@ pub fn mechanism_works(name: &str) -> Result<bool> {
         "kprobe_multi" => kprobe_multi_works(),
         "kprobe" => kprobe_override_works(),
         "cgroup_sock_addr" => socket_hooks_work(),
+        "lsm_sleep" => lsm_works()? && at_least(6, 12)?,
         other => anyhow::bail!("no mechanism is called {other}"),
     })
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -86,4 +87,25 @@ fn command(words: &[&str]) -> Result<Command> {
     // Names of months and decimal points as the tests read them.
     command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
     Ok(command)
+}
+
+/// A configuration with which nginx serves the files of `home` on `listen`, in the foreground.
+pub fn nginx_conf(home: &str, listen: &str) -> String {
+    format!(
+        "user root; daemon off; master_process off; pid {home}/nginx.pid; error_log stderr;\n\
+         events {{}}\n\
+         http {{ access_log off; client_body_temp_path {home}/t; proxy_temp_path {home}/t;\n\
+         fastcgi_temp_path {home}/t; uwsgi_temp_path {home}/t; scgi_temp_path {home}/t;\n\
+         server {{ listen {listen}; root {home}; }} }}\n"
+    )
+}
+
+/// A program of PostgreSQL, which Debian puts where not everybody's path leads.
+pub fn postgres(program: &str) -> Result<String> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").context("no PostgreSQL in the image")?;
+    let mut found: Vec<PathBuf> =
+        versions.filter_map(|entry| Some(entry.ok()?.path().join("bin").join(program))).collect();
+    found.sort();
+    let path = found.pop().context("no version of PostgreSQL")?;
+    Ok(path.display().to_string())
 }

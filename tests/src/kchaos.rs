@@ -180,6 +180,12 @@ impl Running {
     /// Waits until faults are live. An emulated machine takes a second and more to verify each program, and there may be
     /// one for each call.
     pub fn armed(&mut self) -> Result<Armed> {
+        let event = self.event("armed", |_| true)?;
+        serde_json::from_value(event).context("reading the armed event")
+    }
+
+    /// Waits for an event of this name that is `wanted`.
+    pub fn event(&mut self, name: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let limit = 3 * patience();
         let deadline = Instant::now() + limit;
         loop {
@@ -189,16 +195,21 @@ impl Running {
                     Ok((lines, _)) => lines,
                     Err(poisoned) => poisoned.into_inner().0,
                 };
-                (events(&lines.all, "armed").into_iter().next(), lines.ended)
+                (events(&lines.all, name).into_iter().find(|event| wanted(event)), lines.ended)
             };
             if let Some(event) = found {
-                return serde_json::from_value(event).context("reading the armed event");
+                return Ok(event);
             }
             if ended || self.process.ended()?.is_some() {
-                bail!("kchaos {} ended before it was armed; it said:\n{}", self.line, self.said.text());
+                bail!("kchaos {} ended before it said {name}; it said:\n{}", self.line, self.said.text());
             }
             if Instant::now() > deadline {
-                bail!("kchaos {} did not arm within {:?}; it said:\n{}", self.line, limit, self.said.text());
+                bail!(
+                    "kchaos {} did not say {name} within {:?}; it said:\n{}",
+                    self.line,
+                    limit,
+                    self.said.text()
+                );
             }
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! The tests themselves are in `tests/tests`, one file per theme; the victims' side is in [`victim`].
 
+pub mod alone;
 pub mod attempts;
 pub mod binomial;
 pub mod board;
@@ -15,11 +16,13 @@ pub mod device_share;
 pub mod held_back;
 pub mod kchaos;
 pub mod kernel_objects;
+pub mod loaded;
 pub mod loss;
 pub mod measure;
 pub mod netns;
 pub mod patience;
 pub mod plan;
+pub mod program_info;
 pub mod samples;
 pub mod skip;
 pub mod spawn;

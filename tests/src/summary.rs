@@ -40,6 +40,21 @@ pub struct Amount {
 
 type UnitOf = fn(&Amount) -> u64;
 
+/// Calls that were held back.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Held {
+    /// How many.
+    pub calls: u64,
+    /// What was asked for on average.
+    pub asked_ms: f64,
+    /// What it took on average.
+    pub took_ms: f64,
+    /// The longest.
+    pub longest_ms: f64,
+    /// How many were let go early.
+    pub cut_short: u64,
+}
+
 /// One rule's counts.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Rule {
@@ -63,6 +78,9 @@ pub struct Rule {
     /// Calls of anybody that the kernel did not show to the programs.
     #[serde(default)]
     pub missed: u64,
+    /// How long calls were held back.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// Those that were not, by reason.
     #[serde(default)]
     pub spared: BTreeMap<String, Amount>,

@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::capability::delay_missing;
 use integration_tests::cgroup::{Cgroup, TestCgroup};
-use integration_tests::client::{Answer, image_missing, run, serve};
+use integration_tests::client::{Answer, image_missing, nginx_conf, postgres, run, serve};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::measure::measure;
 use integration_tests::samples::pings;
@@ -206,16 +205,7 @@ fn curl_and_nginx_are_slow_recover_and_time_out() -> Result<()> {
     let page = "kchaos ".repeat(6_000);
     scene.file("page", &page)?;
     let home = scene.files.path().display().to_string();
-    let conf = scene.file(
-        "nginx.conf",
-        &format!(
-            "user root; daemon off; master_process off; pid {home}/nginx.pid; error_log stderr;\n\
-             events {{}}\n\
-             http {{ access_log off; client_body_temp_path {home}/t; proxy_temp_path {home}/t;\n\
-             fastcgi_temp_path {home}/t; uwsgi_temp_path {home}/t; scgi_temp_path {home}/t;\n\
-             server {{ listen {FAR4}:8080; root {home}; }} }}\n"
-        ),
-    )?;
+    let conf = scene.file("nginx.conf", &nginx_conf(&home, &format!("{FAR4}:8080")))?;
     let url = format!("http://{FAR4}:8080/page");
     let ask = [
         "curl",
@@ -272,16 +262,6 @@ fn redis_is_slow_recovers_and_hangs() -> Result<()> {
     // redis-cli has no time limit of its own: it hangs, as users know.
     scene.partitioned(&ask, 124)?;
     Ok(())
-}
-
-/// Where Debian puts what is not for everybody's path.
-fn postgres(program: &str) -> Result<String> {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").context("no PostgreSQL in the image")?;
-    let mut found: Vec<PathBuf> =
-        versions.filter_map(|entry| Some(entry.ok()?.path().join("bin").join(program))).collect();
-    found.sort();
-    let path = found.pop().context("no version of PostgreSQL")?;
-    Ok(path.display().to_string())
 }
 
 #[test]

@@ -1,15 +1,14 @@
 //! Programs people run, under failing system calls: they do what their documentation promises, and the same as under
 //! `strace -e inject`; beside them nobody notices.
 
-use std::fs::File;
-use std::os::unix::fs::PermissionsExt;
+use std::ops::Deref;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use integration_tests::alone::Alone;
 use integration_tests::capability::{
     counted_errors_missing, file_errors_missing, fmod_ret_sys_works, kprobe_override_works,
 };
-use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::client::{Answer, image_missing, run, serve};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::measure::measure;
@@ -19,39 +18,21 @@ use integration_tests::skip;
 use integration_tests::spawn::{Place, Process};
 use integration_tests::summary::Summary;
 use serde_json::json;
-use tempfile::TempDir;
 
-/// A target, a place beside it, both in a network namespace with nothing but loopback, and files of theirs.
-struct Scene {
-    _cgroup: TestCgroup,
-    _netns: NetNs,
-    target_cgroup: Cgroup,
-    runner: Place,
-    target: Place,
-    beside: Place,
-    files: TempDir,
+/// Where a program is the target.
+struct Scene(Alone);
+
+impl Deref for Scene {
+    type Target = Alone;
+
+    fn deref(&self) -> &Alone {
+        &self.0
+    }
 }
 
 impl Scene {
     fn new() -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let netns = NetNs::new()?;
-        let inside = Place::default().in_netns(&netns);
-        let runner = inside.clone().in_cgroup(&cgroup.child("runner")?);
-        let target_cgroup = cgroup.child("target")?;
-        let target = inside.clone().in_cgroup(&target_cgroup);
-        let beside = inside.in_cgroup(&cgroup.child("beside")?);
-        let files = tempfile::tempdir()?;
-        std::fs::set_permissions(files.path(), PermissionsExt::from_mode(0o777))?;
-        Ok(Self { _cgroup: cgroup, _netns: netns, target_cgroup, runner, target, beside, files })
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.files.path().join(name).display().to_string()
-    }
-
-    fn log(&self, name: &str) -> Result<File> {
-        Ok(File::create(self.files.path().join(name))?)
+        Ok(Self(Alone::in_netns(NetNs::new()?)?))
     }
 
     fn read(&self, name: &str) -> Result<String> {

@@ -17,7 +17,7 @@ pub struct Artifacts {
     pub tests: Vec<TestProgram>,
 }
 
-/// One file of tests/tests.
+/// One file of the package's tests.
 pub struct TestProgram {
     pub name: String,
     pub file: PathBuf,
@@ -27,11 +27,16 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds them, optimised: emulated machines are slow enough.
 pub fn build() -> Result<Artifacts> {
+    build_of("integration-tests")
+}
+
+/// The same with the test programs of another package.
+pub fn build_of(package: &str) -> Result<Artifacts> {
     bpf::build()?;
-    say("building kchaos and the integration tests (static)");
+    say(format!("building kchaos and the test programs of {package} (static)"));
     let programs =
         compile(&["build", "--package=chaos-userspace", "--package=integration-tests", "--bins"], "bin")?;
-    let tests = compile(&["test", "--no-run", "--package=integration-tests", "--test=*"], "test")?;
+    let tests = compile(&["test", "--no-run", &format!("--package={package}"), "--test=*"], "test")?;
     let program = |name: &str| {
         let found = programs.iter().find(|(known, _)| known == name);
         found.map(|(_, file)| file.clone()).with_context(|| format!("cargo built no program {name}"))

@@ -19,6 +19,8 @@ pub struct Machine<'a> {
     pub image: &'a Path,
     pub cmdline: &'a str,
     pub limit: Duration,
+    /// One processor, whose clock counts instructions.
+    pub counted: bool,
     /// Gets every line of the machine, then the kernel's own console.
     pub log: &'a Path,
 }
@@ -69,22 +71,32 @@ impl Machine<'_> {
             // flags, and one boot of Linux 6.12 in three died of an interrupt right after one.
             _ => ("tcg,thread=single", "max,cx16=off"),
         };
-        qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "2", "-m", "2048"])
-            .args(["-nodefaults", "-display", "none", "-no-reboot"])
-            .arg("-kernel")
-            .arg(self.kernel)
-            .arg("-initrd")
-            .arg(self.initramfs)
-            .arg("-append")
-            .arg(format!("console=ttyS0 panic=-1 oops=panic {}", self.cmdline))
-            .arg("-drive")
-            .arg(format!("file={},format=raw,if=virtio,readonly=on", self.image.display()))
-            .arg("-serial")
-            .arg(format!("file:{}", console.display()))
-            .args(["-serial", "stdio"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        qemu.args([
+            "-accel",
+            accelerator,
+            "-cpu",
+            cpu,
+            "-smp",
+            if self.counted { "1" } else { "2" },
+            "-m",
+            "2048",
+        ])
+        .args(self.counted.then_some(["-icount", "shift=0"]).into_iter().flatten())
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(self.kernel)
+        .arg("-initrd")
+        .arg(self.initramfs)
+        .arg("-append")
+        .arg(format!("console=ttyS0 panic=-1 oops=panic {}", self.cmdline))
+        .arg("-drive")
+        .arg(format!("file={},format=raw,if=virtio,readonly=on", self.image.display()))
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .args(["-serial", "stdio"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
         Ok(qemu)
     }
 }

@@ -2,6 +2,7 @@
 
 mod apt;
 mod artifacts;
+mod baseline;
 mod bpf;
 mod build;
 mod command;
@@ -66,6 +67,8 @@ enum Cmd {
     Soak(soak::SoakOptions),
     /// Find out which system call fails where and by what, and write docs/kernel-support.md
     Reach(reach::Options),
+    /// Measure how large the kernel programs are on every kernel, and write tests/baseline.json
+    Baseline(baseline::Options),
     /// Run the integration tests on the kernels of tests/matrix.toml, in virtual machines
     Vm(vm::Options),
     /// Build the kernels with error injection from Debian's sources: 15 to 30 minutes each
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Cmd::Test { jobs } => test::run(jobs),
         Cmd::Soak(options) => soak::run(options),
         Cmd::Reach(options) => reach::run(options),
+        Cmd::Baseline(options) => baseline::run(options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Kernel { name } => kernel_build::run_command(name.as_deref()),
     };

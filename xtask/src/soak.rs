@@ -51,7 +51,7 @@ pub fn measure(options: SoakOptions) -> Result<(PathBuf, Report)> {
         report.add(host::run(&artifacts, filter.as_deref(), Samples::Full));
     }
     if all || !kernels.is_empty() {
-        let options = Options { kernels, filter, samples: Samples::Full, jobs };
+        let options = Options { kernels, filter, samples: Samples::Full, jobs, counted: false };
         vm::matrix(&options, &artifacts, &mut report)?;
     }
     let dir = paths::target().join("soak");

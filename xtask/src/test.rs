@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::artifacts;
 use crate::command::say;
 use crate::summary::{Line, Report};
 use crate::vm::{self, Jobs, Options, Samples};
+use crate::{artifacts, baseline};
 use crate::{host, lint, unit};
 
 /// The command: every step runs, whatever fails before it.
@@ -35,7 +35,8 @@ pub fn run(jobs: Jobs) -> Result<()> {
             step(start, "integration tests on this machine");
             report.add(host::run(&artifacts, None, Samples::Small));
             step(start, "integration tests on the kernel matrix");
-            let options = Options { kernels: Vec::new(), filter: None, samples: Samples::Small, jobs };
+            let options =
+                Options { kernels: Vec::new(), filter: None, samples: Samples::Small, jobs, counted: false };
             let began = Instant::now();
             let result = vm::matrix(&options, &artifacts, &mut report);
             if result.is_err() {
@@ -44,6 +45,8 @@ pub fn run(jobs: Jobs) -> Result<()> {
             }
         }
     }
+    step(start, "sizes of the kernel programs");
+    report.add(baseline::check(&report));
     step(start, "done");
     report.conclude()
 }

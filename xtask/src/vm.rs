@@ -36,6 +36,9 @@ pub struct Options {
     /// How many machines there may be.
     #[command(flatten)]
     pub jobs: Jobs,
+    /// Machines with one processor whose clock counts instructions, for measurements.
+    #[arg(skip)]
+    pub counted: bool,
 }
 
 /// How many machines run.
@@ -207,6 +210,7 @@ impl Bench<'_> {
             initramfs: &initramfs,
             image: self.image,
             cmdline: &kernel.cmdline,
+            counted: self.options.counted,
             limit: Duration::from_secs(kernel.limit_s * if *samples == Samples::Full { 10 } else { 1 }),
             log,
         };

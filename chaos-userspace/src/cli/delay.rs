@@ -12,7 +12,7 @@ use clap::Args;
 const NO_JITTER: &str = "none";
 
 /// How packets are held back.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct DelayFlags {
     /// Hold these packets back for so long, all or a share of them; repeat for more, whose times add up
     #[arg(long, value_name = "TIME[@PERCENT][,every=N][,after=N][,limit=N]", help_heading = "Faults")]

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use std::{io::Write, path::PathBuf};
 
 /// Flags shared by `exec` and `inject`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Events {
     /// Write each packet and call that is hit to FILE, as a line of JSON; - is standard error
     #[arg(long, value_name = "FILE", help_heading = "Events")]
@@ -36,9 +36,10 @@ pub struct Events {
 }
 
 /// Which events.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Of {
     /// What a fault was inflicted on
+    #[default]
     Injected,
     /// Everything of the target that reached a hook
     Seen,

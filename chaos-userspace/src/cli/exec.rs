@@ -1,6 +1,7 @@
 //! `kchaos exec`: a command in a fresh cgroup under faults.
 
 use super::{
+    command::Command,
     events::Events,
     exit,
     failure::Failure,
@@ -17,18 +18,8 @@ use crate::{
     report::event::Sink,
 };
 use clap::Args;
-use nix::{
-    sys::signal::{self, SigSet},
-    unistd::Pid,
-};
-use std::{
-    ffi::OsString,
-    io,
-    os::{fd::AsRawFd, unix::process::ExitStatusExt},
-    process::ExitStatus,
-    time::Duration,
-};
-use tokio::process::{Child, Command};
+use nix::sys::signal::{self, SigSet};
+use std::{ffi::OsString, io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 /// Arguments of `kchaos exec`.
 #[derive(Args, Debug)]
@@ -70,7 +61,7 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
     session::block_on(async {
         let mut session = Session::open(&plan, &fresh.0, true, watch, sink)?;
         let mut child = spawn(&arguments.command, cgroup, session.mask_before())?;
-        session.arm(child.id(), sink)?;
+        session.arm(Some(child.pid().as_raw() as u32), sink)?;
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status.map_err(Failure::internal)?,
@@ -129,25 +120,11 @@ fn check_joinable(cgroup: &Cgroup) -> Result<(), Failure> {
     Err(Failure::new(exit::UNABLE, message))
 }
 
-fn spawn(words: &[OsString], cgroup: &Cgroup, signal_mask: SigSet) -> Result<Child, Failure> {
+fn spawn(words: &[OsString], cgroup: &Cgroup, signal_mask: SigSet) -> Result<Command, Failure> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(Failure::new(exit::USAGE, "no command is given: write it behind --"));
     };
-    let processes = cgroup.open_processes()?;
-    let mut command = Command::new(program);
-    command.args(arguments);
-    // SAFETY: two system calls between fork and exec. Descriptors, terminal, working directory and environment are the
-    // caller's.
-    unsafe {
-        command.pre_exec(move || {
-            signal_mask.thread_set_mask()?;
-            match libc::write(processes.as_raw_fd(), c"0".as_ptr().cast(), 1) {
-                1 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        });
-    }
-    command.spawn().map_err(|error| {
+    Command::start(program, arguments, cgroup, &signal_mask).map_err(|error| {
         let shown = program.to_string_lossy();
         let (status, why) = if error.kind() == io::ErrorKind::NotFound {
             (exit::EXEC_NOT_FOUND, "was not found")
@@ -161,8 +138,8 @@ fn spawn(words: &[OsString], cgroup: &Cgroup, signal_mask: SigSet) -> Result<Chi
 }
 
 /// The terminal has told the command itself.
-fn pass_on(arrived: Arrived, child: &Child) {
-    if let Some(pid) = child.id().filter(|_| !arrived.from_terminal) {
-        let _ = signal::kill(Pid::from_raw(pid as i32), arrived.signal);
+fn pass_on(arrived: Arrived, child: &Command) {
+    if !arrived.from_terminal {
+        let _ = signal::kill(child.pid(), arrived.signal);
     }
 }

@@ -6,7 +6,11 @@ pub const DONE: u8 = 0;
 pub const INTERNAL: u8 = 1;
 /// Bad usage or spec.
 pub const USAGE: u8 = 2;
-/// Ended by somebody's lever ([`crate::runs::halt`]), rolled back.
+/// The steady state of an experiment was not met before its faults, none of which was injected.
+pub const NOT_MET: u8 = 3;
+/// The hypothesis of an experiment was refuted.
+pub const DEVIATED: u8 = 4;
+/// Ended by a condition of an experiment or by somebody's lever ([`crate::runs::halt`]), rolled back.
 pub const ABORTED: u8 = 5;
 /// Refused, because it would harm something.
 pub const REFUSED: u8 = 6;
@@ -31,6 +35,8 @@ pub fn name(code: u8) -> &'static str {
         DONE => "done",
         INTERNAL => "internal_error",
         USAGE => "bad_usage",
+        NOT_MET => "not_met",
+        DEVIATED => "deviated",
         ABORTED => "halted",
         REFUSED => "refused",
         ROLLBACK_INCOMPLETE => "rollback_incomplete",

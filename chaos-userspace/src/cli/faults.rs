@@ -6,7 +6,7 @@ use clap::Args;
 use std::collections::BTreeSet;
 
 /// Flags shared by `exec`, `inject` and `plan`.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct Faults {
     #[command(flatten)]
     packets: PacketFlags,
@@ -19,6 +19,15 @@ pub struct Faults {
         help_heading = "Faults"
     )]
     fail: Vec<String>,
+
+    /// Hold a system call back, or a class of them such as %net, then let it go on; needs --mechanism lsm_sleep; repeat for
+    /// more
+    #[arg(
+        long,
+        value_name = "SYSCALL=TIME[@PERCENT][,jitter=TIME][,every=N][,...as for --fail]",
+        help_heading = "Faults"
+    )]
+    slow: Vec<String>,
 
     /// Allow --fail for a call whose failure can make a process unusable, such as execve or munmap, or a target that a
     /// safety net keeps from being hit
@@ -57,6 +66,21 @@ impl Faults {
                 (Err(no_net), Err(no_call)) => problems.0.push(format!("--allow: {no_call}; {no_net}")),
             }
         }
+        // Before what fails: behind that there would be nothing left to hold back.
+        for text in &self.slow {
+            match syscall::Fault::slow(text) {
+                Ok(mut fault) => {
+                    // Whoever waits is not unusable.
+                    if let syscall::Calls::Class { allowed, .. } = &mut fault.calls {
+                        *allowed = syscall::Call::all().collect();
+                    }
+                    faults.push(Fault::Syscall(Box::new(fault)));
+                }
+                Err(more) => {
+                    problems.0.extend(more.0.into_iter().map(|problem| format!("--slow: {problem}")))
+                }
+            }
+        }
         for text in &self.fail {
             match text.parse::<syscall::Fault>() {
                 Ok(mut fault) => {
@@ -83,8 +107,11 @@ impl Faults {
                 }
             }
         }
-        if self.mechanism.is_some() && self.fail.is_empty() {
-            problems.0.push("--mechanism chooses how calls fail: add --fail SYSCALL=ERRNO".to_owned());
+        if self.mechanism.is_some() && self.fail.is_empty() && self.slow.is_empty() {
+            problems.0.push(
+                "--mechanism chooses how calls fail or wait: add --fail SYSCALL=ERRNO or --slow SYSCALL=TIME"
+                    .to_owned(),
+            );
         }
         let duration = duration
             .and_then(|text| problems.take(units::duration(text).map_err(|e| format!("--duration: {e}"))));
@@ -120,10 +147,11 @@ mod tests {
                 ..PacketFlags::default()
             },
             fail: vec!["opnat=EIO".into(), "openat=EIOO@101%".into()],
+            slow: vec!["openat=61s".into()],
             ..Faults::default()
         };
         let problems = flags.spec(Some("5")).unwrap_err();
-        assert_eq!(problems.0.len(), 7, "{problems}");
+        assert_eq!(problems.0.len(), 8, "{problems}");
     }
 
     #[test]

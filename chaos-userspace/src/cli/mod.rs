@@ -1,15 +1,20 @@
 //! The command line.
 
 mod clean;
+mod command;
+mod convert;
 mod delay;
 mod detach;
 mod doctor;
 mod events;
 mod exec;
 pub mod exit;
+mod experiment;
 mod failure;
 mod faults;
+mod file;
 mod halt;
+mod help;
 mod inject;
 mod list;
 mod packets;
@@ -25,7 +30,7 @@ mod syscalls;
 mod target;
 
 use crate::{
-    inject::guardian,
+    inject::{guardian, sleeper},
     observe::bystander,
     report::event::{Event, Sink},
 };
@@ -39,7 +44,7 @@ use std::{
 
 /// Precise faults for chosen cgroups: packets get lost and system calls fail for them and for nobody else.
 #[derive(Parser, Debug)]
-#[command(name = "kchaos", version, max_term_width = 100)]
+#[command(name = "kchaos", version, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -65,8 +70,14 @@ enum Command {
     Exec(exec::Exec),
     /// Inject faults into a cgroup that exists, with everything below it
     Inject(inject::Inject),
+    /// Run an experiment file: steady state, faults, recovery, verdict and reports
+    Run(experiment::Run),
     /// Explain what would be attached where; changes nothing
     Plan(plan::Plan),
+    /// Convert a fault of Chaos Mesh or of tc into an experiment file, and say what became of every field
+    Convert(convert::Convert),
+    /// Print the JSON Schema of experiment files, for editors and for checks
+    Schema,
     /// Say what this host can do, tried one by one, and the remedy for what it cannot
     Doctor,
     /// List every system call with the mechanisms that reach it on this host
@@ -85,6 +96,8 @@ enum Command {
     Set(set::Set),
     /// Remove what an owner killed together with its guardian left behind
     Clean,
+    /// Say more of a command or a fault, with examples: kchaos help delay
+    Help(help::Help),
     /// Print a script that completes commands and flags in a shell
     Completions(pages::Completions),
     /// Write the man pages
@@ -95,6 +108,9 @@ enum Command {
         /// The engine's journal.
         journal: PathBuf,
     },
+    /// The process that lets calls go that are held back
+    #[command(hide = true)]
+    Sleeper,
     /// The process that must feel nothing
     #[command(hide = true)]
     Bystander,
@@ -120,7 +136,10 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Exec(arguments) => exec::run(&arguments, verbose, &mut sink),
         Command::Inject(inject) => inject::run(&inject, &arguments, &cli.common, &mut sink),
+        Command::Run(run) => experiment::run(&run, &arguments, &cli.common, &mut sink),
         Command::Plan(arguments) => plan::run(&arguments, cli.common.json.is_some()),
+        Command::Convert(arguments) => convert::run(&arguments, cli.common.json.is_some()),
+        Command::Schema => file::schema(),
         Command::Doctor => doctor::run(cli.common.json.is_some()),
         Command::Syscalls(arguments) => syscalls::run(&arguments, cli.common.json.is_some()),
         Command::List => list::list(cli.common.json.is_some()),
@@ -130,11 +149,13 @@ pub fn main() -> ExitCode {
         Command::Resume => halt::resume(cli.common.json.is_some()),
         Command::Set(set) => set::run(&set, &arguments, cli.common.json.is_some()),
         Command::Clean => clean::run(cli.common.json.is_some()),
+        Command::Help(arguments) => help::run(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments, cli.common.json.is_some()),
         Command::Guardian { journal } => {
             guardian::watch(journal).map(|()| exit::DONE).map_err(Failure::internal)
         }
+        Command::Sleeper => sleeper::live().map(|()| exit::DONE).map_err(Failure::internal),
         Command::Bystander => bystander::live()
             .map(|felt| {
                 println!("{}", serde_json::json!(felt));
@@ -198,6 +219,19 @@ fn start_log(verbose: u8) {
     let environment = env_logger::Env::default().default_filter_or(level);
     // A second start can only happen in tests of this crate, where the first one serves as well.
     let _ = env_logger::Builder::from_env(environment).format_timestamp_micros().try_init();
+}
+
+/// The faults that flags describe, for tests of what else describes faults.
+#[cfg(test)]
+pub(crate) fn faults_of(flags: &str) -> Result<Vec<crate::spec::Fault>, crate::spec::Problems> {
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        faults: faults::Faults,
+    }
+    let words = std::iter::once("kchaos").chain(flags.split_whitespace());
+    let line = Line::try_parse_from(words).map_err(|error| crate::spec::Problems(vec![error.to_string()]))?;
+    line.faults.spec(None).map(|spec| spec.faults)
 }
 
 #[cfg(test)]

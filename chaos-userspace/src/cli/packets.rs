@@ -6,12 +6,13 @@ use crate::spec::{
     corrupt::corrupt,
     loss_model::Model,
     network::{self, Direction, Effect, Fault, Match, Name, Ports, Protocol, Remote},
+    packets::{Clash, Packets},
     when::When,
 };
 use clap::Args;
 
 /// What happens to which packets.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct PacketFlags {
     /// Lose these packets, silently for the sender
     #[arg(
@@ -84,8 +85,7 @@ pub struct PacketFlags {
 }
 
 impl PacketFlags {
-    /// The faults these flags describe, in the order in which they are judged: what is lost is neither sent twice nor
-    /// held back.
+    /// The faults these flags describe, in the order in which they are judged.
     pub fn read(&self, problems: &mut Problems) -> Vec<Fault> {
         let before = problems.0.len();
         let matches = self.matches(problems);
@@ -106,24 +106,15 @@ impl PacketFlags {
         effects.extend(read("reorder", &self.reorder, Effect::Reorder, problems));
         if let Some(text) = &self.loss_model {
             match text.parse::<Model>() {
-                Ok(model) => effects.insert(0, (Effect::LossModel(model), When::default())),
+                Ok(model) => effects.push((Effect::LossModel(model), When::default())),
                 Err(more) => name(problems, "loss-model", more),
             }
         }
-        if self.partition {
-            effects.insert(0, (Effect::Loss, When::default()));
-        }
         let delays = self.delay.read(problems);
+        // A delay that cannot be read is told already.
+        let overtaken = !delays.is_empty() || self.delay.is_given();
         effects.extend(delays.into_iter().map(|(delay, when)| (Effect::Delay(delay), when)));
-        if let (Some(_), Some(protocol @ (Protocol::Udp | Protocol::Icmp))) = (&self.reset, self.protocol) {
-            problems
-                .0
-                .push(format!("--reset: {protocol} has no connections: leave --protocol {protocol} out"));
-        }
-        if self.reorder.is_some() && !self.delay.is_given() {
-            problems.0.push("--reorder: nothing is overtaken: add --delay 10ms, for example".to_owned());
-        }
-        let none = effects.is_empty() && problems.0.len() == before;
+        let none = effects.is_empty() && !self.partition && problems.0.len() == before;
         if none && (matches != Match::default() || self.direction.is_some() || self.per_flow) {
             problems.0.push(
                 "--direction, --protocol, --remote, --remote-port, --local-port and --per-flow choose packets: add a \
@@ -131,26 +122,17 @@ impl PacketFlags {
                     .to_owned(),
             );
         }
-        if self.per_flow
-            && effects.iter().any(|(effect, when)| {
-                matches!(effect, Effect::LossModel(_)) || when.every.is_some() || when.after.is_some()
-            })
-        {
-            problems.0.push(
-                "--per-flow draws a share: it cannot be combined with --loss-model, every= and after="
-                    .to_owned(),
-            );
-        }
-        let direction = if self.partition { Direction::Both } else { self.direction.unwrap_or_default() };
-        let fault = |(effect, when): (Effect, When)| {
-            let per_flow = self.per_flow && when.probability != crate::spec::units::Percent::ALL;
-            let mut matches = matches.clone();
-            if effect == Effect::Reset {
-                matches.protocol = Some(Protocol::Tcp);
-            }
-            Fault { direction, matches, effect, when, per_flow }
+        let packets = Packets {
+            matches,
+            direction: self.direction,
+            per_flow: self.per_flow,
+            partition: self.partition,
+            effects,
         };
-        effects.into_iter().map(fault).collect()
+        let told =
+            packets.clashes().into_iter().filter(|clash| *clash != Clash::NothingOvertaken || !overtaken);
+        problems.0.extend(told.map(in_flags));
+        packets.faults()
     }
 
     fn matches(&self, problems: &mut Problems) -> Match {
@@ -172,6 +154,25 @@ impl PacketFlags {
             remote_ports: ports(&self.remote_port, problems),
             local_ports: ports(&self.local_port, problems),
             ..matches
+        }
+    }
+}
+
+/// What does not go together, in the words of the command line.
+fn in_flags(clash: Clash) -> String {
+    match clash {
+        Clash::NoConnections(protocol) => {
+            format!("--reset: {protocol} has no connections: leave --protocol {protocol} out")
+        }
+        Clash::NothingOvertaken => {
+            "--reorder: nothing is overtaken: add --delay 10ms, for example".to_owned()
+        }
+        Clash::NoShareOfFlows => {
+            "--per-flow draws a share: it cannot be combined with --loss-model, every= and after=".to_owned()
+        }
+        Clash::MoreThanPartition => {
+            "--partition loses everything both ways: leave --loss, --loss-model and --direction out"
+                .to_owned()
         }
     }
 }

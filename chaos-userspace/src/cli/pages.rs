@@ -42,6 +42,7 @@ fn visible() -> Command {
     let about = whole.get_about().cloned().unwrap_or_default();
     let version = whole.get_version().unwrap_or_default().to_owned();
     Command::new("kchaos")
+        .disable_help_subcommand(true)
         .about(about)
         .version(version)
         .args(whole.get_arguments())

@@ -4,7 +4,7 @@ use super::{
     exit,
     failure::Failure,
     faults::Faults,
-    run, safety,
+    file, run, safety,
     target::{Chosen, Targets},
 };
 use crate::{
@@ -14,13 +14,18 @@ use crate::{
     },
     plan::{self, explain::paths},
     probe::kernel::Kernel,
-    spec::{Spec, select::Select},
+    spec::{Spec, Target, select::Select},
 };
 use clap::Args;
+use std::path::PathBuf;
 
 /// Arguments of `kchaos plan`.
 #[derive(Args, Debug)]
 pub struct Plan {
+    /// An experiment file, in place of flags; - is standard input
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+
     #[command(flatten)]
     targets: Targets,
 
@@ -34,17 +39,25 @@ pub struct Plan {
 
 /// Runs the command.
 pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
-    // Without a name, a fresh cgroup as `exec` makes it.
-    let targets = arguments.targets.named();
-    let mut spec = arguments.faults.spec(arguments.duration.as_deref())?;
-    spec.select = arguments.targets.select()?;
-    spec.select_seed = arguments.targets.select_seed();
+    let (spec, experiment) = match &arguments.file {
+        None => (spec_of_flags(arguments)?, None),
+        Some(file) => {
+            if arguments.targets != Targets::default()
+                || arguments.faults != Faults::default()
+                || arguments.duration.is_some()
+            {
+                let message = format!("{}: the file says all: leave the flags out", file.display());
+                return Err(Failure::new(exit::USAGE, message));
+            }
+            let experiment = file::read(file)?;
+            (experiment.spec.clone(), Some(experiment))
+        }
+    };
     let hierarchy = Hierarchy::find()?;
     let (mut processes, mut chosen) = (vec![], None);
-    let target = if targets.is_empty() {
+    let target = if spec.targets == [Target::Fresh] {
         format!("a fresh cgroup below {}", hierarchy.own()?.display())
     } else {
-        spec.targets = targets;
         let found = Chosen::find(&hierarchy, &spec)?;
         processes = found.processes();
         safety::check(&found, &processes, &spec)?;
@@ -77,12 +90,32 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 "spared": chosen.iter().flat_map(|found| &found.spared).collect::<Vec<_>>(),
                 "rules": rules,
                 "warnings": warnings,
+                "steady_state": experiment.iter().flat_map(|experiment| experiment.promises()).collect::<Vec<_>>(),
+                "abort": experiment.iter().flat_map(|experiment| experiment.ends()).collect::<Vec<_>>(),
             })
         );
     } else {
+        if let Some(experiment) = &experiment {
+            println!("Hypothesis: {}", experiment.hypothesis);
+        }
         print!("{}", plan::explain::explain(&plan, &target, &warnings));
+        if let Some(experiment) = &experiment {
+            print!("{}", experiment.explain());
+        }
     }
     Ok(exit::DONE)
+}
+
+fn spec_of_flags(arguments: &Plan) -> Result<Spec, Failure> {
+    let mut spec = arguments.faults.spec(arguments.duration.as_deref())?;
+    // Without a name, a fresh cgroup as `exec` makes it.
+    let targets = arguments.targets.named();
+    if !targets.is_empty() {
+        spec.targets = targets;
+    }
+    spec.select = arguments.targets.select()?;
+    spec.select_seed = arguments.targets.select_seed();
+    Ok(spec)
 }
 
 /// Who is hit and who is not, for people.

@@ -11,7 +11,10 @@ use crate::{
         summary::{EventCount, RuleSummary, Summary, Undone},
     },
 };
-use std::path::Path;
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 /// Refuses early, with the capability that is missing.
 pub fn check_privileges() -> Result<(), Failure> {
@@ -57,6 +60,8 @@ pub struct Ending {
     pub signal: Option<i32>,
     /// Whether all runs of the host were halted.
     pub halted: bool,
+    /// Whether a condition of its experiment was met.
+    pub aborted: bool,
     /// Signal that ended the run itself.
     pub interrupted_by: Option<i32>,
 }
@@ -83,7 +88,7 @@ pub struct Account<'a> {
 pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
     let Account { plan, chosen, allowed, closed, bystander, recorder, ending } = account;
     let mut problems = closed.problems.clone();
-    let rules = RuleSummary::all(plan, &closed.counters, &closed.missed);
+    let rules = RuleSummary::all(plan, &closed.counters, &closed.missed, &closed.held);
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
     let events_lost = closed.events_lost;
     let escaped = closed.escaped.clone();
@@ -116,7 +121,7 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
     };
     summary.code = if !summary.undone.problems.is_empty() {
         exit::ROLLBACK_INCOMPLETE
-    } else if ending.halted {
+    } else if ending.halted || ending.aborted {
         exit::ABORTED
     } else if let Some(signal) = ending.interrupted_by {
         exit::SIGNAL_BASE + signal as u8
@@ -125,9 +130,14 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
     } else {
         exit::DONE
     };
-    summary.outcome = exit::name(summary.code);
+    summary.outcome = if ending.aborted && !ending.halted && summary.code == exit::ABORTED {
+        "aborted"
+    } else {
+        exit::name(summary.code)
+    };
     if !sink.is_stderr() {
-        eprint!("{}", summary.text());
+        // A terminal that has gone must not stop what follows.
+        let _ = io::stderr().write_all(summary.text().as_bytes());
     }
     sink.write(&Event::Summary(&summary));
     summary

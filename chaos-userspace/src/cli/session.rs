@@ -23,6 +23,7 @@ use crate::{
         server::{Caller, Server},
     },
 };
+use chaos_common::counter::Outcome;
 use nix::sys::signal::{SigSet, Signal};
 use std::{future::Future, pin::Pin, time::Instant};
 use tokio::{
@@ -102,7 +103,7 @@ impl<'a> Session<'a> {
         let signals = Signals::take().map_err(Failure::internal)?;
         let placement = Placement { plan, cgroups: chosen.cgroups.iter().collect(), await_exec: made_cgroup };
         chosen.check_current()?;
-        let mut engine = {
+        let engine = {
             let recording = events.as_ref().map(|events| events.recording);
             Engine::open(&[placement], run::options(made_cgroup, verbose, recording))?
         };
@@ -116,8 +117,6 @@ impl<'a> Session<'a> {
         };
         let kernel_log = forward_kernel_log(&engine, verbose);
         let device_news = engine.device_news().and_then(devices::listen).map_err(Failure::internal)?;
-        // What has appeared since the engine listed them.
-        follow_devices(&mut engine);
         let server = Server::start(&plan.run)
             .inspect_err(|error| log::warn!("nobody can list or stop this run by its id: {error}"))
             .ok();
@@ -167,6 +166,8 @@ impl<'a> Session<'a> {
             }
         }
         self.armed = Some(Instant::now());
+        // Those that were down, and what has appeared since the engine listed them.
+        self.engine.iter_mut().for_each(follow_devices);
         self.over = self.plan.duration.map(|duration| Box::pin(sleep(duration)));
         sink.write(&Event::Armed {
             run: &self.plan.run,
@@ -216,8 +217,24 @@ impl<'a> Session<'a> {
     }
 
     /// Nothing acts any more.
-    fn disarm(&self) {
+    pub fn disarm(&self) {
         self.engine.iter().for_each(|engine| engine.disarm(0));
+    }
+
+    /// Faults inflicted so far, by all rules.
+    pub fn injected(&self) -> Result<u64, Failure> {
+        let counters = match (&self.engine, &self.closed) {
+            (Some(engine), _) => engine.counters()?,
+            (None, closed) => closed.iter().flat_map(|closed| closed.counters.clone()).collect(),
+        };
+        let of_rule =
+            |rule: &chaos_common::counter::RuleCounters| rule.outcomes[Outcome::Injected as usize].events;
+        Ok(counters.iter().map(of_rule).sum())
+    }
+
+    /// Calls it by this name in `kchaos list`.
+    pub fn name(&mut self, command: &'static str) {
+        self.command = command;
     }
 
     /// Who asks for the end wants the faults to end, whatever a command does about it.
@@ -256,13 +273,13 @@ impl<'a> Session<'a> {
     }
 
     fn status(&self) -> Result<Status, Failure> {
-        let (counters, missed) = match (&self.engine, &self.closed) {
-            (Some(engine), _) => (engine.counters()?, engine.missed()),
-            (None, Some(closed)) => (closed.counters.clone(), closed.missed.clone()),
+        let (counters, missed, held) = match (&self.engine, &self.closed) {
+            (Some(engine), _) => (engine.counters()?, engine.missed(), engine.held()?),
+            (None, Some(closed)) => (closed.counters.clone(), closed.missed.clone(), closed.held.clone()),
             (None, None) => return Err(Failure::internal("there is no engine")),
         };
         let ended = self.engine.is_none() || self.ending.interrupted_by.is_some();
-        let rules = RuleSummary::all(&self.plan, &counters, &missed);
+        let rules = RuleSummary::all(&self.plan, &counters, &missed, &held);
         let rules = self.plan.rules.iter().zip(&rules);
         let remaining =
             self.over.as_ref().map(|over| over.deadline().duration_since(tokio::time::Instant::now()));

@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Flags shared by `inject` and `plan`.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct Targets {
     /// A cgroup v2 directory, or its path below the mount, with everything below it; with *, ?, [a-z] and ** all that fit.
     /// Targets of all kinds can be repeated and mixed

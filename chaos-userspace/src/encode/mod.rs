@@ -10,7 +10,13 @@ use crate::{
         Mechanism, Plan, Registers,
         syscall::{entry, hooks},
     },
-    spec::{Fault, corrupt::Corrupt, network::Effect, syscall::Call as SystemCall},
+    spec::{
+        Fault,
+        corrupt::Corrupt,
+        network::Effect,
+        returns::Returns,
+        syscall::{self, Call as SystemCall},
+    },
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
@@ -18,8 +24,9 @@ use chaos_common::{
     probability::{mix, seeded_draw},
     results::Results,
     rule::{
-        KIND_CORRUPT, KIND_CORRUPT_PAYLOAD, KIND_DELAY, KIND_DUPLICATE, KIND_LOSS, KIND_REORDER, KIND_RESET,
-        KIND_RESULT, KIND_RESULTS, MATCH_FLOW, Rule, WHEN_PER_FLOW, WHEN_PER_PROCESS, WHEN_SEEDED,
+        KIND_CORRUPT, KIND_CORRUPT_PAYLOAD, KIND_DELAY, KIND_DUPLICATE, KIND_LATENCY, KIND_LOSS,
+        KIND_REORDER, KIND_RESET, KIND_RESULT, KIND_RESULTS, MATCH_FLOW, Rule, WHEN_PER_FLOW,
+        WHEN_PER_PROCESS, WHEN_SEEDED,
     },
     syscall::{Call, HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_SOCKET, call_row, ring_row},
     syscall_match::{Arguments, Wanted},
@@ -164,7 +171,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     Mechanism::CgroupSkb | Mechanism::Arrival => image.ingress_rules |= bit,
                     // Its packets come from the hooks of devices.
                     Mechanism::Line => {}
-                    Mechanism::Entry { .. } | Mechanism::Security { .. } => {}
+                    Mechanism::Entry { .. } | Mechanism::Security { .. } | Mechanism::Sleep { .. } => {}
                     Mechanism::Socket(_) => image.has_socket_hooks = true,
                 }
             }
@@ -213,16 +220,12 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     network::encode_match(&fault.matches, &mut rule, bit, &mut image, &mut prefixes);
                 }
                 Fault::Syscall(fault) => {
-                    rule.kind = KIND_RESULT;
-                    match fault.returns.only() {
-                        Some(only) => rule.result = only.register(),
-                        None => {
-                            let weighted = fault.returns.weighted().iter();
-                            let weighted = weighted.map(|(result, weight)| (result.register(), *weight));
-                            if let Some(results) = Results::new(weighted) {
-                                rule.kind = KIND_RESULTS;
-                                image.results.push((rule.number, results));
-                            }
+                    match &fault.effect {
+                        syscall::Effect::Return(returns) => add_returns(returns, &mut rule, &mut image),
+                        syscall::Effect::Latency(latency) => {
+                            rule.kind = KIND_LATENCY;
+                            rule.result = latency.time.as_nanos() as i64;
+                            rule.jitter_ns = latency.jitter.as_nanos() as u64;
                         }
                     }
                     matches.add(&fault.matches, &mut rule);
@@ -251,6 +254,20 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
     Ok(image)
 }
 
+/// What a call returns in place of being made.
+fn add_returns(returns: &Returns, rule: &mut Rule, image: &mut Image) {
+    rule.kind = KIND_RESULT;
+    if let Some(only) = returns.only() {
+        rule.result = only.register();
+        return;
+    }
+    let weighted = returns.weighted().iter().map(|(result, weight)| (result.register(), *weight));
+    if let Some(results) = Results::new(weighted) {
+        rule.kind = KIND_RESULTS;
+        image.results.push((rule.number, results));
+    }
+}
+
 /// Makes the flows that are hit others in every run.
 fn salt(run: &str, rule: usize) -> u64 {
     run.bytes().fold(rule as u64, |salt, byte| mix(salt ^ u64::from(byte)))
@@ -263,6 +280,8 @@ impl Image {
         let hook = match hook {
             Mechanism::Security { id, .. } => *id,
             Mechanism::Socket(_) => HOOK_SOCKET,
+            // Judged by the program before it.
+            Mechanism::Sleep { .. } => return,
             _ => HOOK_ENTRY,
         };
         let compat = entry::compat(call.name()).into_iter().filter_map(|(_, number)| call_row(number, true));
@@ -279,6 +298,11 @@ impl Image {
                 call.other_hook = hook;
             }
         }
+    }
+
+    /// Whether any rule holds calls back.
+    pub fn has_latency(&self) -> bool {
+        self.rules.iter().any(|rule| rule.kind == KIND_LATENCY)
     }
 
     /// Rules of which every process counts for itself, one bit each.

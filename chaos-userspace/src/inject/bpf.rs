@@ -12,6 +12,7 @@ const MAP_FREEZE: i32 = 22;
 const RAW_TRACEPOINT_OPEN: i32 = 17;
 const BTF_LOAD: i32 = 18;
 const LINK_CREATE: i32 = 28;
+const ENABLE_STATS: i32 = 32;
 
 /// Program types (`enum bpf_prog_type`, include/uapi/linux/bpf.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,9 @@ pub enum AttachType {
     TcxEgress = 47,
 }
 
+/// `BPF_F_SLEEPABLE` (5.10).
+const F_SLEEPABLE: u32 = 1 << 4;
+
 /// `BPF_F_BEFORE` without a relative program: first in the chain.
 const F_FIRST: u32 = 1 << 3;
 
@@ -96,6 +100,8 @@ pub struct Load<'a> {
     pub instructions: &'a [u64],
     /// Function in the kernel's type information that the program attaches to, or 0.
     pub attach_btf_id: u32,
+    /// Whether it may sleep.
+    pub sleepable: bool,
     /// What functions the program consists of, if it has more than one.
     pub types: Option<&'a Types>,
 }
@@ -185,6 +191,7 @@ pub fn load(what: &Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
         license: c"Dual MIT/GPL".as_ptr() as u64,
         expected_attach_type: what.attach_type as u32,
         attach_btf_id: what.attach_btf_id,
+        prog_flags: if what.sleepable { F_SLEEPABLE } else { 0 },
         ..ProgLoad::default()
     };
     for (to, from) in attributes.prog_name.iter_mut().take(15).zip(what.name.bytes()) {
@@ -339,6 +346,25 @@ pub fn run_once(program: BorrowedFd<'_>) -> io::Result<u32> {
     };
     call(PROG_TEST_RUN, &mut attributes)?;
     Ok(attributes.retval)
+}
+
+/// Runs a program of packets `repeat` times on one packet, in the calling thread, and returns its last result.
+pub fn run_on_packet(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<u32> {
+    let mut attributes = TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: packet.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        repeat,
+        ..TestRun::default()
+    };
+    call(PROG_TEST_RUN, &mut attributes)?;
+    Ok(attributes.retval)
+}
+
+/// Keeps the kernel's statistics of programs on for as long as the descriptor is open (5.8).
+pub fn enable_statistics() -> io::Result<OwnedFd> {
+    // `BPF_STATS_RUN_TIME`.
+    call_for_fd(ENABLE_STATS, &mut 0u32)
 }
 
 #[repr(C)]

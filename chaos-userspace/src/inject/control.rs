@@ -2,7 +2,7 @@
 
 use crate::encode::Image;
 use chaos_common::{
-    control::{Control, Header, PAGE_BYTES, Run},
+    control::{Control, Header, OWN, PAGE_BYTES, Run, STATE_ARMED},
     limits::RUNS_MAX,
 };
 use std::{
@@ -89,10 +89,40 @@ impl ControlPage {
         self.word64(|page| unsafe { &raw mut (*page).header.lease_ns }).store(lease_ns, Ordering::SeqCst);
     }
 
-    /// Tells the kernel programs a process whose own calls always pass: 0 is the owner, 1 the guardian.
+    /// Tells the kernel programs a process whose own calls always pass: 0 is the owner, 1 the
+    /// guardian, 2 the sleeper.
     pub fn set_own_tgid(&self, place: usize, tgid: u32) {
-        // SAFETY: projection inside the page; the masked index is in range.
-        self.word32(|page| unsafe { &raw mut (*page).header.own[place & 1] }).store(tgid, Ordering::SeqCst);
+        // SAFETY: projection inside the page; the index is in range.
+        self.word32(|page| unsafe { &raw mut (*page).header.own[place % OWN] }).store(tgid, Ordering::SeqCst);
+    }
+
+    /// Tells the kernel programs by which process they reach the sleeper's file system; 0: by none.
+    pub fn set_handle(&self, tgid: u32) {
+        // SAFETY: projection inside the page.
+        self.word32(|page| unsafe { &raw mut (*page).header.handle }).store(tgid, Ordering::SeqCst);
+    }
+
+    /// When the sleeper last said that it runs, in `CLOCK_MONOTONIC` nanoseconds.
+    pub fn sleeper_ns(&self) -> u64 {
+        // SAFETY: projection inside the page.
+        self.word64(|page| unsafe { &raw mut (*page).header.sleeper_ns }).load(Ordering::SeqCst)
+    }
+
+    /// Says that the sleeper runs.
+    pub fn set_sleeper_ns(&self, now_ns: u64) {
+        // SAFETY: projection inside the page.
+        self.word64(|page| unsafe { &raw mut (*page).header.sleeper_ns }).store(now_ns, Ordering::SeqCst);
+    }
+
+    /// Whether any run may act at `now_ns`.
+    pub fn may_act(&self, now_ns: u64) -> bool {
+        // SAFETY: projection inside the page.
+        let armed = self.word32(|page| unsafe { &raw mut (*page).header.armed }).load(Ordering::SeqCst);
+        // SAFETY: as above.
+        let lease = self.word64(|page| unsafe { &raw mut (*page).header.lease_ns });
+        armed == 1
+            && now_ns <= lease.load(Ordering::SeqCst)
+            && (0..RUNS_MAX).any(|index| self.run_state(index) == STATE_ARMED)
     }
 
     /// State of a run: one of `STATE_*`.

@@ -35,7 +35,8 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Starts one for the engine with this control map and journal, and waits until it watches. `program` is `kchaos`.
+    /// Starts one for the engine with this control map and journal. `program` is `kchaos`. What happens before it watches
+    /// it finds out when it does: its pipe tells the owner's end then as well.
     pub fn start(program: &Path, control_map: BorrowedFd<'_>, journal: &Journal) -> io::Result<Self> {
         let (read_end, write_end) = unistd::pipe2(fcntl::OFlag::O_CLOEXEC)?;
         let control_fd = control_map.as_raw_fd();
@@ -61,15 +62,20 @@ impl Guardian {
                 Ok(())
             });
         }
-        let mut process = command.spawn()?;
+        let process = command.spawn()?;
         let pipe = File::from(duplicate_from(write_end.as_fd(), highest_number()?)?);
         drop(write_end);
+        Ok(Self { process, pipe: Some(pipe) })
+    }
+
+    /// Waits until it watches, which is asked once.
+    pub fn wait_ready(&mut self) -> io::Result<()> {
         let mut ready = [0];
-        let watches = process.stdout.take().map(|mut out| out.read(&mut ready));
+        let watches = self.process.stdout.take().map(|mut out| out.read(&mut ready));
         if !matches!(watches, Some(Ok(1))) || ready[0] != READY {
             return Err(io::Error::other("the guardian process did not start"));
         }
-        Ok(Self { process, pipe: Some(pipe) })
+        Ok(())
     }
 
     /// Sends it home: everything is undone.

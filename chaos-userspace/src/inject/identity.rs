@@ -16,6 +16,7 @@ pub fn thread_group_id() -> u32 {
         attach_type: AttachType::CgroupInetIngress,
         instructions: &code,
         attach_btf_id: 0,
+        sleepable: false,
         types: None,
     });
     program.ok().and_then(|program| bpf::run_once(program.as_fd()).ok()).unwrap_or_else(std::process::id)

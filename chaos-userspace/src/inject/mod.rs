@@ -16,3 +16,4 @@ pub mod link;
 mod match_tables;
 pub mod object;
 pub mod program;
+pub mod sleeper;

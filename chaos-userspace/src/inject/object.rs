@@ -8,6 +8,7 @@ use chaos_common::{
     chain::CHAIN_NONE,
     counter::{Counter, RuleCounters},
     event::{EVENTS_NONE, RING_BYTES_MIN},
+    latency::Held,
     line::{Entrance, Exit, LineKey},
     results::Results,
     rule::{
@@ -15,7 +16,7 @@ use chaos_common::{
         MATCH_ACCESS, MATCH_KIND, MATCH_SIZE, Rule, WHEN_PER_FLOW, table_index,
     },
     syscall::Call,
-    target::Target,
+    target::{SELECT_LEVELS, Target, filter_place, filter_shift, filter_words},
 };
 use std::{
     collections::BTreeMap,
@@ -112,6 +113,10 @@ fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&
         ("KC_FAST_IDS", image.fast_ids.iter().flat_map(|id| id.to_ne_bytes()).collect()),
         ("KC_LEVELS", word(image.levels)),
         ("KC_WALK_COUNT", word(image.targets.len() as u32)),
+        ("KC_LEVEL_FIRST", word(image.levels.trailing_zeros())),
+        ("KC_LEVEL_LAST", word(image.levels.checked_ilog2().unwrap_or(0))),
+        ("KC_FILTER_SHIFT", word(filter_shift(filter_words(image.targets.len())))),
+        ("KC_RUN_COUNT", word(image.runs.len() as u32)),
         ("KC_RULE_COUNT", word(image.rules.len() as u32)),
         ("KC_PARSE", flag(image.parse || recording.is_some())),
         ("KC_REMOTE", flag(image.remote)),
@@ -125,6 +130,7 @@ fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&
         ("KC_DUPLICATE", flag(image.rules.iter().any(|rule| rule.kind == KIND_DUPLICATE))),
         ("KC_CORRUPT", word(corrupting(image))),
         ("KC_RESET", flag(image.rules.iter().any(|rule| rule.kind == KIND_RESET))),
+        ("KC_LATENCY", flag(image.has_latency())),
         ("KC_LINE", flag(!image.lines.is_empty())),
         ("KC_CHAINED", flag(image.lines.len() > 1)),
         ("KC_EXACT", flag(image.exact)),
@@ -175,6 +181,7 @@ fn corrupting(image: &Image) -> u32 {
 fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32> {
     let count = match map {
         "KC_TARGETS" => image.targets.len(),
+        "KC_TARGET_BITS" => filter_words(image.targets.len()),
         "KC_REMOTE4" => image.remote4.len(),
         "KC_REMOTE6" => image.remote6.len(),
         "KC_COMMS" => image.comms.len(),
@@ -186,6 +193,7 @@ fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32
         "KC_WANTED" if image.wanted.is_empty() => 0,
         "KC_PORTS" if !image.remote_port && !image.peer => 0,
         "KC_LOCAL_PORTS" if image.local_ports.is_empty() => 0,
+        "KC_HOLDS" if !image.has_latency() => 0,
         "KC_RESULTS" if image.results.is_empty() => 0,
         "KC_PROCESSES" if image.process_rules() == 0 => 0,
         "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
@@ -240,10 +248,32 @@ impl Maps {
                     .map_err(|source| Error::Io { name: "KC_WALK", source })?;
             }
         }
+        self.fill_filter(image)?;
         let mut targets: HashMap<_, u64, Target> =
             self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
         for (id, target) in &image.targets {
             targets.insert(id, target, 0).map_err(of("KC_TARGETS"))?;
+        }
+        Ok(())
+    }
+
+    /// The filter before the target table. Nothing matches by it alone.
+    fn fill_filter(&mut self, image: &Image) -> Result<(), Error> {
+        if image.select_skb != SELECT_LEVELS && image.select_task != SELECT_LEVELS {
+            return Ok(());
+        }
+        let mut words = vec![0u64; filter_words(image.targets.len())];
+        let shift = filter_shift(words.len());
+        for (id, _) in &image.targets {
+            let (place, bit) = filter_place(*id, shift);
+            if let Some(word) = words.get_mut(place as usize) {
+                *word |= bit;
+            }
+        }
+        let name = "KC_TARGET_BITS";
+        let mut filter: Array<_, u64> = self.map(name)?.try_into().map_err(of(name))?;
+        for (place, word) in (0..).zip(&words).filter(|(_, word)| **word != 0) {
+            filter.set(place, word, 0).map_err(of(name))?;
         }
         Ok(())
     }
@@ -285,6 +315,13 @@ impl Maps {
         let map = self.0.get(name).ok_or(Error::NoMap(name))?;
         let numbers: PerCpuArray<_, u64> = map.try_into().map_err(of(name))?;
         Ok(numbers.get(&index, 0).map_err(of(name))?.iter().sum())
+    }
+
+    /// What became of a rule's calls that were to be held back.
+    pub fn held(&self, rule: u32) -> Result<Held, Error> {
+        let map = self.0.get("KC_HELD").ok_or(Error::NoMap("KC_HELD"))?;
+        let held: Array<_, Held> = map.try_into().map_err(of("KC_HELD"))?;
+        held.get(&rule, 0).map_err(of("KC_HELD"))
     }
 
     /// Counters of one rule, summed over the CPUs.

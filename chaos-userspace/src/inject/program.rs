@@ -7,6 +7,7 @@ use super::{
 use crate::host::types::KernelTypes;
 use aya_obj::{Object, generated::bpf_insn};
 use chaos_common::{
+    latency::{KFUNC_MAGIC, KFUNCS},
     line::{ARRIVING, NAMESPACE_MAGIC},
     syscall::{HOOK_ENTRY, HOOK_MAGIC, HOOK_SOCKET, SLOT_MAGIC},
 };
@@ -94,6 +95,11 @@ pub enum Kind {
         /// Id in the call table.
         id: u32,
     },
+    /// Sleep at an LSM hook.
+    Sleep {
+        /// As above.
+        hook: &'static str,
+    },
     /// The kernel's function that asks an LSM hook, in a trampoline.
     Security {
         /// The function.
@@ -127,6 +133,7 @@ impl Kind {
             Self::Kprobe | Self::KprobeMulti => "kc_kprobe",
             Self::Entry { .. } => "kc_entry",
             Self::Lsm { .. } | Self::Security { .. } => "kc_hook",
+            Self::Sleep { .. } => "kc_sleep",
             Self::Socket { .. } => "kc_socket",
             Self::Exec => "kc_exec",
             Self::Exit => "kc_exit",
@@ -146,6 +153,7 @@ impl Kind {
             | Self::LineB
             | Self::NetIngress
             | Self::Witness
+            | Self::Sleep { .. }
             | Self::Exec
             | Self::Exit => (0, 0),
         }
@@ -164,7 +172,7 @@ impl Kind {
             Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
             Self::KprobeMulti => (ProgramType::Kprobe, AttachType::KprobeMulti),
             Self::Entry { .. } | Self::Security { .. } => (ProgramType::Tracing, AttachType::ModifyReturn),
-            Self::Lsm { .. } => (ProgramType::Lsm, AttachType::LsmMac),
+            Self::Lsm { .. } | Self::Sleep { .. } => (ProgramType::Lsm, AttachType::LsmMac),
             Self::Socket { attach_type, .. } => (ProgramType::CgroupSockAddr, *attach_type),
             Self::Exec | Self::Exit => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
         }
@@ -201,6 +209,12 @@ impl Programs {
     /// Loads one copy.
     pub fn load(&mut self, kind: &Kind) -> Result<OwnedFd, Error> {
         let name = kind.program();
+        let kernel_functions = match kind {
+            Kind::Sleep { .. } => {
+                KFUNCS.iter().map(|name| self.function_id(name)).collect::<Result<_, _>>()?
+            }
+            _ => vec![],
+        };
         let program =
             self.object.programs.get(name).ok_or_else(|| Error::Parse(format!("no program {name}")))?;
         let function = self
@@ -220,6 +234,7 @@ impl Programs {
             .map(|instruction| with_constant(*instruction, HOOK_MAGIC, hook))
             .map(|instruction| with_constant(instruction, SLOT_MAGIC, slot))
             .map(|instruction| with_constant(instruction, NAMESPACE_MAGIC, namespace))
+            .map(|instruction| with_kernel_function(instruction, &kernel_functions))
             .map(|instruction| encode(without_fetch(instruction, self.exact)))
             .collect();
         // The same for all copies of a program.
@@ -230,7 +245,7 @@ impl Programs {
             (!parts.is_empty()).then(|| Types::of(&parts))
         });
         let attach_btf_id = match kind {
-            Kind::Lsm { hook, .. } => self.function_id(&format!("bpf_lsm_{hook}"))?,
+            Kind::Lsm { hook, .. } | Kind::Sleep { hook } => self.function_id(&format!("bpf_lsm_{hook}"))?,
             Kind::Entry { function, .. } | Kind::Security { function, .. } => self.function_id(function)?,
             _ => 0,
         };
@@ -241,6 +256,7 @@ impl Programs {
             attach_type,
             instructions: &instructions,
             attach_btf_id,
+            sleepable: matches!(kind, Kind::Sleep { .. }),
             types: self.own_types.get(name).and_then(Option::as_ref),
         };
         bpf::load(&what).map_err(|(source, log)| Error::Refused { program: name.to_owned(), source, log })
@@ -266,6 +282,22 @@ fn with_constant(mut instruction: bpf_insn, placeholder: u32, value: u32) -> bpf
         && matches!(instruction.code, MOV32_IMM | MOV64_IMM | STORE_IMM32 | STORE_IMM64)
     {
         instruction.imm = value as i32;
+    }
+    instruction
+}
+
+/// Makes a call of a placeholder one of the kernel's function for which it stands.
+fn with_kernel_function(mut instruction: bpf_insn, ids: &[u32]) -> bpf_insn {
+    const CALL: u8 = 0x85;
+    /// `BPF_PSEUDO_KFUNC_CALL` of include/uapi/linux/bpf.h.
+    const KERNEL_FUNCTION: u8 = 2;
+    let place = (instruction.imm as u32).wrapping_sub(KFUNC_MAGIC) as usize;
+    if instruction.code == CALL
+        && instruction.src_reg() == 0
+        && let Some(id) = ids.get(place)
+    {
+        instruction.set_src_reg(KERNEL_FUNCTION);
+        instruction.imm = *id as i32;
     }
     instruction
 }
@@ -316,6 +348,7 @@ mod tests {
             Kind::KprobeMulti,
             Kind::Entry { function: function() },
             Kind::Lsm { hook: "x", id: 1 },
+            Kind::Sleep { hook: "x" },
             Kind::Security { function: function(), id: 1 },
             Kind::Socket { attach_type: AttachType::Inet4Connect, slot: 0 },
             Kind::Exec,

@@ -1,7 +1,7 @@
 //! From a plan that runs to another one that can take its place without attaching anything.
 
 use super::{Mechanism, Plan, PlannedRule};
-use crate::spec::{Fault, network::Effect};
+use crate::spec::{Fault, network::Effect, syscall};
 
 /// What stands in the way, in words; nothing if only rates, probabilities, errors and delays differ.
 pub fn obstacles(running: &Plan, wanted: &Plan) -> Vec<String> {
@@ -52,14 +52,22 @@ pub fn obstacles(running: &Plan, wanted: &Plan) -> Vec<String> {
 /// What of a call's results cannot be replaced without a gap: tables that have no second copy.
 fn other_results(old: &PlannedRule, new: &PlannedRule) -> Option<String> {
     let (Fault::Syscall(was), Fault::Syscall(is)) = (&old.fault, &new.fault) else { return None };
-    let single = was.returns.only().is_some() && is.returns.only().is_some();
-    if !single && was.returns != is.returns {
+    if was.effect.name() != is.effect.name() {
+        return Some(format!(
+            "{}: --{} cannot become --{}: stop the run and start another",
+            kind(new),
+            was.effect.name(),
+            is.effect.name()
+        ));
+    }
+    let single = |fault: &syscall::Fault| fault.returns().is_none_or(|returns| returns.only().is_some());
+    if !(single(was) && single(is)) && was.effect != is.effect {
         return Some(format!(
             "{}: it draws from {}, and not from {}: one result can be replaced by another one, a list cannot; stop the run \
              and start another",
             kind(new),
-            was.returns,
-            is.returns
+            was.effect,
+            is.effect
         ));
     }
     (was.when.per_process != is.when.per_process).then(|| {

@@ -112,6 +112,13 @@ fn sentence(mechanism: &Mechanism) -> String {
                 if *by == EntryHook::FmodRet { SKIPPED } else { "" }
             )
         }
+        Mechanism::Sleep { hook } => format!(
+            "A BPF LSM program that may sleep, behind the other one on {hook}, holds it back: it reads an attribute of a \
+             file that only kchaos serves, whose answer takes its time (precision: a thousandth of the time plus some \
+             0.1 ms; the call takes no processor meanwhile). The task is held in the kernel: signals wait until the time \
+             is over, SIGKILL ends it within some 10 ms. If the sleeper process of kchaos or its owner dies, all are let \
+             go at once; if the owner is stopped, within 1.1 s; if the sleeper is stopped, within 3.2 s."
+        ),
         Mechanism::Security { by, hook, .. } => {
             let how = match by {
                 SecurityHook::Lsm => format!("A BPF LSM program on {hook}"),

@@ -102,6 +102,12 @@ pub enum Mechanism {
         /// The function.
         function: String,
     },
+    /// Sleep at a security hook. Attached before [`Mechanism::Security`]: of several programs on a hook the one that came
+    /// last runs first (`__bpf_trampoline_link_prog`, kernel/bpf/trampoline.c).
+    Sleep {
+        /// Name of the hook.
+        hook: &'static str,
+    },
     /// Security hook.
     Security {
         /// How its result is set.
@@ -209,6 +215,7 @@ impl Mechanism {
             Self::Line => "line",
             Self::CgroupSkb => "cgroup_skb",
             Self::Entry { by, .. } => by.name(),
+            Self::Sleep { .. } => "lsm_sleep",
             Self::Security { by, .. } => by.name(),
             Self::Socket(_) => "cgroup_sock_addr",
         }
@@ -235,6 +242,7 @@ impl Mechanism {
             Self::Entry { by: EntryHook::Kprobe, .. } => Kind::Kprobe,
             Self::Entry { by: EntryHook::KprobeMulti, .. } => Kind::KprobeMulti,
             Self::Entry { by: EntryHook::FmodRet, function } => Kind::Entry { function: function.clone() },
+            Self::Sleep { hook } => Kind::Sleep { hook },
             Self::Security { by: SecurityHook::Lsm, hook, id } => Kind::Lsm { hook, id: *id },
             Self::Security { by: SecurityHook::FmodRet, hook, id } => {
                 Kind::Security { function: syscall::security_function(hook), id: *id }

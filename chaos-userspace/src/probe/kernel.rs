@@ -7,7 +7,7 @@ use super::{
         store_stack,
     },
     felt::{self, Scratch},
-    syscall,
+    latency, syscall,
 };
 use crate::{
     encode::netem::Netem,
@@ -43,6 +43,7 @@ pub struct Kernel {
     claims: RefCell<HashMap<(EntryHook, bool), Result<(), Unable>>>,
     registers: OnceCell<Registers>,
     lsm: OnceCell<Result<(), Unable>>,
+    sleep: OnceCell<Result<(), Unable>>,
     task_ancestor: OnceCell<bool>,
     exact_counting: OnceCell<bool>,
     types: OnceCell<Option<KernelTypes>>,
@@ -55,6 +56,16 @@ pub(super) fn program(
     code: &[u64],
     btf_id: u32,
 ) -> Result<OwnedFd, (io::Error, String)> {
+    load(program_type, attach_type, code, btf_id, false)
+}
+
+pub(super) fn load(
+    program_type: ProgramType,
+    attach_type: AttachType,
+    code: &[u64],
+    btf_id: u32,
+    sleepable: bool,
+) -> Result<OwnedFd, (io::Error, String)> {
     let _memory_lock_limit = kernel::MemoryLockLimit::lift();
     bpf::load(&Load {
         name: "kc_probe",
@@ -62,6 +73,7 @@ pub(super) fn program(
         attach_type,
         instructions: code,
         attach_btf_id: btf_id,
+        sleepable,
         types: None,
     })
 }
@@ -271,6 +283,11 @@ impl Abilities for Kernel {
     fn lsm(&self, hook: &str) -> Result<(), Unable> {
         self.lsm.get_or_init(|| syscall::try_lsm(self)).clone()?;
         self.with_type("lsm", &format!("bpf_lsm_{hook}"))
+    }
+
+    fn sleep(&self, hook: &str) -> Result<(), Unable> {
+        self.sleep.get_or_init(|| latency::try_sleep(self)).clone()?;
+        latency::may_sleep(self.types()?, hook)
     }
 
     fn socket_hooks(&self) -> Result<(), Unable> {

@@ -3,6 +3,7 @@
 pub mod assembly;
 pub mod felt;
 pub mod kernel;
+mod latency;
 pub mod selftest;
 mod syscall;
 
@@ -68,6 +69,8 @@ pub trait Abilities {
     fn fmod_ret_security(&self, function: &str) -> Result<(), Unable>;
     /// A BPF LSM program on this hook that really fires.
     fn lsm(&self, hook: &str) -> Result<(), Unable>;
+    /// A BPF LSM program that sleeps on this hook, until the sleeper answers.
+    fn sleep(&self, hook: &str) -> Result<(), Unable>;
     /// Socket hooks of a cgroup that can set any errno.
     fn socket_hooks(&self) -> Result<(), Unable>;
     /// Claiming success in place of a call, with the value 0 (`zero`) or one above.

@@ -20,7 +20,7 @@ use std::{
 type Test = fn(&Kernel) -> Result<String, Unable>;
 
 /// What is tested, by which mechanism.
-pub const ALL: [(&str, &str, Test); 10] = [
+pub const ALL: [(&str, &str, Test); 11] = [
     ("packet loss, egress", "tcx", |kernel| {
         kernel.tcx()?;
         loss(kernel, network::Direction::Egress, Mechanism::Tcx)
@@ -48,6 +48,7 @@ pub const ALL: [(&str, &str, Test); 10] = [
     ("system call errors", "cgroup_sock_addr", |kernel| {
         error(kernel, spec_syscall::Mechanism::CgroupSockAddr)
     }),
+    ("system call latency", "lsm_sleep", latency),
 ];
 
 fn failed(what: &str) -> impl FnOnce(io::Error) -> Unable {
@@ -211,4 +212,44 @@ fn error(kernel: &Kernel, wanted: spec_syscall::Mechanism) -> Result<String, Una
             "report this as a bug",
         ))
     }
+}
+
+/// Time of the self-test.
+const HELD: &str = "40ms";
+
+fn latency(kernel: &Kernel) -> Result<String, Unable> {
+    let bug = |problem: String| Unable::new(problem, "report this as a bug");
+    let fault = spec_syscall::Fault::slow(&format!("openat={HELD}")).map_err(|e| bug(e.to_string()))?;
+    let call = "openat".parse().map_err(bug)?;
+    let mechanisms =
+        syscall::Choice::only(&fault, Some(spec_syscall::Mechanism::LsmSleep)).mechanisms(call, kernel)?;
+    let asked = fault.latency().map(|latency| latency.time.as_millis()).unwrap_or_default();
+    let plan = plan(kernel, Fault::Syscall(Box::new(fault)), mechanisms);
+    let scratch =
+        Scratch::make().map_err(|error| Unable::new(error.to_string(), "run as root on cgroup v2"))?;
+    let engine = start(&plan, &scratch)?;
+    let victim =
+        felt::by_child(scratch.cgroup(), milliseconds_of_an_open).map_err(failed("the self-test failed"))?;
+    let bystander = milliseconds_of_an_open();
+    drop(engine);
+    let (victim, bystander) = (u128::from(victim), u128::from(bystander));
+    if victim >= asked && bystander < asked {
+        Ok(format!(
+            "self-test: victim's openat took {victim} ms with {asked} ms asked for, bystander's {bystander} ms"
+        ))
+    } else {
+        Err(Unable::new(
+            format!(
+                "lsm_sleep: the self-test's victim was held back for {victim} ms instead of {asked} ms, its bystander for \
+                 {bystander} ms"
+            ),
+            "report this as a bug",
+        ))
+    }
+}
+
+fn milliseconds_of_an_open() -> u8 {
+    let start = Instant::now();
+    felt::open_root();
+    start.elapsed().as_millis().min(254) as u8
 }

@@ -30,6 +30,40 @@ pub enum Event<'a> {
         /// What they do now, in words.
         faults: &'a [String],
     },
+    /// A phase of an experiment begins.
+    Phase {
+        /// The run.
+        run: &'a str,
+        /// `before`, `faults` or `after`.
+        phase: &'a str,
+        /// Seconds since its start.
+        at_s: f64,
+    },
+    /// A probe of an experiment has answered.
+    Answer {
+        /// The run.
+        run: &'a str,
+        /// The probe.
+        probe: &'a str,
+        /// `before`, `faults` or `after`.
+        phase: &'a str,
+        /// What it says.
+        answer: &'a crate::steady::ask::Answer,
+    },
+    /// An experiment is over.
+    Verdict {
+        /// The run.
+        run: &'a str,
+        /// What came of it.
+        #[serde(flatten)]
+        verdict: &'a crate::experiment::verdict::Verdict,
+        /// How it was given up.
+        abort: Option<&'a crate::experiment::record::AbortRecord>,
+        /// How the steady state came back.
+        recovery: Option<crate::experiment::record::Recovery>,
+        /// Reports that were written.
+        reports: &'a [std::path::PathBuf],
+    },
     /// The run is over and undone.
     Summary(&'a Summary),
     /// The run was refused or failed.

@@ -5,8 +5,8 @@ use chaos_common::{
     event::{CallEvent, EVENT_CALL, EVENT_PACKET, Head, PacketEvent},
     packet::{FAMILY_V4, FAMILY_V6, Packet},
     rule::{
-        KIND_CORRUPT, KIND_CORRUPT_PAYLOAD, KIND_DELAY, KIND_DUPLICATE, KIND_LOSS, KIND_REORDER, KIND_RESET,
-        KIND_RESULT, KIND_RESULTS, act,
+        KIND_CORRUPT, KIND_CORRUPT_PAYLOAD, KIND_DELAY, KIND_DUPLICATE, KIND_LATENCY, KIND_LOSS,
+        KIND_REORDER, KIND_RESET, KIND_RESULT, KIND_RESULTS, act,
     },
     syscall::{ROW_COMPAT, ROW_RING},
 };
@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use syscalls::x86::Sysno as CompatCall;
 
 /// What kinds of rules do, by name.
-const ACTS: [(u32, &str); 9] = [
+const ACTS: [(u32, &str); 10] = [
     (KIND_LOSS, "loss"),
     (KIND_RESET, "reset"),
     (KIND_DELAY, "delay"),
@@ -24,6 +24,7 @@ const ACTS: [(u32, &str); 9] = [
     (KIND_DUPLICATE, "duplicate"),
     (KIND_CORRUPT, "corrupt"),
     (KIND_CORRUPT_PAYLOAD, "corrupt-payload"),
+    (KIND_LATENCY, "slow"),
     (KIND_RESULT, "fail"),
     (KIND_RESULTS, "fail"),
 ];

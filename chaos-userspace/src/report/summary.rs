@@ -1,5 +1,6 @@
 //! What a run did, in numbers.
 
+use super::held::HeldBack;
 use crate::{
     inject::line::Queue,
     observe::{bystander::Felt, recorder::Written},
@@ -9,7 +10,10 @@ use crate::{
     },
     spec::Fault,
 };
-use chaos_common::counter::{Counter, Outcome, RuleCounters};
+use chaos_common::{
+    counter::{Counter, Outcome, RuleCounters},
+    latency::Held,
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt::Write as _, net::IpAddr, path::PathBuf};
 
@@ -57,9 +61,9 @@ pub struct Summary {
 pub struct RuleSummary {
     /// Its name.
     pub name: String,
-    /// `loss`, `delay` or `fail`.
+    /// `loss`, `delay`, `fail`, `slow`...
     pub fault: &'static str,
-    /// The system call or class of calls, for `fail`.
+    /// The system call or class of calls, for `fail` and `slow`.
     pub call: Option<&'static str>,
     /// The hooks, by short name.
     pub mechanisms: Vec<&'static str>,
@@ -72,6 +76,9 @@ pub struct RuleSummary {
     /// How often the kernel skipped the rule's programs because a task was preempted inside them, for calls of any
     /// process on the host: at most so many of the target's calls were not seen.
     pub missed: u64,
+    /// How long calls were held back, if any were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldBack>,
     /// Of the matched, let through, by reason.
     pub spared: std::collections::BTreeMap<&'static str, Count>,
 }
@@ -138,12 +145,13 @@ pub struct Undone {
 
 impl RuleSummary {
     /// One per rule of the plan.
-    pub fn all(plan: &Plan, counters: &[RuleCounters], missed: &[u64]) -> Vec<Self> {
+    pub fn all(plan: &Plan, counters: &[RuleCounters], missed: &[u64], held: &[Held]) -> Vec<Self> {
         plan.rules
             .iter()
             .zip(counters)
             .zip(missed)
-            .map(|((rule, counters), missed)| {
+            .zip(held)
+            .map(|(((rule, counters), missed), held)| {
                 let of = |outcome: Outcome| Count::from(counters.outcomes[outcome as usize]);
                 let injected = of(Outcome::Injected);
                 let mut matched = injected;
@@ -154,7 +162,7 @@ impl RuleSummary {
                 }
                 let (fault, call) = match &rule.fault {
                     Fault::Network(fault) => (fault.effect.name(), None),
-                    Fault::Syscall(fault) => ("fail", Some(fault.calls.name())),
+                    Fault::Syscall(fault) => (fault.effect.name(), Some(fault.calls.name())),
                 };
                 Self {
                     name: rule.name.clone(),
@@ -165,6 +173,7 @@ impl RuleSummary {
                     matched,
                     injected,
                     missed: *missed,
+                    held: HeldBack::of(held),
                     spared,
                 }
             })
@@ -229,9 +238,10 @@ impl Summary {
             } else {
                 String::new()
             };
+            let held = rule.held.as_ref().map(|held| format!(" ({held})")).unwrap_or_default();
             let reasons =
                 if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-            let _ = writeln!(text, "{segments}{reasons}{missed}");
+            let _ = writeln!(text, "{segments}{held}{reasons}{missed}");
         }
         if !self.allowed.is_empty() {
             let _ = writeln!(text, "  allowed: {}", self.allowed.join(", "));

@@ -25,7 +25,10 @@ pub struct Delay {
 pub const DELAY_MAX: Duration = Duration::from_secs(600);
 
 /// How delays are spread around their mean.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Distribution {
     /// All within the jitter are equally likely.
     #[default]

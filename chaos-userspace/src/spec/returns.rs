@@ -100,7 +100,8 @@ impl Returns {
         (Self::read(&results), options)
     }
 
-    fn read(parts: &[&str]) -> Result<Self, Problems> {
+    /// Reads results with their weights: `EIO`, `EIO:3`, `return=0:1`.
+    pub fn read(parts: &[&str]) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let mut weighted = vec![];
         for part in parts {

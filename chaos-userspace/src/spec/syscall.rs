@@ -1,6 +1,12 @@
 //! Faults on system calls.
 
-use super::{call_class::Class, returns::Returns, syscall_match::Match, when::When};
+use super::{
+    call_class::Class,
+    latency::Latency,
+    returns::{Needs, Returns},
+    syscall_match::Match,
+    when::When,
+};
 use chaos_common::limits::ERRNO_MAX;
 use std::{fmt, str::FromStr};
 use syscalls::Errno;
@@ -11,12 +17,41 @@ use syscalls::x86_64::Sysno;
 pub struct Fault {
     /// The calls.
     pub calls: Calls,
-    /// What the caller gets.
-    pub returns: Returns,
+    /// What becomes of them.
+    pub effect: Effect,
     /// Which calls it applies to.
     pub matches: Match,
     /// Which of them are hit.
     pub when: When,
+}
+
+/// What becomes of a call that is hit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// It does nothing and returns this.
+    Return(Returns),
+    /// It is held back, then goes on.
+    Latency(Latency),
+}
+
+impl Effect {
+    /// The flag that asks for it, without its hyphens.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Return(_) => "fail",
+            Self::Latency(_) => "slow",
+        }
+    }
+}
+
+/// As on the command line, so that it can serve as a name.
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Return(returns) => returns.fmt(f),
+            Self::Latency(latency) => latency.fmt(f),
+        }
+    }
 }
 
 /// One call or a class of them.
@@ -63,7 +98,17 @@ impl FromStr for Calls {
 }
 
 /// How a call is made to fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    clap::ValueEnum,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Mechanism {
@@ -79,6 +124,8 @@ pub enum Mechanism {
     Kprobe,
     /// socket hooks of the target's cgroup: connect, bind, unconnected UDP send
     CgroupSockAddr,
+    /// for --slow: a BPF LSM program that sleeps, until a process of kchaos answers it or goes (Linux 6.12)
+    LsmSleep,
 }
 
 impl Mechanism {
@@ -91,6 +138,7 @@ impl Mechanism {
             Self::KprobeMulti => "kprobe_multi",
             Self::Kprobe => "kprobe",
             Self::CgroupSockAddr => "cgroup_sock_addr",
+            Self::LsmSleep => "lsm_sleep",
         }
     }
 }
@@ -224,26 +272,75 @@ impl FromStr for Fault {
             ));
             return Err(problems);
         };
-        let calls = problems.take(call.parse());
         let (returns, options) = Returns::split(rest);
-        let returns = returns.map_err(|more| problems.0.extend(more.0)).ok();
+        Self::read(call, returns.map(Effect::Return), options, problems)
+    }
+}
+
+impl Fault {
+    /// Reads `openat=20ms`, `%file=20ms@10%,jitter=5ms,path=/data/*` and the like.
+    pub fn slow(text: &str) -> Result<Self, super::Problems> {
+        let mut problems = super::Problems::default();
+        let Some((call, rest)) = text.split_once('=') else {
+            problems.0.push(format!(
+                "'{text}' does not say what is held back: write SYSCALL=TIME or SYSCALL=TIME@PERCENT, as in openat=20ms@10%"
+            ));
+            return Err(problems);
+        };
+        let (latency, options) = Latency::split(rest);
+        Self::read(call, latency.map(Effect::Latency), options, problems)
+    }
+
+    fn read(
+        call: &str,
+        effect: Result<Effect, super::Problems>,
+        options: Vec<&str>,
+        mut problems: super::Problems,
+    ) -> Result<Self, super::Problems> {
+        let calls = problems.take(call.parse());
+        let effect = effect.map_err(|more| problems.0.extend(more.0)).ok();
         let mut matches = Match::default();
         let options: Vec<_> =
             options.into_iter().filter(|option| !matches.read(option, &mut problems)).collect();
         let when = When::from_parts(options.into_iter()).map_err(|more| problems.0.extend(more.0)).ok();
-        match (calls, returns, when) {
-            (Some(calls), Some(returns), Some(when)) => {
-                problems.or(|| Self { calls, returns, matches, when })
-            }
+        match (calls, effect, when) {
+            (Some(calls), Some(effect), Some(when)) => problems.or(|| Self { calls, effect, matches, when }),
             _ => Err(problems),
         }
+    }
+
+    /// What the call returns, if it is one that is not made.
+    pub fn returns(&self) -> Option<&Returns> {
+        match &self.effect {
+            Effect::Return(returns) => Some(returns),
+            Effect::Latency(_) => None,
+        }
+    }
+
+    /// For how long the call is held back, if it is.
+    pub fn latency(&self) -> Option<Latency> {
+        match self.effect {
+            Effect::Return(_) => None,
+            Effect::Latency(latency) => Some(latency),
+        }
+    }
+
+    /// What the mechanism has to be able to return.
+    pub fn needs(&self) -> Needs {
+        self.returns().map(Returns::needs).unwrap_or_default()
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.returns.needs().is_none() { "fail" } else { "answer" };
-        write!(f, "{verb} {} of {} calls with {}", self.when, self.calls.name(), self.returns)?;
+        let (when, calls) = (&self.when, self.calls.name());
+        match &self.effect {
+            Effect::Return(returns) => {
+                let verb = if returns.needs().is_none() { "fail" } else { "answer" };
+                write!(f, "{verb} {when} of {calls} calls with {returns}")?;
+            }
+            Effect::Latency(latency) => write!(f, "hold {when} of {calls} calls back by {latency}")?,
+        }
         if self.matches != Match::default() {
             write!(f, " ({})", self.matches)?;
         }
@@ -259,21 +356,32 @@ mod tests {
     #[test]
     fn faults() {
         let fault: Fault = "openat=EIO@10%".parse().unwrap();
-        assert_eq!((fault.calls.name(), fault.returns.only().unwrap().register()), ("openat", -5));
+        assert_eq!((fault.calls.name(), fault.returns().unwrap().only().unwrap().register()), ("openat", -5));
         assert_eq!(fault.when.probability.percent(), 10.0);
         let fault: Fault = "connect=ECONNREFUSED".parse().unwrap();
         assert_eq!(fault.when, When::default());
         let fault: Fault = "openat=EIO,every=3".parse().unwrap();
         assert_eq!(fault.when.every, Some(3));
-        assert_eq!("accept4=EWOULDBLOCK".parse::<Fault>().unwrap().returns.to_string(), "EAGAIN");
-        assert_eq!("openat=5".parse::<Fault>().unwrap().returns.to_string(), "EIO");
-        assert_eq!("openat=4095".parse::<Fault>().unwrap().returns.to_string(), "4095");
+        assert_eq!("accept4=EWOULDBLOCK".parse::<Fault>().unwrap().effect.to_string(), "EAGAIN");
+        assert_eq!("openat=5".parse::<Fault>().unwrap().effect.to_string(), "EIO");
+        assert_eq!("openat=4095".parse::<Fault>().unwrap().effect.to_string(), "4095");
         let fault: Fault = "%file=EIO:3,return=0@10%,when=2+".parse().unwrap();
-        assert_eq!((fault.calls.name(), fault.returns.to_string()), ("%file", "EIO:3,return=0:1".to_owned()));
+        assert_eq!((fault.calls.name(), fault.effect.to_string()), ("%file", "EIO:3,return=0:1".to_owned()));
         assert!(
             fault.calls.contain("openat".parse().unwrap()) && !fault.calls.contain("close".parse().unwrap())
         );
         assert!("openat=4096".parse::<Fault>().is_err() && "openat=0".parse::<Fault>().is_err());
+    }
+
+    #[test]
+    fn calls_that_are_held_back() {
+        let fault = Fault::slow("openat=20ms@10%,jitter=5ms,path=/a,when=2+").unwrap();
+        assert_eq!((fault.calls.name(), fault.effect.to_string()), ("openat", "20ms+-5ms".to_owned()));
+        assert_eq!(fault.when.probability.percent(), 10.0);
+        assert!(fault.to_string().starts_with("hold 10%"), "{fault}");
+        let problems = Fault::slow("opnat=20,jiter=1ms").unwrap_err().0;
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(Fault::slow("openat").unwrap_err().to_string().contains("SYSCALL=TIME"));
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod ring;
 mod syscall_table;
 mod talk;
 mod tcp;
+mod timed;
 mod trivia;
+mod web;
 
 use std::ffi::c_int;
 use std::os::fd::BorrowedFd;
@@ -55,6 +57,8 @@ enum Act {
     Ask(talk::Ask),
     /// Answer those who ask
     Answer(talk::Answer),
+    /// Serve one page
+    Web(web::Web),
     /// Make one system call many times, from threads and children
     Calls(calls::Calls),
     /// Make calls that differ in one thing
@@ -63,6 +67,8 @@ enum Act {
     Reach(reach::Reach),
     /// Make some system calls in turn and keep every result
     Results(results::Results),
+    /// Measure how long system calls take
+    Timed(timed::Timed),
     /// Wait until told to end
     Sleep(trivia::Sleep),
     /// Exit with a status
@@ -128,10 +134,12 @@ fn act(arguments: Arguments) -> Result<c_int> {
         Act::Bits(bits) => bits::run(&bits, &desk),
         Act::Ask(ask) => talk::ask(&ask, &desk),
         Act::Answer(answer) => talk::answer(&answer, &desk),
+        Act::Web(arguments) => web::web(&arguments, &desk),
         Act::Calls(calls) => calls::run(&calls, &desk),
         Act::Attempts(attempts) => attempts::run(&attempts, &desk),
         Act::Reach(reach) => reach::run(&reach, &desk),
         Act::Results(results) => results::run(&results, &desk),
+        Act::Timed(timed) => timed::run(&timed, &desk),
         Act::Sleep(sleep) => trivia::sleep(&sleep, &desk),
         Act::Exit(exit) => Ok(exit.status),
         Act::Die(die) => trivia::die(&die),

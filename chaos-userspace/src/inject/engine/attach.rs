@@ -128,7 +128,7 @@ impl Engine {
             // All of them at once, by the caller.
             Mechanism::Entry { by: EntryHook::KprobeMulti, .. } => Ok(()),
             Mechanism::Entry { by: EntryHook::FmodRet, function } => self.link_function(program, function),
-            Mechanism::Security { hook, .. } => {
+            Mechanism::Security { hook, .. } | Mechanism::Sleep { hook } => {
                 self.link_function(program, &format!("{} {hook}", mechanism.name()))
             }
             // One program per target, by the caller.

@@ -6,7 +6,7 @@ use crate::{
     inject::{bpf, object},
     plan::Plan,
 };
-use chaos_common::counter::RuleCounters;
+use chaos_common::{counter::RuleCounters, latency::Held};
 use std::{io, os::fd::AsFd};
 
 /// `MEMBARRIER_CMD_GLOBAL` (include/uapi/linux/membarrier.h).
@@ -17,6 +17,12 @@ impl Engine {
     pub fn counters(&self) -> Result<Vec<RuleCounters>, Error> {
         let rules = 0..self.image.rules.len() as u32;
         Ok(rules.map(|rule| self.maps.counters(rule)).collect::<Result<_, _>>()?)
+    }
+
+    /// By rule: what became of calls that were to be held back, as of now.
+    pub fn held(&self) -> Result<Vec<Held>, Error> {
+        let rules = 0..self.image.rules.len() as u32;
+        Ok(rules.map(|rule| self.maps.held(rule)).collect::<Result<_, _>>()?)
     }
 
     /// By rule: how often the kernel skipped a program that serves it, for calls of any process on the host.

@@ -7,7 +7,7 @@ use crate::inject::{
     journal::Journal,
     line::{Lines, Queue},
 };
-use chaos_common::counter::RuleCounters;
+use chaos_common::{counter::RuleCounters, latency::Held};
 use std::time::{Duration, Instant};
 
 /// What an engine left when it was closed.
@@ -17,6 +17,8 @@ pub struct Closed {
     pub counters: Vec<RuleCounters>,
     /// By rule: how often the kernel skipped a program that serves it, for calls of any process on the host.
     pub missed: Vec<u64>,
+    /// By rule: what became of calls that were to be held back.
+    pub held: Vec<Held>,
     /// Recorded events that found no room.
     pub events_lost: u64,
     /// Programs that are still in the kernel.
@@ -47,6 +49,8 @@ impl Engine {
         let links_closed = self.links.len() + self.lines.as_ref().map_or(0, Lines::links);
         self.links.clear();
         let missed = self.missed();
+        // Whoever is held back goes on now, and so do the programs that hold.
+        drop(self.sleeper.take());
         // Nothing leads into the lines any more: what is in them may still arrive.
         let (queue, lines_left) = self.lines.take().map(Lines::end).unzip();
         let mut problems = self.undo_filters();
@@ -59,6 +63,14 @@ impl Engine {
                 self.maps.counters(rule).unwrap_or_else(|error| {
                     problems.push(format!("reading the counters of rule {rule}: {error}"));
                     RuleCounters::default()
+                })
+            })
+            .collect();
+        let held = (0..self.image.rules.len() as u32)
+            .map(|rule| {
+                self.maps.held(rule).unwrap_or_else(|error| {
+                    problems.push(format!("reading how long rule {rule} held calls back: {error}"));
+                    Held::default()
                 })
             })
             .collect();
@@ -80,6 +92,7 @@ impl Engine {
         Closed {
             counters,
             missed,
+            held,
             events_lost,
             programs_left,
             links_closed,
@@ -106,6 +119,7 @@ impl Drop for Engine {
         self.page.set_armed(false);
         let Some(guardian) = self.guardian.take() else { return };
         self.links.clear();
+        drop(self.sleeper.take());
         if self.undo_filters().is_empty() && self.journal.undo_cgroup() {
             self.journal.erase();
             guardian.dismiss();

@@ -45,7 +45,9 @@ impl Engine {
         program: usize,
     ) -> Result<(), Error> {
         let namespace = Arc::new(namespace);
-        let devices = devices_in(&namespace)?;
+        // Each costs a grace period, and nothing passes one that is down: it is followed like one that appears.
+        let mut devices = devices_in(&namespace)?;
+        devices.retain(Device::is_up);
         for device in &devices {
             self.attach_to_device(&namespace, number, mechanism, program, device)?;
         }
@@ -94,7 +96,7 @@ impl Engine {
         self.places.iter().map(subscribe).collect()
     }
 
-    /// Attaches to devices that have appeared. Returns how many.
+    /// Attaches to devices that have appeared, and, the first time, to those that were down at the start. Returns how many.
     pub fn follow_devices(&mut self) -> Result<usize, Error> {
         let mut attached = 0;
         for index in 0..self.places.len() {

@@ -18,6 +18,7 @@ use super::{
     link::Link,
     object::{self, Maps},
     program,
+    sleeper::Sleeper,
 };
 use crate::{
     encode::{self, Image, Job},
@@ -159,6 +160,7 @@ pub struct Engine {
     image: Image,
     hosted: Vec<Hosted>,
     journal: Journal,
+    sleeper: Option<Sleeper>,
     guardian: Option<Guardian>,
 }
 
@@ -228,6 +230,11 @@ impl Engine {
         page.set_own_tgid(0, identity::thread_group_id());
         let guardian = Guardian::start(options.program, control_map, &journal)
             .map_err(io_error("starting the guardian"))?;
+        let sleeper = image
+            .has_latency()
+            .then(|| Sleeper::start(options.program, control_map, page.clone()))
+            .transpose()
+            .map_err(io_error("starting the sleeper"))?;
         let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
         let mut engine = Self {
             links: vec![],
@@ -243,9 +250,13 @@ impl Engine {
             image,
             hosted,
             journal,
+            sleeper,
             guardian: Some(guardian),
         };
+        // Meanwhile the guardian starts: most of the time goes by in grace periods.
         engine.attach(object, placements)?;
+        let guardian = engine.guardian.as_mut().map_or(Ok(()), Guardian::wait_ready);
+        guardian.map_err(io_error("starting the guardian"))?;
         engine.page.set_armed(true);
         Ok(engine)
     }

@@ -118,6 +118,9 @@ mod tests {
         fn cgroup_skb(&self) -> Result<(), Unable> {
             Self::no()
         }
+        fn sleep(&self, _: &str) -> Result<(), Unable> {
+            Self::no()
+        }
         fn kprobe_override(&self, _: &str) -> Result<(), Unable> {
             self.overrides()
         }

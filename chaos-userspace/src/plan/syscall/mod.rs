@@ -4,6 +4,7 @@ pub mod arguments;
 mod class;
 pub mod entry;
 pub mod hooks;
+mod latency;
 pub mod matches;
 
 use super::{EntryHook, Mechanism, PlannedRule, SecurityHook, SocketHook};
@@ -57,7 +58,7 @@ pub fn plan(fault: &Fault, spec: &Spec, abilities: &impl Abilities) -> Result<Pl
         [(call, hooks)] => limits.extend(self::limits(*call, hooks, abilities)),
         calls => limits.extend(class::limits(calls, abilities)),
     }
-    let name = format!("{}={}", fault.calls.name(), fault.returns);
+    let name = format!("{}={}", fault.calls.name(), fault.effect);
     Ok(PlannedRule { name, fault: SpecFault::Syscall(Box::new(fault.clone())), mechanisms, calls, limits })
 }
 
@@ -88,10 +89,19 @@ impl<'a> Choice<'a> {
         let applies =
             |fault: &&&Fault| fault.calls.contain(call) && matches::unfit(&fault.matches, call).is_empty();
         let on_call: Vec<_> = self.faults.iter().filter(applies).collect();
-        let needs = on_call.iter().fold(Needs::default(), |needs, fault| needs.and(fault.returns.needs()));
+        let needs = on_call.iter().fold(Needs::default(), |needs, fault| needs.and(fault.needs()));
         let has_class = self.faults.iter().any(|fault| matches!(fault.calls, Calls::Class { .. }));
         let usual = if has_class { &CLASS_LADDER } else { &LADDER };
-        let ladder = self.wanted.as_ref().map_or(&usual[..], std::slice::from_ref);
+        let holds_back = on_call.iter().any(|fault| fault.latency().is_some());
+        if holds_back && self.wanted != Some(Wanted::LsmSleep) {
+            return Err(latency::by_name_only(self.wanted));
+        }
+        let ladder = match &self.wanted {
+            // What only fails needs no program that sleeps.
+            Some(Wanted::LsmSleep) if !holds_back => &[Wanted::Lsm],
+            Some(wanted) => std::slice::from_ref(wanted),
+            None => &usual[..],
+        };
         let mut unable: Option<Unable> = None;
         for mechanism in ladder {
             let serves = |hooks: &Vec<_>| {
@@ -128,10 +138,16 @@ pub fn by(
         ))
     };
     match mechanism {
-        Wanted::Lsm | Wanted::FmodRetSecurity | Wanted::CgroupSockAddr if !needs.is_none() => {
+        Wanted::Lsm | Wanted::LsmSleep | Wanted::FmodRetSecurity | Wanted::CgroupSockAddr
+            if !needs.is_none() =>
+        {
             hook(mechanism.name())
         }
         Wanted::Lsm => security(SecurityHook::Lsm, call, |hook| abilities.lsm(hook)),
+        Wanted::LsmSleep => {
+            let hooks = security(SecurityHook::Lsm, call, |hook| abilities.lsm(hook))?;
+            latency::with_sleep(call, hooks, abilities)
+        }
         Wanted::FmodRetSecurity => security(SecurityHook::FmodRet, call, |hook| {
             abilities.fmod_ret_security(&security_function(hook))
         }),

@@ -1,0 +1,185 @@
+//! The course of an experiment: before, under fault, after.
+
+use super::super::{failure::Failure, signals::Signals, target::Chosen};
+use crate::{
+    experiment::{
+        Experiment,
+        record::{Note, Phase, Record},
+        verdict::{self, Facts},
+    },
+    plan::Plan,
+    report::event::{Event, Sink},
+    steady::{
+        Probe,
+        ask::{self, Answer, Scene, Target},
+    },
+};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+use tokio::task::JoinSet;
+
+/// An experiment on its way.
+pub struct Course<'a> {
+    pub(super) experiment: &'a Experiment,
+    pub(super) plan: &'a Plan,
+    pub(super) chosen: &'a Chosen,
+    pub(super) verbose: u8,
+    pub(super) probes: Vec<Arc<Probe>>,
+    pub(super) scene: Arc<Scene>,
+    pub(super) start: Instant,
+    pub(super) signals: Signals,
+    pub(super) record: Record,
+    pub(super) not_met: Vec<String>,
+    pub(super) interrupted: Option<i32>,
+    pub(super) aborted: Option<String>,
+    pub(super) left: Vec<String>,
+    pub(super) failed: Option<(u8, String)>,
+    pub(super) injected: Option<u64>,
+}
+
+impl<'a> Course<'a> {
+    /// At its beginning. Must be called on a tokio runtime, before any thread is started.
+    pub fn new(
+        experiment: &'a Experiment,
+        plan: &'a Plan,
+        chosen: &'a Chosen,
+        record: Record,
+        verbose: u8,
+    ) -> Result<Self, Failure> {
+        let signals = Signals::take().map_err(Failure::internal)?;
+        let cgroups = chosen.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect();
+        let target = Target::new(cgroups, Path::new("/proc"));
+        let scene = Arc::new(Scene { target, signal_mask: signals.mask_before() });
+        Ok(Self {
+            experiment,
+            plan,
+            chosen,
+            verbose,
+            probes: experiment.probes.iter().cloned().map(Arc::new).collect(),
+            scene,
+            start: Instant::now(),
+            signals,
+            record,
+            not_met: vec![],
+            interrupted: None,
+            aborted: None,
+            left: vec![],
+            failed: None,
+            injected: None,
+        })
+    }
+
+    /// From beginning to end; what came of it is in the record.
+    pub async fn run(&mut self, allowed: Vec<&'static str>, sink: &mut Sink) {
+        self.begin("before", sink);
+        let met = self.before(sink).await;
+        self.end();
+        if !met {
+            return;
+        }
+        self.begin("faults", sink);
+        if let Err(failure) = self.during(allowed, sink).await {
+            self.failed.get_or_insert((failure.code, failure.message));
+        }
+        self.end();
+        if self.interrupted.is_none() && self.injected.is_some() {
+            self.begin("after", sink);
+            self.after(sink).await;
+            self.end();
+        }
+    }
+
+    /// Judges.
+    pub fn finish(self) -> Record {
+        let mut record = self.record;
+        let asked: Vec<_> =
+            self.probes.iter().map(|probe| probe.is_asked_during() && self.injected.is_some()).collect();
+        let cut_short = self.aborted.is_some() || self.interrupted.is_some();
+        let asked = if cut_short { vec![false; asked.len()] } else { asked };
+        let facts = Facts {
+            name: &self.experiment.name,
+            not_met: self.not_met,
+            interrupted: self.interrupted,
+            aborted: self.aborted,
+            left: self.left,
+            failed: self.failed,
+            injected: self.injected,
+            observe: self.plan.observe,
+            deviations: verdict::deviations(&record.probes, &asked, record.recovery),
+            probes: self.probes.len(),
+        };
+        record.verdict = verdict::judge(&facts);
+        record.took_s = self.start.elapsed().as_secs_f64();
+        record
+    }
+
+    /// Seconds since the start.
+    pub(super) fn now(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    /// Notes something, and says it to people.
+    pub(super) fn note(&mut self, sink: &Sink, text: impl Into<String>) {
+        let note = Note { at_s: self.now(), text: text.into() };
+        if !sink.is_stderr() {
+            // A terminal that has gone must not stop the rest.
+            let _ = writeln!(io::stderr(), "{:8.3} s  {}", note.at_s, note.text);
+        }
+        self.record.events.push(note);
+    }
+
+    fn begin(&mut self, name: &'static str, sink: &mut Sink) {
+        let at_s = self.now();
+        self.record.phases.push(Phase { name, from_s: at_s, to_s: at_s });
+        sink.write(&Event::Phase { run: &self.plan.run, phase: name, at_s });
+    }
+
+    fn end(&mut self) {
+        let now = self.now();
+        if let Some(phase) = self.record.phases.last_mut()
+            && phase.to_s <= phase.from_s
+        {
+            phase.to_s = now;
+        }
+    }
+
+    /// Tells an answer.
+    pub(super) fn tell(&self, place: usize, phase: &str, answer: &Answer, sink: &mut Sink) {
+        let probe = &self.probes[place].name;
+        sink.write(&Event::Answer { run: &self.plan.run, probe, phase, answer });
+    }
+
+    /// Asks some probes at once. `Err` with the signal that came meanwhile.
+    pub(super) async fn ask(&mut self, places: Vec<usize>) -> Result<Vec<(usize, Answer)>, i32> {
+        let mut asking = JoinSet::new();
+        for place in places {
+            let (probe, scene, start) =
+                (Arc::clone(&self.probes[place]), Arc::clone(&self.scene), self.start);
+            asking.spawn(async move { (place, ask::ask(&probe, &scene, start).await) });
+        }
+        let mut answers = vec![];
+        loop {
+            tokio::select! {
+                arrived = self.signals.next() => match arrived {
+                    Ok(arrived) => return Err(arrived.signal as i32),
+                    Err(error) => {
+                        log::warn!("signals cannot be read: {error}");
+                        return Err(nix::libc::SIGTERM);
+                    }
+                },
+                answer = asking.join_next() => match answer {
+                    Some(Ok(answer)) => answers.push(answer),
+                    Some(Err(error)) => log::warn!("a probe died: {error}"),
+                    None => {
+                        answers.sort_by_key(|(place, _)| *place);
+                        return Ok(answers);
+                    }
+                },
+            }
+        }
+    }
+}

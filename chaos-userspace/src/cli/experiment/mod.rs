@@ -1,0 +1,77 @@
+//! `kchaos run`: an experiment file to its verdict.
+
+mod after;
+mod before;
+mod course;
+mod during;
+mod reports;
+
+use super::{Common, exit, failure::Failure, file, run, safety, target::Chosen};
+use crate::{
+    experiment::{Experiment, record::Record},
+    host::cgroup::Hierarchy,
+    plan::{self, Plan, explain::explain},
+    probe::kernel::Kernel,
+    report::event::Sink,
+};
+use clap::Args;
+use course::Course;
+use reports::Reports;
+use std::{ffi::OsString, path::PathBuf};
+
+/// Arguments of `kchaos run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// The experiment file; - is standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Write a report; its form follows from its name: .json (the record), .html, .md, .xml (JUnit) or .journal.json (Chaos
+    /// Toolkit); repeat for more
+    #[arg(long, value_name = "FILE")]
+    report: Vec<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink) -> Result<u8, Failure> {
+    let experiment = file::read(&arguments.file)?;
+    let reports = Reports::open(&arguments.report)?;
+    run::check_privileges()?;
+    super::halt::check()?;
+    let hierarchy = Hierarchy::find()?;
+    let chosen = Chosen::find(&hierarchy, &experiment.spec)?;
+    let processes = chosen.processes();
+    let allowed = safety::check(&chosen, &processes, &experiment.spec)?;
+    let plan = named(plan::make(&experiment.spec, &Kernel::default())?, &experiment);
+    let warnings = run::look_at_devices(&plan, &processes)?;
+    let sentences = explain(&plan, &chosen.in_words(), &warnings) + &experiment.explain();
+    let command = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let record = Record::new(&experiment, &plan, command, &sentences);
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
+    let record = runtime.block_on(async {
+        let mut course = Course::new(&experiment, &plan, &chosen, record, common.verbose)?;
+        course.run(allowed, sink).await;
+        Ok::<_, Failure>(course.finish())
+    })?;
+    // Requests that are still waited for must not hold up the end.
+    runtime.shutdown_background();
+    let code = record.verdict.code;
+    let written = reports.write(&record);
+    reports::tell(&record, &written, sink);
+    match written.problems.is_empty() {
+        false if code == exit::DONE => Ok(exit::INTERNAL),
+        _ => Ok(code),
+    }
+}
+
+/// The plan with the names of the file.
+fn named(mut plan: Plan, experiment: &Experiment) -> Plan {
+    for (rule, name) in plan.rules.iter_mut().zip(&experiment.fault_names) {
+        rule.name.clone_from(name);
+    }
+    plan
+}

@@ -1,0 +1,142 @@
+//! Chaos Mesh (`chaos-mesh.org/v1alpha1`): what its kinds have in common.
+
+use super::{
+    Options, chaos_mesh_io, chaos_mesh_network,
+    draft::{Draft, Out},
+    source::{Fields, scalar},
+    table::{Fate, Table},
+    target, units,
+};
+use crate::experiment::yaml::Node;
+
+/// Reads a NetworkChaos or an IOChaos.
+pub fn read(node: &Node, options: &Options, draft: &mut Draft, table: &mut Table) {
+    let Some(mut document) = Fields::of(node, "", table) else { return };
+    if let Some((path, _)) = document.text("apiVersion", table) {
+        table.exact(&path, "kchaos.dev/v1alpha1");
+    }
+    let kind = document.text("kind", table).map(|(path, kind)| {
+        table.exact(&path, "kind: Experiment");
+        kind
+    });
+    let kind = kind.unwrap_or_default();
+    draft.origin = format!("{kind} of Chaos Mesh");
+    draft.name = kind.to_lowercase();
+    if let Some(metadata) = document.map("metadata", table) {
+        read_metadata(metadata, draft, table);
+    }
+    document.without("status", "left out: it is the state of a cluster", table);
+    match document.map("spec", table) {
+        Some(spec) if kind == "IOChaos" => chaos_mesh_io::read(spec, options, draft, table),
+        Some(spec) => chaos_mesh_network::read(spec, options, draft, table),
+        None => table.refused("spec", "it is missing"),
+    }
+    document.rest(table);
+    // Without a mode that is known, more would be hit than was asked for.
+    if table.0.iter().any(|row| row.field == "spec.mode" && row.fate == Fate::Refused) {
+        draft.faults.clear();
+    }
+}
+
+/// Reads the metadata of an object of Kubernetes.
+pub fn read_metadata(mut metadata: Fields<'_>, draft: &mut Draft, table: &mut Table) {
+    if let Some((path, name)) = metadata.text("name", table) {
+        table.exact(&path, format!("metadata.name: {name}"));
+        draft.name = name.to_owned();
+    }
+    metadata.without("namespace", "left out: a host has no namespaces of Kubernetes", table);
+    metadata.without("generateName", "left out: name the experiment", table);
+    for (name, is_label) in [("labels", true), ("annotations", false)] {
+        let Some((path, node)) = metadata.take(name, table) else { continue };
+        let Some(kept) = strings(node) else {
+            table.refused(&path, "it is no mapping of texts");
+            continue;
+        };
+        table.exact(&path, format!("metadata.{name}"));
+        *(if is_label { &mut draft.labels } else { &mut draft.annotations }) = kept;
+    }
+    metadata.rest(table);
+}
+
+fn strings(node: &Node) -> Option<Vec<(String, Out)>> {
+    let crate::experiment::yaml::Value::Map(fields) = &node.value else { return None };
+    fields.iter().map(|(name, _, value)| Some((name.clone(), Out::text(scalar(value)?)))).collect()
+}
+
+/// Reads what all kinds have: who, how many, how long.
+pub fn read_common(spec: &mut Fields<'_>, options: &Options, draft: &mut Draft, table: &mut Table) {
+    match spec.take("selector", table) {
+        Some((path, _)) => target(&path, options, table),
+        None => table.refused(
+            "spec.selector",
+            "it is missing or empty, which selects everything: name who is hit, with --target and here",
+        ),
+    }
+    let value = spec.text("value", table);
+    read_mode(spec, value, "spec.mode", draft, table);
+    if let Some((path, text)) = spec.text("duration", table) {
+        match units::go_duration(text) {
+            Ok(time) => {
+                table.exact(&path, format!("duration: {time}"));
+                draft.duration = Some(time);
+            }
+            Err(why) => table.refused(&path, why),
+        }
+    }
+    spec.refuse("remoteCluster", "kchaos works on the host it is started on: run the file there", table);
+}
+
+fn read_mode(
+    spec: &mut Fields<'_>,
+    value: Option<(String, &str)>,
+    missing: &str,
+    draft: &mut Draft,
+    table: &mut Table,
+) {
+    let Some((path, mode)) = spec.text("mode", table) else {
+        table.refused(missing, "it is missing: write one, all, fixed, fixed-percent or random-max-percent");
+        return;
+    };
+    let number = value.as_ref().map(|(_, text)| text.trim()).unwrap_or_default();
+    let whole = number.parse::<u32>().ok().filter(|number| *number > 0);
+    let percent = whole.filter(|number| *number <= 100);
+    let count = match (mode, whole, percent) {
+        ("all", ..) => None,
+        ("one", ..) => Some("one".to_owned()),
+        ("fixed", Some(number), _) => Some(number.to_string()),
+        ("fixed-percent", _, Some(percent)) => Some(format!("{percent}%")),
+        ("random-max-percent", _, Some(percent)) => Some(format!("random-max:{percent}%")),
+        ("fixed" | "fixed-percent" | "random-max-percent", ..) => {
+            let at = value.map_or_else(|| "spec.value".to_owned(), |(path, _)| path);
+            table.refused(&at, format!("'{number}' is no number that {mode} can have"));
+            table.refused(&path, "its value is missing or wrong");
+            return;
+        }
+        _ => {
+            table.refused(
+                &path,
+                format!("'{mode}' is not one of one, all, fixed, fixed-percent, random-max-percent"),
+            );
+            if let Some((path, _)) = value {
+                table.refused(&path, "it goes with the mode");
+            }
+            return;
+        }
+    };
+    match &count {
+        None => table.exact(&path, "all targets"),
+        Some(count) => table.approximated(
+            &path,
+            format!("selection.count: {count}, of the targets on this host instead of pods of the cluster"),
+        ),
+    }
+    if let Some((at, _)) = value {
+        let note = if whole.is_some() && !matches!(mode, "all" | "one") {
+            "see mode"
+        } else {
+            "the mode has no value"
+        };
+        table.exact(&at, note);
+    }
+    draft.count = count;
+}

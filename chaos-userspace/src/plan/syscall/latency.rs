@@ -1,0 +1,75 @@
+//! Which hooks calls can be held back at.
+
+use super::{super::Mechanism, Call, Wanted};
+use crate::probe::{Abilities, Unable};
+
+/// Mechanisms that can hold a process are chosen by name.
+pub fn by_name_only(wanted: Option<Wanted>) -> Unable {
+    let why = match wanted {
+        Some(other) => format!("{} cannot hold calls back", other.name()),
+        None => "whatever holds calls back can hold a process that does not answer any more, so it has to be asked for by \
+                 name"
+            .to_owned(),
+    };
+    Unable::new(why, "add --mechanism lsm_sleep; kchaos plan then says what that means")
+}
+
+/// What else waits while a task sleeps at this hook, if the kernel calls it with a lock held that others want.
+fn lock(hook: &str) -> Option<&'static str> {
+    Some(match hook {
+        // i_rwsem of the directory (fs/namei.c) or of the file (`notify_change`, fs/attr.c).
+        "inode_unlink" | "inode_mkdir" | "inode_rmdir" | "inode_rename" | "inode_link" | "inode_symlink"
+        | "inode_mknod" | "inode_create" => "everybody who wants to change the same directory",
+        "inode_setattr" => "everybody who wants to change the same file",
+        // mmap_lock (mm/mprotect.c).
+        "file_mprotect" => "every other thread that gets or gives back memory",
+        // kernel/signal.c.
+        "task_kill" => "everybody who waits for a grace period of RCU",
+        _ => return None,
+    })
+}
+
+/// Adds to the hooks of a call the programs that sleep there.
+pub fn with_sleep(
+    call: Call,
+    mut hooks: Vec<Mechanism>,
+    abilities: &impl Abilities,
+) -> Result<Vec<Mechanism>, Unable> {
+    let mut sleeping = vec![];
+    for mechanism in &hooks {
+        let Mechanism::Security { hook, .. } = mechanism else { continue };
+        if let Some(others) = lock(hook) {
+            return Err(Unable::new(
+                format!("lsm_sleep: with {}, {others} would have to wait too", call.name()),
+                "name another call",
+            ));
+        }
+        abilities.sleep(hook)?;
+        sleeping.push(Mechanism::Sleep { hook });
+    }
+    hooks.extend(sleeping);
+    Ok(hooks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::hooks, *};
+
+    #[test]
+    fn what_holds_others_up_is_refused() {
+        for call in ["unlink", "mkdirat", "renameat2", "chmod", "truncate", "mprotect"] {
+            let (hook, _) = hooks::of(call).unwrap();
+            assert!(lock(hook).is_some(), "{call}");
+        }
+        for call in ["openat", "connect", "accept4", "sendmsg", "execve", "clone", "statx", "mmap"] {
+            let (hook, _) = hooks::of(call).unwrap();
+            assert!(lock(hook).is_none(), "{call}");
+        }
+    }
+
+    #[test]
+    fn it_is_asked_for_by_name() {
+        assert!(by_name_only(None).to_string().contains("--mechanism lsm_sleep"));
+        assert!(by_name_only(Some(Wanted::Kprobe)).to_string().contains("kprobe cannot"));
+    }
+}

@@ -1,0 +1,206 @@
+//! The report as one page that needs nothing else: no script, no picture, no network.
+
+use super::{command_line, escape, limits, markdown, plot, time::rfc3339};
+use crate::experiment::record::{FaultRecord, Finding, ProbeRecord, Record};
+use std::fmt::Write as _;
+
+const STYLE: &str = include_str!("page.css");
+
+/// The page.
+pub fn page(record: &Record) -> String {
+    let name = escape(&record.name);
+    let outcome = record.verdict.outcome;
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+         content=\"width=device-width, initial-scale=1\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"default-src \
+         'none'; style-src 'unsafe-inline'\">\n<title>{name}: {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
+        outcome.replace('_', " ")
+    );
+    head(&mut page, record);
+    section(&mut page, "Course", &format!("{}{}", plot::timeline(record), notes(record)));
+    if !record.faults.is_empty() {
+        section(&mut page, "Faults: asked for and achieved", &faults(record));
+    }
+    if !record.probes.is_empty() {
+        let all: String = record.probes.iter().map(|probe| one_probe(record, probe)).collect();
+        section(&mut page, "Steady state", &all);
+    }
+    let list = |lines: Vec<String>| {
+        let items: String = lines.iter().map(|line| format!("<li>{}</li>", escape(line))).collect();
+        format!("<ul>{items}</ul>")
+    };
+    section(&mut page, "Blast radius, bystander and rollback", &list(markdown::radius(record)));
+    section(&mut page, "What was planned", &format!("<pre>{}</pre>", escape(&record.plan.join("\n"))));
+    section(&mut page, "Environment", &environment(record));
+    section(&mut page, "Limits of the measurement", &list(limits(record)));
+    page + "</main>\n</body>\n</html>\n"
+}
+
+fn section(page: &mut String, title: &str, body: &str) {
+    let _ = writeln!(page, "<section>\n<h2>{title}</h2>\n{body}\n</section>");
+}
+
+/// What matters, on the first screen.
+fn head(page: &mut String, record: &Record) {
+    let verdict = &record.verdict;
+    let tone = match verdict.code {
+        0 => "good",
+        4 | 5 | 7 => "bad",
+        _ => "open",
+    };
+    let injected: u64 = record.faults.iter().map(|fault| fault.injected).sum();
+    let lasted = record.faults_interval().map_or(0.0, |(from, to)| to - from);
+    let failed: u32 = record.probes.iter().map(|probe| probe.tally.failures).sum();
+    let answers: u32 = record.probes.iter().map(|probe| probe.tally.answers).sum();
+    let recovery = match record.recovery {
+        Some(recovery) => recovery.took_s.map_or_else(|| "never".to_owned(), |took| format!("{took:.2} s")),
+        None => "-".to_owned(),
+    };
+    let _ = write!(
+        page,
+        "<header class=\"{tone}\">\n<p class=\"badge\">{}</p>\n<h1>{}</h1>\n<blockquote>{}</blockquote>\n<p \
+         class=\"sentence\">{}</p>\n</header>\n<dl class=\"figures\">\n",
+        verdict.outcome.replace('_', " "),
+        escape(&record.name),
+        escape(&record.hypothesis),
+        escape(&verdict.sentence)
+    );
+    for (term, figure, more) in [
+        ("faults inflicted", injected.to_string(), format!("in {lasted:.1} s")),
+        ("answers under fault", format!("{failed} failed"), format!("of {answers}")),
+        ("steady state back", recovery, "after the faults".to_owned()),
+        ("exit code", verdict.code.to_string(), format!("run {}", record.run)),
+    ] {
+        let _ = writeln!(
+            page,
+            "<div><dt>{term}</dt><dd>{} <small>{}</small></dd></div>",
+            escape(&figure),
+            escape(&more)
+        );
+    }
+    *page += "</dl>\n";
+}
+
+/// So many events stand on the page as they are; more are folded.
+const NOTES_OPEN: usize = 8;
+
+fn last_note(record: &Record) -> String {
+    record.events.last().map(|note| escape(&note.text)).unwrap_or_default()
+}
+
+fn notes(record: &Record) -> String {
+    let rows: String = record
+        .events
+        .iter()
+        .map(|note| {
+            format!("<tr><td class=\"number\">{:.3} s</td><td>{}</td></tr>", note.at_s, escape(&note.text))
+        })
+        .collect();
+    let table = format!("<table class=\"notes\"><tbody>{rows}</tbody></table>");
+    match record.events.len() {
+        0..=NOTES_OPEN => table,
+        count => format!(
+            "<details><summary>{count} events, the last: {}</summary>{table}</details>",
+            last_note(record)
+        ),
+    }
+}
+
+fn faults(record: &Record) -> String {
+    let mut table = String::from(
+        "<table><thead><tr><th>fault</th><th>achieved, with its 95% interval</th><th class=\"number\">seen</th><th \
+         class=\"number\">matched</th><th class=\"number\">injected</th><th>finding</th></tr></thead><tbody>",
+    );
+    for fault in &record.faults {
+        let tone = match fault.finding {
+            Finding::Confirmed => "good",
+            Finding::NoMatch => "open",
+            Finding::Inconclusive => "bad",
+        };
+        let _ = write!(
+            table,
+            "<tr><td><b>{}</b><br><span class=\"quiet\">{}<br>by {}</span></td><td>{}{}</td><td class=\"number\">{}</td><td \
+             class=\"number\">{}</td><td class=\"number\">{}</td><td><span class=\"pill {tone}\">{}</span></td></tr>",
+            escape(&fault.name),
+            escape(&fault.asked),
+            escape(&fault.mechanisms.join(" + ")),
+            share_bar(fault),
+            escape(&markdown::achieved(fault)),
+            fault.seen,
+            fault.matched,
+            fault.injected,
+            fault.finding.in_words()
+        );
+    }
+    table + "</tbody></table>"
+}
+
+/// The share that came about with its interval, and the one that was asked for.
+fn share_bar(fault: &FaultRecord) -> String {
+    let Some(share) = fault.achieved else { return String::new() };
+    // Small shares need a scale of their own.
+    let scale = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0]
+        .into_iter()
+        .find(|scale| share.high.max(fault.asked_percent) <= *scale)
+        .unwrap_or(100.0);
+    let place = |percent: f64| 4.0 + 192.0 * percent / scale;
+    format!(
+        "<svg class=\"share\" viewBox=\"0 0 200 26\" role=\"img\" aria-label=\"asked {asked}%, achieved {:.2}%\"><line \
+         class=\"axis\" x1=\"4\" x2=\"196\" y1=\"10\" y2=\"10\"/><rect class=\"interval\" x=\"{low:.1}\" y=\"5\" \
+         width=\"{width:.1}\" height=\"10\" rx=\"2\"/><circle class=\"achieved\" cx=\"{at:.1}\" cy=\"10\" r=\"3.5\"/><line \
+         class=\"asked\" x1=\"{want:.1}\" x2=\"{want:.1}\" y1=\"1\" y2=\"19\"/><text class=\"tick\" x=\"4\" \
+         y=\"25\">0</text><text class=\"tick\" x=\"196\" y=\"25\" text-anchor=\"end\">{scale}%</text></svg><span \
+         class=\"quiet\">asked {asked}%</span><br>",
+        share.percent,
+        asked = fault.asked_percent,
+        low = place(share.low),
+        width = (place(share.high) - place(share.low)).max(2.0),
+        at = place(share.percent),
+        want = place(fault.asked_percent),
+    )
+}
+
+fn one_probe(record: &Record, probe: &ProbeRecord) -> String {
+    let answers = probe.answers().count();
+    let failed = probe.answers().filter(|answer| !answer.holds).count();
+    let (tone, word) = match (answers, failed) {
+        (0, _) => ("open", "not asked".to_owned()),
+        (_, 0) => ("good", format!("held {answers} of {answers}")),
+        _ => ("bad", format!("failed {failed} of {answers}")),
+    };
+    let plot = if answers == 0 { String::new() } else { plot::probe(record, probe) };
+    format!(
+        "<figure><figcaption><b>{}</b> <span class=\"pill {tone}\">{word}</span><br><span class=\"quiet\">{} is {}</span>\
+         </figcaption>{plot}</figure>",
+        escape(&probe.name),
+        escape(&probe.asks),
+        escape(&probe.tolerated)
+    )
+}
+
+fn environment(record: &Record) -> String {
+    let environment = &record.environment;
+    let mut rows: Vec<(&str, String)> = vec![
+        ("when", rfc3339(record.started_unix_ms)),
+        ("host", environment.host.clone()),
+        ("kernel", format!("Linux {}, {} processors", environment.kernel, environment.processors)),
+        ("kchaos", record.version.to_owned()),
+        ("seed", record.seed.map_or_else(|| "none".to_owned(), |seed| seed.to_string())),
+    ];
+    let notes = |pairs: &std::collections::BTreeMap<String, String>| {
+        pairs.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", ")
+    };
+    for (term, pairs) in [("labels", &record.labels), ("annotations", &record.annotations)] {
+        if !pairs.is_empty() {
+            rows.push((term, notes(pairs)));
+        }
+    }
+    let rows: String = rows
+        .iter()
+        .map(|(term, text)| format!("<tr><th>{term}</th><td>{}</td></tr>", escape(text)))
+        .collect();
+    format!(
+        "<table class=\"terms\"><tbody>{rows}</tbody></table><p>Repeat it with</p><pre>{}</pre>",
+        escape(&command_line(record))
+    )
+}

@@ -1,0 +1,199 @@
+//! Every form of the same record.
+
+use super::*;
+use crate::{
+    experiment::{
+        record::{
+            AbortRecord, Environment, FORMAT, FaultRecord, Finding, Note, Phase, ProbeRecord, Record,
+            Recovery,
+        },
+        share::Achieved,
+        verdict::Verdict,
+    },
+    steady::{
+        abort::Tally,
+        ask::Answer,
+        value::{Unit, Value},
+    },
+};
+
+fn answer(at_s: f64, value: Option<f64>, holds: bool) -> Answer {
+    Answer {
+        at_s,
+        took_s: 0.01,
+        value: value.map(Value::Number),
+        shown: value.map_or("no answer".into(), |value| Unit::Time.show(value)),
+        holds,
+        problem: (!holds).then(|| "<b>late</b> & \"lost\"".to_owned()),
+        attempts: 1,
+    }
+}
+
+fn record() -> Record {
+    let tally = Tally { answers: 3, failures: 1, in_a_row: 0 };
+    let sentence = "The hypothesis of <x> is refuted: shop failed.".to_owned();
+    Record {
+        format: FORMAT,
+        version: "0",
+        name: "<x> | a_b".into(),
+        hypothesis: "It </style><script>alert(1)</script> holds.".into(),
+        labels: [("team".to_owned(), "shop".to_owned())].into(),
+        annotations: [].into(),
+        run: "abc".into(),
+        started_unix_ms: 951_827_696_789,
+        took_s: 12.0,
+        verdict: Verdict {
+            code: 4,
+            outcome: "deviated",
+            sentence,
+            deviations: vec!["shop failed 1 of 3".into()],
+        },
+        command: vec!["kchaos".into(), "run".into(), "it's.yaml".into()],
+        seed: Some(42),
+        environment: Environment { host: "h".into(), kernel: "6.12".into(), processors: 2 },
+        plan: vec!["Target: x.".into()],
+        phases: vec![
+            Phase { name: "before", from_s: 0.0, to_s: 1.0 },
+            Phase { name: "faults", from_s: 1.0, to_s: 9.0 },
+            Phase { name: "after", from_s: 9.0, to_s: 12.0 },
+        ],
+        events: vec![Note { at_s: 1.0, text: "faults act <now>".into() }],
+        probes: vec![ProbeRecord {
+            name: "shop".into(),
+            kind: "http",
+            asks: "latency of GET http://x/".into(),
+            tolerated: "at most 300 ms".into(),
+            unit: Unit::Time,
+            at_least: None,
+            at_most: Some(0.3),
+            error_budget: 0.0,
+            before: vec![answer(0.5, Some(0.02), true)],
+            during: vec![
+                answer(2.0, Some(0.1), true),
+                answer(4.0, Some(0.9), false),
+                answer(6.0, None, false),
+            ],
+            after: vec![answer(11.0, Some(0.02), true)],
+            tally,
+        }],
+        faults: vec![FaultRecord {
+            name: "loss".into(),
+            asked: "lose 5% of egress packets".into(),
+            asked_percent: 5.0,
+            achieved: Achieved::of(50, 1000),
+            mechanisms: vec!["tcx"],
+            limits: vec![],
+            seen: 2000,
+            matched: 1000,
+            injected: 50,
+            finding: Finding::Confirmed,
+        }],
+        abort: Some(AbortRecord {
+            condition: "shop failed".into(),
+            at_s: 9.0,
+            disarmed_ms: 0.1,
+            last_fault_within_ms: Some(0.2),
+        }),
+        recovery: Some(Recovery { limit_s: 30.0, took_s: Some(1.5) }),
+        summary: Some(serde_json::json!({
+            "chosen": ["/a"], "spared": ["/b"], "escaped": 0,
+            "bystander": {"lost": 0, "packets": 100, "failed": 0, "calls": 200},
+            "undone": {"links": 0, "programs": 0, "took_ms": 3.5, "problems": []},
+        })),
+    }
+}
+
+#[test]
+fn forms_follow_from_names() {
+    assert_eq!(Form::of(Path::new("a.journal.json")), Ok(Form::Journal));
+    assert_eq!(Form::of(Path::new("a.JSON")), Ok(Form::Json));
+    assert_eq!(Form::of(Path::new("dir.html/x.md")), Ok(Form::Markdown));
+    assert!(Form::of(Path::new("x.pdf")).is_err() && Form::of(Path::new("html")).is_err());
+}
+
+#[test]
+fn a_page_needs_nothing_else_and_runs_nothing() {
+    let page = Form::Html.write(&record());
+    for foreign in ["<script", "src=", "@import", "url(", "<link", "href="] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+    for shown in [
+        "deviated",
+        "&lt;x&gt; | a_b",
+        "class=\"fault\"",
+        "class=\"bound\"",
+        "at most 300 ms",
+        "5.00% (3.81% to 6.53%)",
+        "2000-02-29T12:34:56.789Z",
+        "&lt;b&gt;late&lt;/b&gt;",
+        "kchaos run &#39;it&#39;\\&#39;&#39;s.yaml&#39;",
+        "bystander",
+        "0 links, 0 programs left",
+        "at most 0.20 ms after the condition",
+    ] {
+        assert!(page.contains(shown), "{shown} is missing in\n{page}");
+    }
+    for tag in ["svg", "section", "table", "g", "figure"] {
+        let (open, close) =
+            (page.matches(&format!("<{tag}")).count(), page.matches(&format!("</{tag}>")).count());
+        // <g also begins other names.
+        assert!(if tag == "g" { open >= close } else { open == close }, "{tag}: {open} and {close}");
+    }
+}
+
+#[test]
+fn a_record_that_came_to_nothing_is_told_too() {
+    let mut record = record();
+    record.summary = None;
+    record.faults.clear();
+    record.phases.truncate(1);
+    record.probes[0].during.clear();
+    record.probes[0].after.clear();
+    record.recovery = None;
+    record.abort = None;
+    for form in [Form::Html, Form::Markdown, Form::Junit, Form::Journal, Form::Json] {
+        assert!(!form.write(&record).is_empty());
+    }
+    assert!(Form::Markdown.write(&record).contains("Nothing was injected."));
+}
+
+#[test]
+fn junit_has_a_case_for_everything() {
+    let xml = Form::Junit.write(&record());
+    assert!(xml.contains("tests=\"3\" failures=\"2\"") && xml.contains("name=\"fault: loss\""), "{xml}");
+    assert!(xml.contains("<failure type=\"deviated\"") && !xml.contains("<script"), "{xml}");
+    assert_eq!(xml.matches("<testcase").count(), 3);
+    assert!(!escape("a\u{0}b\u{1b}").contains(['\u{0}', '\u{1b}']));
+}
+
+#[test]
+fn a_journal_is_chaos_toolkits() {
+    let journal: serde_json::Value = serde_json::from_str(&Form::Journal.write(&record())).unwrap();
+    for field in [
+        "chaoslib-version",
+        "platform",
+        "node",
+        "experiment",
+        "start",
+        "end",
+        "duration",
+        "status",
+        "deviated",
+        "steady_states",
+        "run",
+        "rollbacks",
+    ] {
+        assert!(!journal[field].is_null(), "{field}");
+    }
+    assert_eq!((&journal["status"], &journal["deviated"]), (&"completed".into(), &true.into()));
+    assert_eq!(journal["steady_states"]["before"]["steady_state_met"], true);
+    assert_eq!(journal["steady_states"]["during"].as_array().unwrap().len(), 3);
+    assert_eq!(journal["end"], "2000-02-29T12:35:08.789Z");
+}
+
+#[test]
+fn markdown_is_no_markup_where_it_is_text() {
+    let text = Form::Markdown.write(&record());
+    assert!(text.contains("# \\<x\\> \\| a\\_b: deviated") && text.contains("| loss |"), "{text}");
+    assert!(!text.contains("<script>"));
+}

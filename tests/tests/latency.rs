@@ -1,0 +1,341 @@
+//! Calls that are held back: for as long as asked, nobody else's, and never after the end of whoever holds them.
+
+use std::sync::atomic::Ordering::Release;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use integration_tests::board::Role;
+use integration_tests::capability::mechanism_works;
+use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::kchaos::{Kchaos, Running};
+use integration_tests::measure::measure;
+use integration_tests::patience::{patience, wait_for};
+use integration_tests::skip;
+use integration_tests::spawn::{Place, Victim};
+use integration_tests::summary::Summary;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use serde_json::json;
+
+const BY: &str = "--mechanism lsm_sleep";
+
+/// What a victim measured.
+#[derive(Debug, Deserialize)]
+struct Times {
+    took_us: u64,
+    own_us: Vec<u64>,
+    control_us: Vec<u64>,
+    errnos: Vec<i64>,
+}
+
+impl Times {
+    fn of(victim: &mut Victim) -> Result<Self> {
+        Ok(serde_json::from_value(victim.finish(Role::First)?)?)
+    }
+}
+
+fn median(times: &[u64]) -> u64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or(u64::MAX)
+}
+
+/// A target, a place beside it, and a place for kchaos.
+struct Scene {
+    _cgroup: TestCgroup,
+    target_cgroup: Cgroup,
+    target: Place,
+    beside: Place,
+    runner: Place,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let cgroup = TestCgroup::new()?;
+        let target_cgroup = cgroup.child("target")?;
+        let target = Place::default().in_cgroup(&target_cgroup);
+        let beside = Place::default().in_cgroup(&cgroup.child("beside")?);
+        let runner = Place::default().in_cgroup(&cgroup.child("runner")?);
+        Ok(Self { _cgroup: cgroup, target_cgroup, target, beside, runner })
+    }
+
+    fn start(&self, faults: &str) -> Result<Running> {
+        let mut running =
+            Kchaos::inject(&format!("{BY} {faults}"), self.target_cgroup.path()).at(&self.runner).start()?;
+        running.armed()?;
+        Ok(running)
+    }
+
+    /// A victim in the target that does not begin yet.
+    fn victim(&self, words: &str) -> Result<Victim> {
+        let mut victim = Victim::start(&self.target, &format!("timed --wait {words}"))?;
+        victim.ready()?;
+        Ok(victim)
+    }
+
+    /// What victims in the target and beside it measure under faults.
+    fn under(&self, faults: &str, words: &str) -> Result<(Times, Times, Summary)> {
+        let mut victim = self.victim(words)?;
+        let mut other = Victim::start(&self.beside, &format!("timed --wait {words}"))?;
+        other.ready()?;
+        let running = self.start(faults)?;
+        go(&victim);
+        go(&other);
+        let times = Times::of(&mut victim)?;
+        let beside = Times::of(&mut other)?;
+        Ok((times, beside, running.interrupt()?.summary()?))
+    }
+
+    /// A victim that is held back for half a minute, and who holds it.
+    fn held(&self, faults: &str) -> Result<(Victim, Running)> {
+        let victim = self.victim("--call openat -n 1")?;
+        let running = self.start(faults)?;
+        go(&victim);
+        wait_for("a call to be held back", || Ok(is_held(victim.pid())?.then_some(())))?;
+        Ok((victim, running))
+    }
+}
+
+fn go(victim: &Victim) {
+    victim.board.go.store(1, Release);
+}
+
+/// Whether a process waits for the sleeper.
+fn is_held(pid: u32) -> Result<bool> {
+    let at = std::fs::read_to_string(format!("/proc/{pid}/wchan")).context("reading where a victim waits")?;
+    Ok(at.contains("request_wait") || at.contains("fuse"))
+}
+
+/// The sleeper of an owner.
+fn sleeper_of(owner: u32) -> Result<u32> {
+    let parent = format!("PPid:\t{owner}");
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        // Processes may end in between.
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let words = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        if status.lines().any(|line| line == parent) && words.starts_with(b"kchaos-sleeper") {
+            let name = path.file_name().context("no name")?.to_string_lossy().into_owned();
+            return name.parse().context("its id");
+        }
+    }
+    bail!("{owner} has no sleeper")
+}
+
+const HALF_A_MINUTE: &str = "--slow openat=30s";
+/// Far below it, and far above what the documentation promises.
+const SOON: Duration = Duration::from_secs(15);
+
+fn goes_soon(victim: &mut Victim, begin: Instant) -> Result<Duration> {
+    let times = Times::of(victim)?;
+    let took = begin.elapsed();
+    ensure!(took < SOON && times.errnos.is_empty(), "after {took:?}: {times:?}");
+    Ok(took)
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_call_takes_as_long_as_asked_and_others_do_not() -> Result<()> {
+    if !mechanism_works("lsm_sleep")? {
+        skip!("no BPF LSM programs that sleep");
+    }
+    let scene = Scene::new()?;
+    for (call, asked_ms, n) in [("openat", 1, 30), ("openat", 50, 20), ("connect", 20, 20)] {
+        let words = format!("--call {call} -n {n} --threads 2");
+        let faults = format!("--slow {call}={asked_ms}ms");
+        let (felt, beside, summary) = scene.under(&faults, &words)?;
+        let asked_us = asked_ms * 1000;
+        ensure!(felt.own_us.len() == 2 * n, "{felt:?}");
+        let shortest = felt.own_us.iter().min().copied().unwrap_or_default();
+        ensure!(shortest >= asked_us, "{faults}: {felt:?}");
+        // Emulated machines need milliseconds for what takes microseconds.
+        ensure!(median(&felt.own_us) < asked_us + 40_000, "{faults}: {felt:?}");
+        if asked_ms >= 20 {
+            ensure!(median(&felt.control_us) < asked_us / 2, "a call nobody named waited: {felt:?}");
+            ensure!(median(&beside.own_us) < asked_us / 2, "the bystander waited: {beside:?}");
+            // Both threads wait at the same time.
+            ensure!(felt.took_us < 2 * n as u64 * asked_us, "one waited for the other: {felt:?}");
+        }
+        let rule = summary.rule()?;
+        let held = rule.held.as_ref().context("nothing was held back")?;
+        ensure!(
+            rule.injected.events == 2 * n as u64 && held.calls == rule.injected.events && held.cut_short == 0,
+            "{rule:?}"
+        );
+        ensure!(held.took_ms >= asked_ms as f64 && held.asked_ms == asked_ms as f64, "{rule:?}");
+        measure(
+            "latency",
+            json!({"call": call, "asked_ms": asked_ms, "took_ms": held.took_ms, "longest_ms": held.longest_ms,
+                   "shortest_us": shortest, "median_us": median(&felt.own_us), "beside_us": median(&beside.own_us)}),
+        );
+    }
+    // Afterwards.
+    let mut victim = scene.victim("--call openat -n 20")?;
+    go(&victim);
+    ensure!(median(&Times::of(&mut victim)?.own_us) < 10_000, "calls are still held back");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn turns_jitter_and_errors_go_with_it() -> Result<()> {
+    if !mechanism_works("lsm_sleep")? {
+        skip!("no BPF LSM programs that sleep");
+    }
+    let scene = Scene::new()?;
+    let (felt, _, _) = scene.under("--slow openat=200ms,every=3", "--call openat -n 12")?;
+    let slow: Vec<_> = felt.own_us.iter().map(|us| *us >= 200_000).collect();
+    ensure!(slow == [false, false, true].repeat(4), "not every third one: {felt:?}");
+
+    let (felt, _, summary) = scene.under("--slow openat=60ms,jitter=50ms --seed 7", "--call openat -n 30")?;
+    let (least, most) = (felt.own_us.iter().min().copied(), felt.own_us.iter().max().copied());
+    let spread = most.unwrap_or_default() - least.unwrap_or_default();
+    ensure!(least >= Some(10_000) && spread > 30_000, "{felt:?}");
+    let held = summary.rule()?.held.clone().context("nothing was held back")?;
+    ensure!((10.0..=110.0).contains(&held.asked_ms), "{held:?}");
+
+    // It waits, then fails.
+    let (felt, _, summary) =
+        scene.under("--slow openat=50ms --fail openat=EHWPOISON", "--call openat -n 5")?;
+    ensure!(felt.errnos == [133; 5] && felt.own_us.iter().all(|us| *us >= 50_000), "{felt:?}");
+    ensure!(summary.rules.iter().all(|rule| rule.injected.events == 5), "{summary:?}");
+
+    // A path that no call is on.
+    let (felt, _, summary) = scene
+        .under("--slow openat=300ms,path=/nowhere/* --slow openat=80ms,path=/*", "--call openat -n 3")?;
+    ensure!(felt.own_us.iter().all(|us| (80_000..300_000).contains(us)), "{felt:?}");
+    ensure!(summary.rules[0].injected.events == 0 && summary.rules[1].injected.events == 3, "{summary:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn sigkill_ends_it_and_other_signals_do_not() -> Result<()> {
+    if !mechanism_works("lsm_sleep")? {
+        skip!("no BPF LSM programs that sleep");
+    }
+    let scene = Scene::new()?;
+    let (felt, _, _) = scene.under("--slow openat=300ms", "--call openat -n 3 --interrupted")?;
+    ensure!(felt.own_us.iter().all(|us| *us >= 300_000), "signals cut it short: {felt:?}");
+
+    for interrupted in [false, true] {
+        let (mut victim, running) = scene.held(HALF_A_MINUTE)?;
+        if interrupted {
+            // The kernel tells of the first signal only.
+            victim.signal(Signal::SIGWINCH)?;
+            victim.signal(Signal::SIGSTOP)?;
+        }
+        let begin = Instant::now();
+        victim.signal(Signal::SIGKILL)?;
+        ensure!(victim.finish(Role::First).is_err(), "a killed victim ended well");
+        let took = begin.elapsed();
+        ensure!(took < SOON, "a killed victim took {took:?} to die");
+        let held = running.interrupt()?.summary()?.rule()?.held.clone().context("nothing was held back")?;
+        ensure!(held.cut_short == 1, "{held:?}");
+        measure("latency_victim_killed", json!({"ms": took.as_secs_f64() * 1e3, "interrupted": interrupted}));
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn the_end_of_a_run_lets_everybody_go() -> Result<()> {
+    if !mechanism_works("lsm_sleep")? {
+        skip!("no BPF LSM programs that sleep");
+    }
+    let scene = Scene::new()?;
+    let (mut victim, running) = scene.held(HALF_A_MINUTE)?;
+    let begin = Instant::now();
+    let summary = running.interrupt()?.summary()?;
+    goes_soon(&mut victim, begin)?;
+    ensure!(summary.undone.programs == 0 && summary.undone.links == 0, "{:?}", summary.undone);
+
+    // The deadline: the call is asked to wait no longer than the run lasts.
+    let mut victim = scene.victim("--call openat -n 1")?;
+    let line = format!(
+        "inject --json --cgroup {} {BY} {HALF_A_MINUTE} --duration 2s",
+        scene.target_cgroup.path().display()
+    );
+    let mut running = Kchaos::new(&line).at(&scene.runner).start()?;
+    running.armed()?;
+    let begin = Instant::now();
+    go(&victim);
+    goes_soon(&mut victim, begin)?;
+    let finished = running.finish()?;
+    finished.expect_status(0)?;
+    ensure!(finished.summary()?.rule()?.injected.events == 1, "the call came too late");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn whoever_holds_may_be_killed_or_stopped() -> Result<()> {
+    if !mechanism_works("lsm_sleep")? {
+        skip!("no BPF LSM programs that sleep");
+    }
+    let scene = Scene::new()?;
+    for (who, signal) in [
+        ("owner", Signal::SIGKILL),
+        ("owner", Signal::SIGSTOP),
+        ("sleeper", Signal::SIGKILL),
+        ("sleeper", Signal::SIGSTOP),
+    ] {
+        let (mut victim, running) = scene.held(HALF_A_MINUTE)?;
+        let sleeper = sleeper_of(running.pid())?;
+        let pid = if who == "owner" { running.pid() } else { sleeper };
+        let begin = Instant::now();
+        kill(Pid::from_raw(pid as i32), signal)?;
+        let took = goes_soon(&mut victim, begin).with_context(|| format!("{who} with {signal}"))?;
+        measure(
+            "latency_holder",
+            json!({"who": who, "signal": signal.as_str(), "ms": took.as_secs_f64() * 1e3}),
+        );
+        match (who, signal) {
+            ("owner", Signal::SIGKILL) => {
+                let gone = || Ok((!std::path::Path::new(&format!("/proc/{sleeper}")).exists()).then_some(()));
+                wait_for("the sleeper to follow its owner", gone)?;
+            }
+            ("owner", _) => {
+                kill(Pid::from_raw(pid as i32), Signal::SIGCONT)?;
+                running.interrupt()?;
+            }
+            _ => {
+                // The run goes on without holding anybody back, and says so.
+                let mut next = scene.victim("--call openat -n 3")?;
+                go(&next);
+                let times = Times::of(&mut next)?;
+                ensure!(times.took_us < patience().as_micros() as u64 / 3, "{times:?}");
+                let finished = running.interrupt()?;
+                ensure!(finished.text().contains("sleeper"), "{}", finished.text());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn it_is_asked_for_by_name_and_refused_where_it_cannot_be() -> Result<()> {
+    if !mechanism_works("lsm")? {
+        skip!("no active BPF LSM");
+    }
+    let refused = |words: &str| -> Result<String> {
+        let finished = Kchaos::exec(words, &["true"]).run()?;
+        ensure!(finished.status() == 125, "{words}: {}", finished.text());
+        Ok(finished.error()?.message)
+    };
+    let said = refused("--slow openat=20ms")?;
+    ensure!(said.contains("--mechanism lsm_sleep"), "{said}");
+    let said = refused(&format!("{BY} --slow openat=2h,jitter=x"))?;
+    ensure!(said.contains("60s") && said.contains("jitter="), "{said}");
+    let said = refused(&format!("{BY} --slow unlink=20ms --slow fsync=20ms"))?;
+    let sleeps = mechanism_works("lsm_sleep")?;
+    ensure!(said.contains("everybody who wants to change the same directory"), "{said}");
+    ensure!(said.contains("no security hook is passed exactly once by fsync"), "{said}");
+    if !sleeps {
+        let said = refused(&format!("{BY} --slow openat=20ms"))?;
+        ensure!(said.contains("6.12"), "{said}");
+    }
+    Ok(())
+}
