@@ -3,6 +3,7 @@
 mod apt;
 mod artifacts;
 mod baseline;
+mod bench;
 mod bpf;
 mod build;
 mod command;
@@ -69,6 +70,8 @@ enum Cmd {
     Reach(reach::Options),
     /// Measure how large the kernel programs are on every kernel, and write tests/baseline.json
     Baseline(baseline::Options),
+    /// Measure what kchaos costs, here and in virtual machines, and write docs/benchmarks.md
+    Bench(bench::Options),
     /// Run the integration tests on the kernels of tests/matrix.toml, in virtual machines
     Vm(vm::Options),
     /// Build the kernels with error injection from Debian's sources: 15 to 30 minutes each
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Cmd::Soak(options) => soak::run(options),
         Cmd::Reach(options) => reach::run(options),
         Cmd::Baseline(options) => baseline::run(options),
+        Cmd::Bench(options) => bench::run(options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Kernel { name } => kernel_build::run_command(name.as_deref()),
     };

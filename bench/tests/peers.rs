@@ -1,0 +1,308 @@
+//! The same faults by what people use today, side by side: what a bystander pays, what the target feels, what is left.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bench::flow::Flow;
+use integration_tests::board::{Role, SharedBoard};
+use integration_tests::capability::{fails_syscalls, has_tool, netem_missing};
+use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::kchaos::{Kchaos, binary};
+use integration_tests::kernel_objects::KernelObjects;
+use integration_tests::loss::{Traffic, idle_ms};
+use integration_tests::measure::measure;
+use integration_tests::patience::monotonic_ns;
+use integration_tests::samples;
+use integration_tests::skip;
+use integration_tests::spawn::{Place, Victim};
+use integration_tests::topology::{FAR4, Pair};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+/// Share of datagrams that is to be lost.
+const ASKED: f64 = 0.10;
+
+struct Scene {
+    pair: Pair,
+    target: Cgroup,
+    place: Place,
+    outside: Place,
+    flow: Flow,
+    _cgroup: TestCgroup,
+}
+
+/// Who makes the fault: shell lines that begin and end it, or kchaos itself.
+struct Peer {
+    by: &'static str,
+    begin: Option<String>,
+    end: Vec<String>,
+}
+
+fn peers(device: &str, target: &Cgroup) -> Result<Vec<Peer>> {
+    let root = integration_tests::cgroup::mount_point()?;
+    let path = target.path().strip_prefix(&root).context("a target outside of the hierarchy")?.display();
+    let netem = format!(
+        "tc qdisc add dev {device} root handle 1: prio bands 4 && \
+         tc qdisc add dev {device} parent 1:4 handle 40: netem loss 10%"
+    );
+    let unqueue = format!("tc qdisc del dev {device} root");
+    let mark = format!("POSTROUTING -m cgroup --path {path} -j MARK --set-mark 7");
+    let statistic = format!(
+        "OUTPUT -o {device} -m cgroup --path {path} -m statistic --mode random --probability 0.1 -j DROP"
+    );
+    let shell = |by, begin: String, end| Peer { by, begin: Some(begin), end };
+    let mut all = vec![
+        Peer { by: "nothing", begin: None, end: vec![] },
+        Peer { by: "nothing again", begin: None, end: vec![] },
+        Peer { by: "kchaos inject", begin: None, end: vec![] },
+        shell(
+            "netem below prio, u32 filter on the address (everybody who talks to it)",
+            format!(
+                "{netem} && tc filter add dev {device} parent 1: protocol ip u32 match ip dst {FAR4}/32 flowid 1:4"
+            ),
+            vec![unqueue.clone()],
+        ),
+    ];
+    if has_tool("iptables-legacy") {
+        all.push(shell(
+            "netem below prio, iptables mark by cgroup",
+            format!(
+                "{netem} && tc filter add dev {device} parent 1: protocol ip handle 7 fw flowid 1:4 && \
+                 iptables-legacy -t mangle -A {mark}"
+            ),
+            vec![format!("iptables-legacy -t mangle -D {mark}"), unqueue],
+        ));
+        all.push(shell(
+            "iptables statistic and cgroup matches",
+            format!("iptables-legacy -A {statistic}"),
+            vec![format!("iptables-legacy -D {statistic}")],
+        ));
+    }
+    Ok(all)
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let cgroup = TestCgroup::new()?;
+        let target = cgroup.child("target")?;
+        let pair = Pair::veth()?;
+        let flow = Flow::between(&pair, 7100)?;
+        let place = Place::default().in_cgroup(&target).in_netns(&pair.near);
+        let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
+        Ok(Self { pair, target, place, outside, flow, _cgroup: cgroup })
+    }
+
+    /// What the processor counts per datagram of a bystander, the least of many batches, and the share that was lost.
+    fn bystander(&self) -> Result<(f64, f64)> {
+        let batches = if samples::full() { 60 } else { 5 };
+        let mut least = f64::INFINITY;
+        let mut received = 0;
+        for _ in 0..batches {
+            // SAFETY: reads the time stamp counter.
+            let start = unsafe { core::arch::x86_64::_rdtsc() };
+            self.flow.send(50)?;
+            // SAFETY: as above.
+            least = least.min((unsafe { core::arch::x86_64::_rdtsc() } - start) as f64 / 50.0);
+            received += self.flow.drain()?;
+        }
+        // What another processor still had in hand.
+        std::thread::sleep(Duration::from_millis(20));
+        received += self.flow.drain()?;
+        Ok((least, 1.0 - received as f64 / f64::from(50 * batches)))
+    }
+
+    /// What datagrams of the target suffer.
+    fn target(&self) -> Result<Traffic> {
+        let board = Arc::new(SharedBoard::create()?);
+        let to = format!("{FAR4}:7001");
+        let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
+        let mut receiver = Victim::start_on(&self.outside, &listen, Arc::clone(&board))?;
+        receiver.ready()?;
+        let count = if samples::full() { 4_000 } else { 300 };
+        let words = format!("udp-send --to {to} -n {count} --alone --rate-per-ms 2");
+        Victim::start_on(&self.place, &words, Arc::clone(&board))?.finish(Role::First)?;
+        receiver.finish(Role::Second)?;
+        Traffic::read(&board)
+    }
+
+    /// Devices, queues, filters and rules in the target's namespace, and programs of kchaos in the kernel.
+    fn inventory(&self) -> Result<Vec<String>> {
+        let mut lines: Vec<_> = self.pair.near.furniture()?.lines().map(str::to_owned).collect();
+        if has_tool("iptables-legacy") {
+            for table in ["filter", "mangle"] {
+                let rules = self.pair.near.run("iptables-legacy", &format!("-t {table} -S"))?;
+                lines.extend(rules.lines().filter(|rule| rule.starts_with("-A")).map(str::to_owned));
+            }
+        }
+        let programs = KernelObjects::now()?.programs;
+        lines.extend(programs.into_iter().map(|program| format!("program {program}")));
+        Ok(lines)
+    }
+}
+
+/// Errors of all kinds: `{"EPERM": 12}`.
+fn counted(kinds: &serde_json::Value) -> u64 {
+    kinds.as_object().map_or(0, |kinds| kinds.values().filter_map(serde_json::Value::as_u64).sum())
+}
+
+fn ms(begin_ns: u64) -> String {
+    format!("{:.1}", (monotonic_ns() - begin_ns) as f64 / 1e6)
+}
+
+/// A shell that begins a fault and lives on, as a tool that watches over it would.
+fn begin(scene: &Scene, lines: &str) -> Result<Child> {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{lines} && echo begun && exec sleep 1000")]).stdout(Stdio::piped());
+    Place::default().in_netns(&scene.pair.near).apply(&mut command)?;
+    let mut child = command.spawn().context("starting a shell")?;
+    let out = child.stdout.take().context("no standard output")?;
+    let mut line = String::new();
+    BufReader::new(out).read_line(&mut line)?;
+    ensure!(line == "begun\n", "it did not begin: {lines}");
+    Ok(child)
+}
+
+#[test]
+#[ignore = "a measurement: run by cargo xtask bench"]
+fn a_tenth_of_the_datagrams_lost() -> Result<()> {
+    if let Some(reason) = netem_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new()?;
+    let device = scene.pair.near_device;
+    let mut base = None;
+    for peer in peers(device, &scene.target)? {
+        let before = scene.inventory()?;
+        let begin_ns = monotonic_ns();
+        let is_kchaos = peer.by.starts_with("kchaos");
+        let run = |duration: &str| -> Result<_> {
+            let line = format!(
+                "inject --json --cgroup {} --loss 10% --duration {duration}",
+                scene.target.path().display()
+            );
+            let place = Place::default().in_netns(&scene.pair.near);
+            let mut running = Kchaos::new(&line).at(&place).start()?;
+            running.armed()?;
+            Ok(running)
+        };
+        let running = is_kchaos.then(|| run("600s")).transpose()?;
+        let mut shell = peer.begin.as_deref().map(|lines| begin(&scene, lines)).transpose()?;
+        let setup_ms = ms(begin_ns);
+        let (bystander, bystander_lost) = scene.bystander()?;
+        let felt = scene.target()?;
+        // Killed, and given time in which whoever watches could act.
+        let mut left = String::from("nothing");
+        if let Some(mut running) = running {
+            running.signal(Signal::SIGKILL)?;
+            running.finish()?;
+        }
+        if let Some(shell) = &mut shell {
+            shell.kill()?;
+            shell.wait()?;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let after = scene.inventory()?;
+        let more: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+        if !more.is_empty() {
+            left = format!("the fault: {} queues, filters and rules", more.len());
+        }
+        let undo_ms = if is_kchaos {
+            let running = run("600s")?;
+            let begin_ns = monotonic_ns();
+            running.interrupt()?;
+            ms(begin_ns)
+        } else {
+            let begin_ns = monotonic_ns();
+            for line in &peer.end {
+                let (program, arguments) = line.split_once(' ').context("no program")?;
+                scene.pair.near.run(program, arguments)?;
+            }
+            ms(begin_ns)
+        };
+        let (sent, lost) = (felt.sent, felt.sent - felt.received);
+        let errors: u64 = felt.sender_errors.iter().map(counted).sum();
+        let base = *base.get_or_insert(bystander);
+        let nothing = peer.by.starts_with("nothing");
+        measure(
+            "peer",
+            json!({
+                "what": format!("Loss of {:.0}% of one cgroup's UDP", ASKED * 100.0), "by": peer.by,
+                "felt": format!("{lost} of {sent} lost ({:.1}%), {} errors at the sender", 100.0 * lost as f64 / sent as f64, errors),
+                "bystander": format!("{bystander:.0} instructions per datagram, {:+.1}%; {:.1}% lost", 100.0 * (bystander / base - 1.0), 100.0 * bystander_lost),
+                "added": bystander - base,
+                "setup_ms": if nothing { "-".to_owned() } else { setup_ms },
+                "undo_ms": if nothing { "-".to_owned() } else { undo_ms },
+                "left": if nothing { "-".to_owned() } else { left },
+            }),
+        );
+    }
+    Ok(())
+}
+
+/// A fault on a call that the program does not make: what all its other calls pay.
+#[test]
+#[ignore = "a measurement: run by cargo xtask bench"]
+fn calls_under_a_fault_on_another() -> Result<()> {
+    if !fails_syscalls()? {
+        skip!("system calls cannot fail here");
+    }
+    let count = if samples::full() { 20_000 } else { 1_000 };
+    let work = format!("dd if=/dev/zero of=/dev/null bs=1 count={count}");
+    let kchaos = binary()?;
+    let mut ways = vec![
+        ("nothing", String::new()),
+        ("nothing again", String::new()),
+        ("kchaos exec", format!("{kchaos} exec --fail mkdir=EIO@10% --")),
+    ];
+    if has_tool("strace") {
+        ways.push((
+            "strace -f -e inject",
+            "strace -f -o /dev/null -e inject=mkdir:error=EIO:when=1+10".to_owned(),
+        ));
+        ways.push((
+            "strace --seccomp-bpf -f -e inject",
+            "strace --seccomp-bpf -f -o /dev/null -e trace=mkdir -e inject=mkdir:error=EIO:when=1+10"
+                .to_owned(),
+        ));
+    }
+    if has_tool("fiu-run") {
+        ways.push((
+            "fiu-run (libfiu's preload)",
+            "fiu-run -x -c enable_random:name=posix/io/dir/mkdir,probability=0.1".to_owned(),
+        ));
+    }
+    let mut base = None;
+    for (by, prefix) in ways {
+        let line = format!("{prefix} {work}");
+        let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        // One argument with blanks in it.
+        words.iter_mut().for_each(|word| *word = word.replace("enable_random:", "enable_random "));
+        let mut least = f64::INFINITY;
+        for _ in 0..3 {
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::piped());
+            let output = command.output().with_context(|| line.clone())?;
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(output.status.success(), "{line}: {text}");
+            // dd's own account: `20000 bytes (20 kB, 20 KiB) copied, 0.0123 s, 1.6 MB/s`.
+            let seconds = text.lines().find_map(|line| {
+                let (_, rest) = line.split_once("copied, ")?;
+                rest.split(' ').next()?.parse::<f64>().ok()
+            });
+            least = least.min(seconds.with_context(|| format!("dd said {text}"))? * 1e9 / f64::from(count));
+        }
+        let base = *base.get_or_insert(least);
+        measure(
+            "peer",
+            json!({
+                "what": "A fault on mkdir, and what a program's other calls pay", "by": by,
+                "felt": format!("{least:.0} ns of this machine per read and write, {:.2}x", least / base),
+                "bystander": if by.starts_with("fiu") || by.starts_with("strace") { "not touched" } else { "see the hooks above" },
+            }),
+        );
+    }
+    Ok(())
+}
