@@ -191,7 +191,7 @@ fn hooked_reads_in(cgroup: &std::path::Path) -> Result<()> {
         cases.push((("kchaos, the caller's call fails".to_owned(), hit), "read=EIO@100%", 1));
         for ((name, targets), fault, rules) in cases {
             let rules = (0..rules).map(|_| call(fault, way.mechanism.clone())).collect::<Result<_>>()?;
-            let plan = plan(rules);
+            let plan = plan(rules)?;
             if !plan.task_ancestor && targets.len() > 64 {
                 continue;
             }

@@ -78,7 +78,7 @@ fn leaving(targets: u64, rules: usize, level: u32, levels: u32) -> Result<(Loade
         .enumerate()
         .map(|(number, (id, level))| (id, level - number as u32 % levels))
         .collect();
-    let mut loaded = Loaded::new(&plan(rules), &spread)?;
+    let mut loaded = Loaded::new(&plan(rules)?, &spread)?;
     let program = loaded.load(&Kind::NetEgress)?;
     Ok((loaded, program))
 }
@@ -136,7 +136,8 @@ fn arriving_packets_by_themselves() -> Result<()> {
         ("UDP for nobody's port", packet::to_port(17, PORT + 1, 9)),
     ] {
         for targets in [1, 8, 1_000] {
-            let mut loaded = Loaded::new(&plan(vec![late_arrival()?]), &strangers(targets, bystander.level))?;
+            let mut loaded =
+                Loaded::new(&plan(vec![late_arrival()?])?, &strangers(targets, bystander.level))?;
             let ours = loaded.load(&Kind::NetArrival { namespace: 0 })?;
             let programs = [&bases[0], &bases[1], &ours];
             let names = ["empty program", "empty program again", "kchaos"];
@@ -164,7 +165,7 @@ fn packets_of_a_real_flow() -> Result<()> {
         near.push(program);
     }
     for targets in [1, 1_000] {
-        let mut loaded = Loaded::new(&plan(vec![late_arrival()?]), &strangers(targets, bystander.level))?;
+        let mut loaded = Loaded::new(&plan(vec![late_arrival()?])?, &strangers(targets, bystander.level))?;
         far.push(loaded.load(&Kind::NetArrival { namespace: 0 })?);
         kept.push(loaded);
     }
@@ -260,7 +261,7 @@ fn packets_of_the_target() -> Result<()> {
     let _statistics = enable_statistics().context("switching statistics of programs on")?;
     for (what, rules) in cases()? {
         let begin_ns = monotonic_ns();
-        let mut loaded = Loaded::new(&plan(rules), &whom)?;
+        let mut loaded = Loaded::new(&plan(rules)?, &whom)?;
         let ours = loaded.load(&Kind::NetEgress)?;
         let made_ms = (monotonic_ns() - begin_ns) as f64 / 1e6;
         // The last one comes first: what ours takes away has passed the others.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use chaos_common::control::STATE_ARMED;
 use chaos_userspace::encode::{self, Image, Job};
 use chaos_userspace::host::kernel::MemoryLockLimit;
@@ -28,7 +28,7 @@ pub fn strangers(count: u64, level: u32) -> Vec<(u64, u32)> {
 }
 
 /// A plan of one rule per fault, with the mechanisms given: what planning would choose is not asked.
-pub fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Plan {
+pub fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Result<Plan> {
     let kernel = Kernel::default();
     let planned = |(number, (fault, mechanisms)): (usize, (Fault, Vec<Mechanism>))| {
         let calls = match &fault {
@@ -40,15 +40,15 @@ pub fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Plan {
         };
         PlannedRule { name: format!("rule {number}"), fault, mechanisms, calls, limits: vec![] }
     };
-    Plan {
+    Ok(Plan {
         run: "bench".to_owned(),
         rules: rules.into_iter().enumerate().map(planned).collect(),
         duration: None,
         observe: false,
         seed: None,
-        task_ancestor: kernel.task_ancestor(),
+        task_ancestor: kernel.task_ancestor().map_err(|missing| anyhow!("{missing}"))?,
         registers: kernel.registers(),
-    }
+    })
 }
 
 /// Loss of a share of packets that leave.

@@ -53,6 +53,8 @@ pub struct Held {
     pub longest_ms: f64,
     /// How many were let go early.
     pub cut_short: u64,
+    /// How many were chosen and not held back to the end.
+    pub missing: u64,
 }
 
 /// One rule's counts.

@@ -36,44 +36,44 @@ fn programs_are_told_with_their_sizes() -> Result<()> {
     let mut told = 0;
     let mut add = |what: &str, loaded: &mut Loaded, kind: &Kind| told += u32::from(tell(what, loaded, kind));
 
-    let mut lossy = Loaded::new(&plan(vec![loss("10%")?]), &one)?;
+    let mut lossy = Loaded::new(&plan(vec![loss("10%")?])?, &one)?;
     add("loss", &mut lossy, &Kind::NetEgress);
     add("loss", &mut lossy, &Kind::Witness);
     add("loss", &mut lossy, &Kind::Exec);
     add(
         "loss, 100 targets",
-        &mut Loaded::new(&plan(vec![loss("10%")?]), &strangers(100, 2))?,
+        &mut Loaded::new(&plan(vec![loss("10%")?])?, &strangers(100, 2))?,
         &Kind::NetEgress,
     );
     let rules = (0..64).map(|_| loss("10%")).collect::<Result<Vec<_>>>()?;
-    add("loss, 64 rules", &mut Loaded::new(&plan(rules), &one)?, &Kind::NetEgress);
+    add("loss, 64 rules", &mut Loaded::new(&plan(rules)?, &one)?, &Kind::NetEgress);
     let changing = [Effect::Duplicate, Effect::Corrupt(Corrupt::Payload), Effect::Reset];
     let changing =
         changing.map(|effect| Ok((packets(Direction::Egress, effect, "10%")?, vec![Mechanism::Tcx])));
     let changing = changing.into_iter().collect::<Result<Vec<_>>>()?;
-    add("duplicate, corrupt, reset", &mut Loaded::new(&plan(changing), &one)?, &Kind::NetEgress);
+    add("duplicate, corrupt, reset", &mut Loaded::new(&plan(changing)?, &one)?, &Kind::NetEgress);
     let arriving = (packets(Direction::Ingress, Effect::Loss, "10%")?, vec![Mechanism::CgroupSkb]);
-    add("loss", &mut Loaded::new(&plan(vec![arriving]), &one)?, &Kind::NetIngress);
-    let mut late = Loaded::new(&plan(vec![late_arrival()?]), &one)?;
+    add("loss", &mut Loaded::new(&plan(vec![arriving])?, &one)?, &Kind::NetIngress);
+    let mut late = Loaded::new(&plan(vec![late_arrival()?])?, &one)?;
     add("delay", &mut late, &Kind::NetArrival { namespace: 0 });
     add("delay", &mut late, &Kind::LineA);
     add("delay", &mut late, &Kind::LineB);
 
     let entry = |by| Mechanism::Entry { by, function: FUNCTION.to_owned() };
-    let mut read = Loaded::new(&plan(vec![call("read=EIO@10%", entry(EntryHook::Kprobe))?]), &one)?;
+    let mut read = Loaded::new(&plan(vec![call("read=EIO@10%", entry(EntryHook::Kprobe))?])?, &one)?;
     add("read", &mut read, &Kind::Kprobe);
     add("read", &mut read, &Kind::Entry { function: FUNCTION.to_owned() });
-    let by_process = plan(vec![call("read=EIO,when=3", entry(EntryHook::Kprobe))?]);
+    let by_process = plan(vec![call("read=EIO,when=3", entry(EntryHook::Kprobe))?])?;
     add("when", &mut Loaded::new(&by_process, &one)?, &Kind::Exit);
     let (hook, id) = ("file_open", hooks::id("file_open"));
     let function = || format!("security_{hook}");
     for (what, fault) in [("openat", "openat=EIO@10%"), ("openat by path", "openat=EIO@10%,path=/data/*")] {
         let by = SecurityHook::Lsm;
-        let mut open = Loaded::new(&plan(vec![call(fault, Mechanism::Security { by, hook, id })?]), &one)?;
+        let mut open = Loaded::new(&plan(vec![call(fault, Mechanism::Security { by, hook, id })?])?, &one)?;
         add(what, &mut open, &Kind::Lsm { hook, id });
         add(&format!("{what}, fmod_ret"), &mut open, &Kind::Security { function: function(), id });
     }
-    let connect = plan(vec![call("connect=ECONNREFUSED", Mechanism::Socket(SocketHook::Connect4))?]);
+    let connect = plan(vec![call("connect=ECONNREFUSED", Mechanism::Socket(SocketHook::Connect4))?])?;
     let attach_type = AttachType::Inet4Connect;
     add("connect", &mut Loaded::new(&connect, &one)?, &Kind::Socket { attach_type, slot: 0 });
     // Packets can be judged on every kernel of the matrix.

@@ -69,6 +69,25 @@ pub struct TestResult {
     pub output: String,
 }
 
+/// Characters of a failure's reason in the closing table.
+const REASON: usize = 400;
+
+impl TestResult {
+    /// Why it failed, in one line: the error it returned, the panic's message, or the last it said.
+    pub fn reason(&self) -> String {
+        let lines = || self.output.lines().map(str::trim).filter(|line| !line.is_empty());
+        let from = |start: fn(&&str) -> bool| {
+            let said: Vec<&str> = lines().skip_while(|line| !start(line)).collect();
+            let said = said.into_iter().take_while(|line| !line.starts_with("Stack backtrace"));
+            Some(said.collect::<Vec<_>>().join(" ")).filter(|said| !said.is_empty())
+        };
+        let reason =
+            from(|line| line.starts_with("Error: ")).or_else(|| from(|line| line.contains("panicked at")));
+        let reason = reason.or_else(|| lines().next_back().map(str::to_owned)).unwrap_or_default();
+        reason.chars().take(REASON).collect()
+    }
+}
+
 /// Reads the lines of test programs, one program after the other.
 #[derive(Default)]
 pub struct Collector {
@@ -176,6 +195,24 @@ mod tests {
         }
         collector.program_ended("signal SIGSEGV");
         collector
+    }
+
+    #[test]
+    fn a_failure_says_why_in_one_line() {
+        let reason = |output: &str| {
+            let (name, seconds) = ("loss::udp".to_owned(), 0.0);
+            TestResult { name, outcome: Outcome::Failed, seconds, output: output.to_owned() }.reason()
+        };
+        assert_eq!(
+            reason("armed\nError: no victim\n\nCaused by:\n    it ended\n\nStack backtrace:\n   0: main\n"),
+            "Error: no victim Caused by: it ended"
+        );
+        assert_eq!(
+            reason("x\nthread 'udp' panicked at a.rs:1:2:\nleft\n"),
+            "thread 'udp' panicked at a.rs:1:2: left"
+        );
+        assert_eq!(reason("one\ntwo\n"), "two");
+        assert_eq!(reason(&"x".repeat(1000)).len(), REASON);
     }
 
     #[test]

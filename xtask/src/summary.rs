@@ -87,6 +87,12 @@ impl Line {
         self.failed > 0
     }
 
+    /// The step and how many tests it left out, if any.
+    fn left(&self) -> Option<String> {
+        let left = self.tests.iter().filter(|test| matches!(test.outcome, Outcome::Left(_))).count();
+        (left > 0).then(|| format!("{left} by {}", self.step))
+    }
+
     /// The three numbers, for people.
     pub fn counts(&self) -> String {
         format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
@@ -131,16 +137,17 @@ impl Report {
             text.push_str(row.trim_end());
             text.push('\n');
         }
-        for line in &self.steps {
-            let left = line.tests.iter().filter(|test| matches!(test.outcome, Outcome::Left(_)));
-            let left: Vec<&str> = left.map(|test| test.name.as_str()).collect();
-            if !left.is_empty() {
-                text.push_str(&format!("left to soak by {}: {}\n", line.step, left.join(", ")));
-            }
+        let left: Vec<String> = self.steps.iter().filter_map(Line::left).collect();
+        if !left.is_empty() {
+            text.push_str(&format!(
+                "left to other kernels and to soaks by tests/matrix.toml: {}\n",
+                left.join(", ")
+            ));
         }
         for line in &self.steps {
             let failures = line.tests.iter().filter(|test| test.outcome == Outcome::Failed);
-            for what in failures.map(|test| &test.name).chain(&line.complaints) {
+            let failures = failures.map(|test| format!("{}: {}", test.name, test.reason()));
+            for what in failures.chain(line.complaints.iter().cloned()) {
                 text.push_str(&format!("FAILED {}: {what}\n", line.step));
             }
         }

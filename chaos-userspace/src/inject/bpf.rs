@@ -88,6 +88,23 @@ fn call_for_fd<T>(command: i32, attributes: &mut T) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// How often a program is given to a verifier that a signal interrupts.
+const LOADS: u32 = 32;
+
+/// Loads a program. The verifier gives up with `EAGAIN` when a signal arrives (`do_check` in kernel/bpf/verifier.c, 5.0),
+/// which says nothing about the program.
+fn call_for_program(attributes: &mut ProgLoad) -> io::Result<OwnedFd> {
+    for _ in 1..LOADS {
+        match call_for_fd(PROG_LOAD, attributes) {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                log::debug!("a signal interrupted the verifier")
+            }
+            result => return result,
+        }
+    }
+    call_for_fd(PROG_LOAD, attributes)
+}
+
 /// What to load.
 pub struct Load<'a> {
     /// Shown by bpftool; at most 15 characters.
@@ -197,7 +214,7 @@ pub fn load(what: &Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
     for (to, from) in attributes.prog_name.iter_mut().take(15).zip(what.name.bytes()) {
         *to = from;
     }
-    let error = match call_for_fd(PROG_LOAD, &mut attributes) {
+    let error = match call_for_program(&mut attributes) {
         Ok(fd) => return Ok(fd),
         Err(error) => error,
     };
@@ -205,7 +222,7 @@ pub fn load(what: &Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
     attributes.log_level = 1;
     attributes.log_size = log.len() as u32;
     attributes.log_buf = log.as_mut_ptr() as u64;
-    if let Ok(fd) = call_for_fd(PROG_LOAD, &mut attributes) {
+    if let Ok(fd) = call_for_program(&mut attributes) {
         // A passing shortage; the program is fine.
         return Ok(fd);
     }

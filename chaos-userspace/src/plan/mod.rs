@@ -82,6 +82,13 @@ pub struct PlannedRule {
     pub limits: Vec<String>,
 }
 
+impl PlannedRule {
+    /// Whether programs that sleep carry it.
+    pub fn sleeps(&self) -> bool {
+        self.mechanisms.iter().any(|mechanism| matches!(mechanism, Mechanism::Sleep { .. }))
+    }
+}
+
 /// A kernel hook that carries a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mechanism {
@@ -290,10 +297,10 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     let mut rules: Vec<PlannedRule> = vec![];
     let mut unable = vec![];
     for fault in &resolved(&faults, abilities)? {
-        if (fault.is_exact() || (spec.seed.is_some() && !fault.is_per_flow())) && !abilities.exact_counting()
+        if (fault.is_exact() || (spec.seed.is_some() && !fault.is_per_flow()))
+            && let Err(missing) = counts_exactly(abilities)
         {
-            let why = "counting across CPUs (every, after, limit, when, seed) needs atomic operations that return a value";
-            unable.push((fault.to_string(), Unable::new(why, "use Linux 5.12 or later, or leave them out")));
+            unable.push((fault.to_string(), missing));
             continue;
         }
         if fault.when().per_process && !abilities.registers().sees_exits() {
@@ -334,19 +341,37 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     let has_calls = rules.iter().any(|rule| matches!(rule.fault, Fault::Syscall(_)));
     let arrives = rules.iter().any(|rule| rule.mechanisms.contains(&Mechanism::Arrival));
     let registers = if has_calls || arrives { abilities.registers() } else { Registers::default() };
-    if unable.is_empty() {
-        Ok(Plan {
-            run: new_run_id(),
-            rules,
-            duration: spec.duration,
-            observe: spec.observe,
-            seed: spec.seed,
-            task_ancestor: abilities.task_ancestor(),
-            registers,
-        })
-    } else {
-        Err(Error::Unable(unable))
+    if !unable.is_empty() {
+        return Err(Error::Unable(unable));
     }
+    let all = |missing| Error::Unable(vec![("all faults".to_owned(), missing)]);
+    let task_ancestor = abilities.task_ancestor().map_err(all)?;
+    if !task_ancestor && rules.iter().any(PlannedRule::sleeps) {
+        // Programs that sleep cannot walk up the cgroups.
+        return Err(all(Unable::new(
+            "lsm_sleep: tracing programs cannot ask for a task's ancestor cgroup",
+            "use Linux 6.12 or later",
+        )));
+    }
+    Ok(Plan {
+        run: new_run_id(),
+        rules,
+        duration: spec.duration,
+        observe: spec.observe,
+        seed: spec.seed,
+        task_ancestor,
+        registers,
+    })
+}
+
+/// Whether calls and packets can be counted across CPUs.
+fn counts_exactly(abilities: &impl Abilities) -> Result<(), Unable> {
+    if abilities.exact_counting()? {
+        return Ok(());
+    }
+    let why =
+        "counting across CPUs (every, after, limit, when, seed) needs atomic operations that return a value";
+    Err(Unable::new(why, "use Linux 5.12 or later, or leave them out"))
 }
 
 /// The same faults with what this host has to be asked for filled in.

@@ -44,8 +44,8 @@ pub struct Kernel {
     registers: OnceCell<Registers>,
     lsm: OnceCell<Result<(), Unable>>,
     sleep: OnceCell<Result<(), Unable>>,
-    task_ancestor: OnceCell<bool>,
-    exact_counting: OnceCell<bool>,
+    task_ancestor: OnceCell<Result<bool, Unable>>,
+    exact_counting: OnceCell<Result<bool, Unable>>,
     types: OnceCell<Option<KernelTypes>>,
     symbols: OnceCell<HashSet<String>>,
 }
@@ -87,6 +87,29 @@ pub(super) fn refused(what: &str, (error, log): (io::Error, String)) -> Unable {
         "use another kernel"
     };
     Unable::new(format!("the kernel refuses {what}: {error}{reason}"), remedy)
+}
+
+/// Whether the verifier knows all of this code: it refuses helpers and instructions it does not know with `EINVAL`
+/// (kernel/bpf/verifier.c). Another error says nothing about the kernel and is not taken for an answer, and a refusal only
+/// when it is repeated: what is chosen by it cannot be made good later.
+fn understands(code: &[u64]) -> Result<bool, Unable> {
+    const TRIES: usize = 4;
+    let mut refusal = None;
+    for _ in 0..TRIES {
+        match program(ProgramType::RawTracepoint, AttachType::CgroupInetIngress, code, 0) {
+            Ok(_) => return Ok(true),
+            Err(error) => {
+                log::debug!("a probe was refused: {} {}", error.0, error.1);
+                refusal = Some(error);
+            }
+        }
+    }
+    match refusal {
+        Some(error) if error.0.raw_os_error() != Some(libc::EINVAL) => {
+            Err(refused("raw tracepoint programs", error))
+        }
+        _ => Ok(false),
+    }
 }
 
 impl Kernel {
@@ -227,9 +250,12 @@ impl Kernel {
             })
     }
 
-    fn try_task_ancestor() -> bool {
-        let code = [mov(1, 0), call(GET_CURRENT_ANCESTOR_CGROUP_ID), mov(0, 0), exit()];
-        program(ProgramType::RawTracepoint, AttachType::CgroupInetIngress, &code, 0).is_ok()
+    fn try_task_ancestor() -> Result<bool, Unable> {
+        understands(&[mov(1, 0), call(GET_CURRENT_ANCESTOR_CGROUP_ID), mov(0, 0), exit()])
+    }
+
+    fn try_exact_counting() -> Result<bool, Unable> {
+        understands(&[store_stack(-8, 0), mov(1, 1), fetch_add_stack(-8, 1), mov(0, 0), exit()])
     }
 }
 
@@ -311,14 +337,11 @@ impl Abilities for Kernel {
         *self.registers.get_or_init(|| syscall::registers(self.types().ok()))
     }
 
-    fn task_ancestor(&self) -> bool {
-        *self.task_ancestor.get_or_init(Self::try_task_ancestor)
+    fn task_ancestor(&self) -> Result<bool, Unable> {
+        self.task_ancestor.get_or_init(Self::try_task_ancestor).clone()
     }
 
-    fn exact_counting(&self) -> bool {
-        *self.exact_counting.get_or_init(|| {
-            let code = [store_stack(-8, 0), mov(1, 1), fetch_add_stack(-8, 1), mov(0, 0), exit()];
-            program(ProgramType::RawTracepoint, AttachType::CgroupInetIngress, &code, 0).is_ok()
-        })
+    fn exact_counting(&self) -> Result<bool, Unable> {
+        self.exact_counting.get_or_init(Self::try_exact_counting).clone()
     }
 }

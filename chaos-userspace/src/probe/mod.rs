@@ -88,7 +88,7 @@ pub trait Abilities {
     /// Where a task's registers are.
     fn registers(&self) -> Registers;
     /// Whether tracing programs can ask for a task's ancestor cgroup (5.12).
-    fn task_ancestor(&self) -> bool;
+    fn task_ancestor(&self) -> Result<bool, Unable>;
     /// Whether programs can count exactly across CPUs: atomic operations that return a value (5.12).
-    fn exact_counting(&self) -> bool;
+    fn exact_counting(&self) -> Result<bool, Unable>;
 }

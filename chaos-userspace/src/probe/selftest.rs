@@ -55,7 +55,7 @@ fn failed(what: &str) -> impl FnOnce(io::Error) -> Unable {
     move |error| Unable::new(format!("{what}: {error}"), "run it again with -v")
 }
 
-fn plan(kernel: &Kernel, fault: Fault, mechanisms: Vec<Mechanism>) -> Plan {
+fn plan(kernel: &Kernel, fault: Fault, mechanisms: Vec<Mechanism>) -> Result<Plan, Unable> {
     let calls = match &fault {
         Fault::Syscall(fault) => match &fault.calls {
             spec_syscall::Calls::One(call) => vec![(*call, mechanisms.clone())],
@@ -63,15 +63,15 @@ fn plan(kernel: &Kernel, fault: Fault, mechanisms: Vec<Mechanism>) -> Plan {
         },
         Fault::Network(_) => vec![],
     };
-    Plan {
+    Ok(Plan {
         run: format!("selftest-{}", std::process::id()),
         rules: vec![PlannedRule { name: "selftest".to_owned(), fault, mechanisms, calls, limits: vec![] }],
         duration: Some(std::time::Duration::from_secs(30)),
         observe: false,
         seed: None,
-        task_ancestor: kernel.task_ancestor(),
+        task_ancestor: kernel.task_ancestor()?,
         registers: kernel.registers(),
-    }
+    })
 }
 
 fn start(plan: &Plan, scratch: &Scratch) -> Result<Engine, Unable> {
@@ -94,7 +94,7 @@ fn loss(kernel: &Kernel, direction: network::Direction, mechanism: Mechanism) ->
         per_flow: false,
         when: When::default(),
     }));
-    let plan = plan(kernel, fault, vec![mechanism]);
+    let plan = plan(kernel, fault, vec![mechanism])?;
     let (victim, bystander) = felt::in_empty_network(|| {
         felt::bring_loopback_up()?;
         let scratch = Scratch::make().map_err(io::Error::other)?;
@@ -148,7 +148,7 @@ fn delay(kernel: &Kernel) -> Result<String, Unable> {
         per_flow: false,
         when: When::default(),
     }));
-    let mut plan = plan(kernel, fault, vec![Mechanism::Tcx]);
+    let mut plan = plan(kernel, fault, vec![Mechanism::Tcx])?;
     plan.rules.iter_mut().for_each(|rule| rule.mechanisms.push(Mechanism::Line));
     let (victim, bystander) = felt::in_empty_network(|| {
         felt::bring_loopback_up()?;
@@ -197,7 +197,7 @@ fn error(kernel: &Kernel, wanted: spec_syscall::Mechanism) -> Result<String, Una
         })?;
     let call_of = call.parse().map_err(|problem: String| Unable::new(problem, "report this as a bug"))?;
     let mechanisms = syscall::Choice::only(&fault, Some(wanted)).mechanisms(call_of, kernel)?;
-    let plan = plan(kernel, Fault::Syscall(Box::new(fault)), mechanisms);
+    let plan = plan(kernel, Fault::Syscall(Box::new(fault)), mechanisms)?;
     let scratch =
         Scratch::make().map_err(|error| Unable::new(error.to_string(), "run as root on cgroup v2"))?;
     let engine = start(&plan, &scratch)?;
@@ -224,7 +224,7 @@ fn latency(kernel: &Kernel) -> Result<String, Unable> {
     let mechanisms =
         syscall::Choice::only(&fault, Some(spec_syscall::Mechanism::LsmSleep)).mechanisms(call, kernel)?;
     let asked = fault.latency().map(|latency| latency.time.as_millis()).unwrap_or_default();
-    let plan = plan(kernel, Fault::Syscall(Box::new(fault)), mechanisms);
+    let plan = plan(kernel, Fault::Syscall(Box::new(fault)), mechanisms)?;
     let scratch =
         Scratch::make().map_err(|error| Unable::new(error.to_string(), "run as root on cgroup v2"))?;
     let engine = start(&plan, &scratch)?;

@@ -173,7 +173,7 @@ impl RuleSummary {
                     matched,
                     injected,
                     missed: *missed,
-                    held: HeldBack::of(held),
+                    held: if rule.sleeps() { HeldBack::of(held, injected.events) } else { None },
                     spared,
                 }
             })

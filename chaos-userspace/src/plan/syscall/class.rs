@@ -148,11 +148,11 @@ mod tests {
         fn registers(&self) -> Registers {
             Registers::default()
         }
-        fn task_ancestor(&self) -> bool {
-            true
+        fn task_ancestor(&self) -> Result<bool, Unable> {
+            Ok(true)
         }
-        fn exact_counting(&self) -> bool {
-            true
+        fn exact_counting(&self) -> Result<bool, Unable> {
+            Ok(true)
         }
     }
 
