@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::command::{read, say};
 use crate::summary::Report;
 use crate::vm::{self, Jobs, Options, Samples};
-use crate::{artifacts, host, paths};
+use crate::{artifacts, host, paths, unit};
 
 /// What to run where.
 #[derive(Args)]
@@ -43,6 +43,9 @@ pub fn measure(options: SoakOptions) -> Result<(PathBuf, Report)> {
     let modified = !git(&["status", "--porcelain"])?.is_empty();
     let artifacts = artifacts::build()?;
     let mut report = Report::default();
+    if options.kernels.is_empty() && options.filter.is_none() {
+        report.add(unit::run_many_inputs());
+    }
     let SoakOptions { mut kernels, filter, jobs } = options;
     let all = kernels.is_empty();
     let on_host = all || kernels.iter().any(|kernel| kernel == "host");

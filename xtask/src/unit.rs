@@ -1,5 +1,6 @@
 //! `cargo test` of the workspace: what needs neither root nor BPF.
 
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -10,11 +11,24 @@ use crate::summary::Line;
 
 /// Runs all of them; one line of the report.
 pub fn run() -> Line {
-    say("unit tests");
+    step("unit tests", cargo().args(["test", "--no-fail-fast"]))
+}
+
+/// Inputs that each parser is given in a soak.
+const INPUTS: &str = "1000000";
+
+/// Runs those that give parsers whatever may be typed, with very many inputs.
+pub fn run_many_inputs() -> Line {
+    let words = ["test", "--no-fail-fast", "--release", "--package=chaos-userspace", "any_"];
+    step("parsers", cargo().args(words).env("PROPTEST_CASES", INPUTS))
+}
+
+fn step(name: &str, command: &mut Command) -> Line {
+    say(name);
     let start = Instant::now();
     let mut count = Count::default();
-    let result = cargo_test(&mut count);
-    let line = Line::of_counts("unit tests", count.passed, count.failed, 0, start.elapsed());
+    let result = cargo_test(command, &mut count);
+    let line = Line::of_counts(name, count.passed, count.failed, 0, start.elapsed());
     let explained = count.failed > 0;
     line.with_complaints(
         result.err().filter(|_| !explained).map(|error| format!("{error:#}")).into_iter().collect(),
@@ -45,13 +59,11 @@ impl Count {
     }
 }
 
-fn cargo_test(count: &mut Count) -> Result<()> {
+fn cargo_test(command: &mut Command, count: &mut Count) -> Result<()> {
     let (output, input) = std::io::pipe()?;
-    let mut command = cargo();
-    command.args(["test", "--no-fail-fast"]).stdout(input.try_clone()?).stderr(input);
-    let mut child = command.spawn().context("cannot start cargo")?;
+    let mut child = command.stdout(input.try_clone()?).stderr(input).spawn().context("cannot start cargo")?;
     // Our own copies of the writing end would keep the pipe open.
-    drop(command);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     for line in lines::read(output) {
         count.line(&line);
         eprintln!("{line}");

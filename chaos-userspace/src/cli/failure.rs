@@ -1,7 +1,13 @@
 //! A failure with its exit code.
 
 use super::exit;
-use crate::{host::cgroup, inject::engine, plan, runs::client, spec::Problems};
+use crate::{
+    host::cgroup,
+    inject::engine,
+    plan::{self, explain::escaped},
+    runs::client,
+    spec::Problems,
+};
 use std::fmt;
 
 /// Why a command failed.
@@ -16,9 +22,10 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// With a code.
+    /// With a code. What was typed is part of many messages: nothing of it may steer a terminal.
     pub fn new(code: u8, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string(), exec_status: None }
+        let lines: Vec<_> = message.to_string().split('\n').map(escaped).collect();
+        Self { code, message: lines.join("\n"), exec_status: None }
     }
 
     /// Something that should not happen.

@@ -1,5 +1,7 @@
 //! The command line.
 
+#[cfg(test)]
+mod any_words;
 mod clean;
 mod command;
 mod convert;

@@ -106,7 +106,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
     Ok(exit::DONE)
 }
 
-fn spec_of_flags(arguments: &Plan) -> Result<Spec, Failure> {
+pub(super) fn spec_of_flags(arguments: &Plan) -> Result<Spec, Failure> {
     let mut spec = arguments.faults.spec(arguments.duration.as_deref())?;
     // Without a name, a fresh cgroup as `exec` makes it.
     let targets = arguments.targets.named();

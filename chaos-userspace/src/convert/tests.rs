@@ -2,6 +2,7 @@
 
 use super::{table::Fate, *};
 use crate::experiment::findings::{element, field};
+use proptest::prelude::*;
 use std::{fs, path::PathBuf};
 
 fn sources() -> Vec<PathBuf> {
@@ -162,5 +163,32 @@ fn nothing_is_widened_by_leaving_something_out() {
         let found = convert(&format!("{head}{rest}"), &told).unwrap();
         assert!(found.table.refusals() > 0, "{rest}");
         assert_eq!(found.file.is_some(), is_written, "{rest}:\n{}", found.table.text());
+    }
+}
+
+proptest! {
+    /// Whatever is cut out of a source or put into it: an experiment that can be read, a table that says why not, or an error.
+    #[test]
+    fn any_change_of_a_source_is_converted_or_refused(
+        which in any::<proptest::sample::Index>(),
+        at in any::<proptest::sample::Index>(),
+        cut in 0usize..30,
+        put in "[a-z{}:,\\-\\[\\] 0-9%\n'\"]{0,6}",
+    ) {
+        let sources = sources();
+        let text = fs::read_to_string(&sources[which.index(sources.len())]).unwrap();
+        let letters: Vec<char> = text.chars().collect();
+        let begin = at.index(letters.len());
+        let end = (begin + cut).min(letters.len());
+        let changed: String =
+            letters[..begin].iter().copied().chain(put.chars()).chain(letters[end..].iter().copied()).collect();
+        match convert(&changed, &Options::default()) {
+            Ok(Converted { file: Some(file), .. }) => {
+                let read = experiment::read("file", &file);
+                prop_assert!(read.is_ok(), "{}\n{file}\n---\n{changed}", read.err().unwrap());
+            }
+            Ok(Converted { file: None, table }) => prop_assert!(table.refusals() > 0, "{changed}"),
+            Err(error) => prop_assert!(!error.is_empty()),
+        }
     }
 }

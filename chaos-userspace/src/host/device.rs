@@ -118,6 +118,13 @@ pub fn read(link: &[u8]) -> Option<Device> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_device_or_none(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80)) {
+            read(&bytes);
+        }
+    }
+
     #[test]
     fn every_namespace_has_loopback() {
         let devices = list().unwrap();

@@ -9,10 +9,12 @@ use std::{
 
 /// A path may contain anything; nothing of it may steer a terminal.
 pub fn shown(path: &Path) -> String {
-    path.to_string_lossy()
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
+    escaped(&path.to_string_lossy())
+}
+
+/// What somebody wrote, with control characters as Rust writes them.
+pub fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// Paths that people are shown of many.

@@ -209,6 +209,20 @@ mod tests {
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_record_or_none(
+            kind in 0u32..4,
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..120),
+        ) {
+            let all = [&kind.to_ne_bytes()[..], &bytes].concat();
+            if let Some(record) = context().read(&all) {
+                let text = serde_json::to_string(&record).unwrap();
+                assert!(text.chars().all(|letter| letter >= ' '), "{text}");
+            }
+        }
+    }
+
     #[test]
     fn a_packet_is_told_with_both_its_ends() {
         let mut packet =
