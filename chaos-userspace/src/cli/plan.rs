@@ -8,6 +8,7 @@ use super::{
     target::{Chosen, Targets},
 };
 use crate::{
+    experiment::{Experiment, schedule::Dose, timetable::Turn},
     host::{
         cgroup::{Cgroup, Hierarchy},
         namespace::NetworkNamespace,
@@ -90,6 +91,8 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 "spared": chosen.iter().flat_map(|found| &found.spared).collect::<Vec<_>>(),
                 "rules": rules,
                 "warnings": warnings,
+                "schedule": experiment.iter().flat_map(|experiment| experiment.courses()).collect::<Vec<_>>(),
+                "timetable": experiment.as_ref().and_then(timetable),
                 "steady_state": experiment.iter().flat_map(|experiment| experiment.promises()).collect::<Vec<_>>(),
                 "abort": experiment.iter().flat_map(|experiment| experiment.ends()).collect::<Vec<_>>(),
             })
@@ -104,6 +107,21 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
         }
     }
     Ok(exit::DONE)
+}
+
+/// The changes that are known beforehand: when, which fault, and its share in percent.
+fn timetable(experiment: &Experiment) -> Option<serde_json::Value> {
+    let turn = |turn: &Turn| {
+        let own = experiment.spec.faults.get(turn.fault).map_or(0.0, |fault| fault.when().probability.percent());
+        let share = match turn.dose {
+            Dose::Rest => 0.0,
+            Dose::Own => own,
+            Dose::Share(share) => share.percent(),
+        };
+        let fault = experiment.fault_names.get(turn.fault);
+        serde_json::json!({"at_s": turn.at.as_secs_f64(), "fault": fault, "share_percent": share})
+    };
+    Some(experiment.timetable()?.turns.iter().map(turn).collect())
 }
 
 pub(super) fn spec_of_flags(arguments: &Plan) -> Result<Spec, Failure> {

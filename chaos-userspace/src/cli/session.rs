@@ -10,7 +10,7 @@ use super::{
     target::Chosen,
 };
 use crate::{
-    inject::engine::{Closed, Engine, Placement},
+    inject::engine::{Closed, Engine, Grace, Placement},
     observe::{bystander::Bystander, devices, kernel_log::Forwarder, recorder::Recorder},
     plan::Plan,
     report::{
@@ -47,6 +47,15 @@ pub enum News {
     Over,
 }
 
+/// What draws have come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drawn {
+    /// Events that were inflicted.
+    pub injected: u64,
+    /// Those that only the draw has spared.
+    pub spared: u64,
+}
+
 /// How a run is watched.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch<'a> {
@@ -76,6 +85,8 @@ pub struct Session<'a> {
     over: Option<Pin<Box<Sleep>>>,
     bystander: Option<Bystander>,
     halted: mpsc::Receiver<()>,
+    /// Its shares follow a timetable.
+    follows: bool,
     /// Safety nets that would have refused it.
     pub allowed: Vec<&'static str>,
     /// How it ends.
@@ -139,6 +150,7 @@ impl<'a> Session<'a> {
             over: None,
             bystander,
             halted,
+            follows: false,
             allowed: vec![],
             ending: Ending::default(),
         })
@@ -232,6 +244,42 @@ impl<'a> Session<'a> {
         Ok(counters.iter().map(of_rule).sum())
     }
 
+    /// By rule: events that were inflicted so far, and those that only the draw has spared.
+    pub fn drawn(&self) -> Result<Vec<Drawn>, Failure> {
+        let counters = match (&self.engine, &self.closed) {
+            (Some(engine), _) => engine.counters()?,
+            (None, closed) => closed.iter().flat_map(|closed| closed.counters.clone()).collect(),
+        };
+        let of_rule = |rule: &chaos_common::counter::RuleCounters| Drawn {
+            injected: rule.outcomes[Outcome::Injected as usize].events,
+            spared: rule.outcomes[Outcome::Chance as usize].events,
+        };
+        Ok(counters.iter().map(of_rule).collect())
+    }
+
+    /// The summary is about this plan, of which the one that acts now is a part.
+    pub fn account_for(&mut self, plan: &Plan) {
+        self.plan = plan.clone();
+    }
+
+    /// When it was armed, if it was.
+    pub fn armed_at(&self) -> Option<Instant> {
+        self.armed
+    }
+
+    /// From now on its shares follow a timetable, and nobody else changes them.
+    pub fn will_follow(&mut self) {
+        self.follows = true;
+    }
+
+    /// Goes on with other shares at once. The old ones may act until the grace period is over.
+    pub fn follow(&mut self, plan: &Plan) -> Result<Grace, Failure> {
+        let engine = self.engine.as_mut().ok_or_else(|| Failure::internal("the faults have ended"))?;
+        let grace = engine.exchange(0, plan)?;
+        self.plan = plan.clone();
+        Ok(grace)
+    }
+
     /// Calls it by this name in `kchaos list`.
     pub fn name(&mut self, command: &'static str) {
         self.command = command;
@@ -264,6 +312,12 @@ impl<'a> Session<'a> {
         let Some(engine) = self.engine.as_mut().filter(|_| self.ending.interrupted_by.is_none()) else {
             return Err(Failure::new(exit::USAGE, "the faults of this run have ended"));
         };
+        if self.follows {
+            return Err(Failure::new(
+                exit::USAGE,
+                "the shares of this run follow its schedule: change the file, stop the run and start another",
+            ));
+        }
         let wanted = set::plan(words, &self.plan)?;
         engine.change(0, &wanted)?;
         self.plan = wanted;

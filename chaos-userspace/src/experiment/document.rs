@@ -5,6 +5,7 @@
 
 use super::{
     document_fault::Fault,
+    document_schedule::{Schedule, Stage},
     document_steady::{Abort, Probe},
     text::{HowMany, Time},
 };
@@ -67,12 +68,16 @@ pub struct Metadata {
 /// The experiment.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend(
+    "if" = { "required": ["stages"] },
+    "then" = { "not": { "anyOf": [{ "required": ["faults"] }, { "required": ["duration"] }, { "required": ["schedule"] }] } },
+    "else" = { "required": ["faults", "duration"] }
+))]
 pub struct Spec {
     /// What you believe, in your own words; the verdict is about it.
     #[schemars(required)]
     pub hypothesis: Option<String>,
-    /// How long the faults act; the kernel ends them then.
-    #[schemars(required)]
+    /// How long the faults act; the kernel ends them then. With stages, these say so.
     pub duration: Option<Time>,
     /// Whether faults act or are only counted.
     pub mode: Option<Mode>,
@@ -83,9 +88,14 @@ pub struct Spec {
     pub targets: Option<Vec<Target>>,
     /// How many of the targets are hit.
     pub selection: Option<Selection>,
-    /// What is inflicted, in order.
-    #[schemars(required, length(min = 1))]
+    /// What is inflicted, in order. With stages, these say so.
+    #[schemars(length(min = 1))]
     pub faults: Option<Vec<Fault>>,
+    /// When the faults act, and how much of them, unless they say so themselves; all the time if nothing is said.
+    pub schedule: Option<Schedule>,
+    /// Parts that follow each other, each with its own faults and expectations, in place of faults and duration.
+    #[schemars(length(min = 1, max = 64))]
+    pub stages: Option<Vec<Stage>>,
     /// Calls whose failure can make a process unusable, and safety nets, that are meant to be passed.
     #[serde(default)]
     pub allow: Vec<String>,
@@ -101,6 +111,20 @@ pub struct Spec {
     pub abort: Vec<Abort>,
     /// How long the steady state may take to return after the faults; 30s if nothing is said.
     pub recovery: Option<Time>,
+}
+
+impl Spec {
+    /// All faults, of all stages.
+    pub fn all_faults(&self) -> impl Iterator<Item = &Fault> {
+        let of_stages = self.stages.iter().flatten().flat_map(|stage| stage.faults.iter().flatten());
+        self.faults.iter().flatten().chain(of_stages)
+    }
+
+    /// All probes, of all stages.
+    pub fn all_probes(&self) -> Vec<&Probe> {
+        let of_stages = self.stages.iter().flatten().flat_map(|stage| &stage.steady_state);
+        self.steady_state.iter().chain(of_stages).collect()
+    }
 }
 
 /// Whether faults act.

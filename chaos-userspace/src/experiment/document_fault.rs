@@ -18,6 +18,8 @@ pub struct Fault {
     pub network: Option<Network>,
     /// What happens to system calls.
     pub syscall: Option<Syscall>,
+    /// When it acts, and how much of it; as the experiment or its stage says if nothing is said.
+    pub schedule: Option<super::document_schedule::Schedule>,
 }
 
 /// What happens to which packets.

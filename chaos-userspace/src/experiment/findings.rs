@@ -111,6 +111,11 @@ impl Findings {
         result.map_err(|problems| problems.0.into_iter().for_each(|text| self.add(path, text))).ok()
     }
 
+    /// How much is wrong so far.
+    pub fn count(&self) -> usize {
+        self.problems.len()
+    }
+
     /// Whether nothing is wrong so far.
     pub fn is_fine(&self) -> bool {
         self.problems.is_empty()

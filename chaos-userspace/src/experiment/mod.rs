@@ -5,14 +5,17 @@
 
 pub mod document;
 pub mod document_fault;
+pub mod document_schedule;
 pub mod document_steady;
 mod explain;
 pub mod findings;
 mod read;
 pub mod record;
+pub mod schedule;
 pub mod share;
 pub(crate) mod structure;
 pub mod text;
+pub mod timetable;
 pub mod verdict;
 pub mod yaml;
 
@@ -38,6 +41,8 @@ pub struct Experiment {
     pub spec: Spec,
     /// Names of the spec's faults, in order.
     pub fault_names: Vec<String>,
+    /// When they act.
+    pub script: timetable::Script,
     /// Whether somebody is watched who must feel nothing.
     pub with_bystander: bool,
     /// What has to hold.

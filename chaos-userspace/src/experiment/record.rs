@@ -44,8 +44,15 @@ pub struct Record {
     pub environment: Environment,
     /// What was planned, in sentences.
     pub plan: Vec<String>,
+    /// What the random beginnings of its schedules were drawn by, if there are any: as the file's `seed` it draws the same
+    /// again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule_seed: Option<u64>,
     /// Phases in order.
     pub phases: Vec<Phase>,
+    /// Stages in order, if there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageRecord>,
     /// What was noteworthy, in order.
     pub events: Vec<Note>,
     /// What had to hold.
@@ -95,6 +102,79 @@ pub struct Phase {
     pub to_s: f64,
 }
 
+/// What came of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageOutcome {
+    /// It was gone through, and nothing left its tolerance.
+    Held,
+    /// Something that it expects did not hold.
+    Deviated,
+    /// It was begun and not gone through.
+    Cut,
+    /// It was not begun.
+    NotReached,
+}
+
+impl StageOutcome {
+    /// For people.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Deviated => "deviated",
+            Self::Cut => "cut",
+            Self::NotReached => "not reached",
+        }
+    }
+}
+
+/// A stage.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageRecord {
+    /// What it is called.
+    pub name: String,
+    /// How long it was to last.
+    pub planned_s: f64,
+    /// When it began, if it did.
+    pub from_s: Option<f64>,
+    /// When it ended, if it began.
+    pub to_s: Option<f64>,
+    /// What came of it.
+    pub outcome: StageOutcome,
+    /// What did not hold in it.
+    pub deviations: Vec<String>,
+}
+
+impl StageRecord {
+    fn new(stage: &super::timetable::Stage) -> Self {
+        Self {
+            name: stage.name.clone(),
+            planned_s: stage.lasts.as_secs_f64(),
+            from_s: None,
+            to_s: None,
+            outcome: StageOutcome::NotReached,
+            deviations: vec![],
+        }
+    }
+}
+
+/// A time in which a scheduled fault had one share.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DoseRecord {
+    /// When it began.
+    pub from_s: f64,
+    /// When it ended.
+    pub to_s: f64,
+    /// The share that was asked for, in percent; 0 at rest.
+    pub share_percent: f64,
+    /// Events that were inflicted. Those that were judged while one share took the place of the other count for neither.
+    pub injected: u64,
+    /// Events whose turn it was: inflicted, or spared by the draw.
+    pub drawn: u64,
+    /// The share that came about.
+    pub achieved: Option<Achieved>,
+}
+
 /// Something noteworthy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Note {
@@ -109,6 +189,9 @@ pub struct Note {
 pub struct ProbeRecord {
     /// Its name.
     pub name: String,
+    /// The stage whose expectation it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
     /// Its kind, as in the file.
     pub kind: &'static str,
     /// What it asks, in words.
@@ -136,10 +219,11 @@ pub struct ProbeRecord {
 
 impl ProbeRecord {
     /// Nothing is answered yet.
-    pub fn new(probe: &Probe) -> Self {
+    pub fn new(probe: &Probe, stages: &[super::timetable::Stage]) -> Self {
         let (at_least, at_most) = probe.tolerance.bounds();
         Self {
             name: probe.name.clone(),
+            stage: probe.stage.and_then(|number| stages.get(number)).map(|stage| stage.name.clone()),
             kind: probe.ask.kind(),
             asks: probe.ask.to_string(),
             tolerated: probe.tolerance.to_string(),
@@ -204,8 +288,17 @@ pub struct FaultRecord {
     pub matched: u64,
     /// Of those, inflicted.
     pub injected: u64,
+    /// Of the matched, those whose turn it was and which only the draw has spared.
+    #[serde(skip)]
+    pub spared_by_draw: u64,
     /// What is known.
     pub finding: Finding,
+    /// The stage it acts in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Its shares over time, if they follow a schedule.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub course: Vec<DoseRecord>,
 }
 
 impl FaultRecord {
@@ -232,10 +325,35 @@ impl FaultRecord {
                 seen: sum.seen.events,
                 matched: sum.matched.events,
                 injected: sum.injected.events,
+                spared_by_draw: spared,
                 finding,
+                stage: None,
+                course: vec![],
             }
         };
         plan.rules.iter().zip(&summary.rules).map(record).collect()
+    }
+}
+
+impl FaultRecord {
+    /// Takes over what its schedule came to: asked for is then the mean of its shares over the events that they were drawn
+    /// for, and achieved what came of these.
+    pub fn follow(&mut self, stage: Option<String>, course: Vec<DoseRecord>) {
+        let acting = course.iter().filter(|dose| dose.share_percent > 0.0);
+        let (mut injected, mut drawn, mut asked) = (0, 0, 0.0);
+        for dose in acting {
+            injected += dose.injected;
+            drawn += dose.drawn;
+            asked += dose.share_percent * dose.drawn as f64;
+        }
+        if drawn > 0 {
+            self.asked_percent = asked / drawn as f64;
+        } else {
+            self.asked_percent = course.iter().map(|dose| dose.share_percent).fold(0.0, f64::max);
+        }
+        self.achieved = Achieved::of(injected, drawn);
+        self.stage = stage;
+        self.course = course;
     }
 }
 
@@ -281,9 +399,14 @@ impl Record {
             seed: plan.seed,
             environment: Environment::here(),
             plan: sentences.lines().map(str::to_owned).collect(),
+            schedule_seed: None,
             phases: vec![],
+            stages: experiment.script.stages.iter().map(StageRecord::new).collect(),
             events: vec![],
-            probes: experiment.probes.iter().map(ProbeRecord::new).collect(),
+            probes: {
+                let stages = &experiment.script.stages;
+                experiment.probes.iter().map(|probe| ProbeRecord::new(probe, stages)).collect()
+            },
             faults: vec![],
             abort: None,
             recovery: None,
@@ -294,6 +417,33 @@ impl Record {
     /// When faults acted.
     pub fn faults_interval(&self) -> Option<(f64, f64)> {
         self.phases.iter().find(|phase| phase.name == "faults").map(|phase| (phase.from_s, phase.to_s))
+    }
+
+    /// When faults acted, and how strongly: from 0 to 1, compared with the largest share of the experiment.
+    pub fn acting(&self) -> Vec<(f64, f64, f64)> {
+        let Some((from, to)) = self.faults_interval() else { return vec![] };
+        let doses = || self.faults.iter().flat_map(|fault| &fault.course);
+        if doses().next().is_none() {
+            return vec![(from, to, 1.0)];
+        }
+        let largest = doses().map(|dose| dose.share_percent).fold(f64::MIN_POSITIVE, f64::max);
+        let mut moments: Vec<f64> = doses().flat_map(|dose| [dose.from_s, dose.to_s]).collect();
+        moments.sort_by(f64::total_cmp);
+        moments.dedup();
+        let mut acting: Vec<(f64, f64, f64)> = vec![];
+        for pair in moments.windows(2) {
+            let (from, to) = (pair[0], pair[1]);
+            let share = doses()
+                .filter(|dose| dose.from_s <= from && to <= dose.to_s)
+                .map(|dose| dose.share_percent)
+                .fold(0.0, f64::max);
+            match acting.last_mut() {
+                _ if share <= 0.0 => {}
+                Some(last) if last.1 >= from && (last.2 - share / largest).abs() < 1e-9 => last.1 = to,
+                _ => acting.push((from, to, share / largest)),
+            }
+        }
+        acting
     }
 
     /// Cgroups that were hit and spared, of the run's account.

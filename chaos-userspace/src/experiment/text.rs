@@ -37,6 +37,10 @@ text!(
     Time, "string", r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$", ["60s", "500ms", "1m30s"]
 );
 text!(
+    /// A time with its unit, counted from a beginning; 0s is the beginning itself.
+    Offset, "string", r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$", ["0s", "60s"]
+);
+text!(
     /// A share with its unit.
     Share, "string", r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?%$", ["5%", "0.1%"]
 );

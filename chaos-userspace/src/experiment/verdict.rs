@@ -1,6 +1,6 @@
 //! What came of an experiment, in a code, a word and a sentence.
 
-use super::record::{ProbeRecord, Recovery};
+use super::record::{ProbeRecord, Recovery, StageOutcome, StageRecord};
 use crate::cli::exit;
 use serde::Serialize;
 
@@ -101,24 +101,8 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
 
 /// What did not hold under fault, and what did not return. `asked` says which probes had to answer under fault.
 pub fn deviations(probes: &[ProbeRecord], asked: &[bool], recovery: Option<Recovery>) -> Vec<String> {
-    let mut all = vec![];
-    for (probe, asked) in probes.iter().zip(asked) {
-        let tally = probe.tally;
-        if *asked && tally.answers == 0 {
-            all.push(format!("{} gave no answer while the faults acted", probe.name));
-        } else if tally.failed_percent() > probe.error_budget {
-            let first = probe.during.iter().find(|answer| !answer.holds);
-            let first = first.and_then(|answer| answer.problem.clone()).unwrap_or_default();
-            let budget = match probe.error_budget {
-                0.0 => String::new(),
-                percent => format!(", of which {percent}% are tolerated"),
-            };
-            all.push(format!(
-                "{} failed {} of {} times under fault{budget} (first: {first})",
-                probe.name, tally.failures, tally.answers
-            ));
-        }
-    }
+    let mut all: Vec<_> =
+        probes.iter().zip(asked).filter_map(|(probe, asked)| deviation(probe, *asked)).collect();
     if let Some(Recovery { limit_s, took_s: None }) = recovery {
         let late: Vec<_> = probes
             .iter()
@@ -128,6 +112,43 @@ pub fn deviations(probes: &[ProbeRecord], asked: &[bool], recovery: Option<Recov
         all.push(format!("the steady state did not return within {limit_s} s ({})", late.join(", ")));
     }
     all
+}
+
+/// What of a probe did not hold under fault.
+fn deviation(probe: &ProbeRecord, asked: bool) -> Option<String> {
+    let tally = probe.tally;
+    if asked && tally.answers == 0 {
+        let when = match &probe.stage {
+            Some(stage) => format!("in stage {stage}"),
+            None => "while the faults acted".to_owned(),
+        };
+        return Some(format!("{} gave no answer {when}", probe.name));
+    }
+    if tally.failed_percent() <= probe.error_budget {
+        return None;
+    }
+    let first = probe.during.iter().find(|answer| !answer.holds);
+    let first = first.and_then(|answer| answer.problem.clone()).unwrap_or_default();
+    let stage = probe.stage.as_ref().map(|stage| format!(" in stage {stage}")).unwrap_or_default();
+    let budget = match probe.error_budget {
+        0.0 => String::new(),
+        percent => format!(", of which {percent}% are tolerated"),
+    };
+    Some(format!(
+        "{} failed {} of {} times under fault{stage}{budget} (first: {first})",
+        probe.name, tally.failures, tally.answers
+    ))
+}
+
+/// What did not hold in each stage. What an interrupted stage has found out before stays with it, but it was cut.
+pub fn judge_stages(stages: &mut [StageRecord], probes: &[ProbeRecord], asked: &[bool]) {
+    for stage in stages {
+        let own = probes.iter().zip(asked).filter(|(probe, _)| probe.stage.as_ref() == Some(&stage.name));
+        stage.deviations = own.filter_map(|(probe, asked)| deviation(probe, *asked)).collect();
+        if stage.outcome == StageOutcome::Held && !stage.deviations.is_empty() {
+            stage.outcome = StageOutcome::Deviated;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,26 @@ pub enum Event<'a> {
         /// Seconds since its start.
         at_s: f64,
     },
+    /// A stage of an experiment begins.
+    Stage {
+        /// The run.
+        run: &'a str,
+        /// What it is called.
+        stage: &'a str,
+        /// Its number, from 0.
+        number: usize,
+        /// Seconds since the start of the experiment.
+        at_s: f64,
+    },
+    /// Faults of an experiment go on with other shares, as its schedule says.
+    Step {
+        /// The run.
+        run: &'a str,
+        /// Seconds since the start of the experiment.
+        at_s: f64,
+        /// Those that have changed.
+        faults: &'a [Step<'a>],
+    },
     /// A probe of an experiment has answered.
     Answer {
         /// The run.
@@ -73,6 +93,15 @@ pub enum Event<'a> {
         /// Why.
         message: &'a str,
     },
+}
+
+/// What a fault does from now on.
+#[derive(Debug, Serialize)]
+pub struct Step<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The share of the events whose turn it is, in percent; 0 at rest.
+    pub share_percent: f64,
 }
 
 /// Where events go.

@@ -21,6 +21,16 @@ impl Percent {
         Self(100.0 - self.0)
     }
 
+    /// The share that lies `part` of the way to another one: 0 is this one, 1 the other.
+    pub fn towards(self, other: Self, part: f64) -> Self {
+        let part = part.clamp(0.0, 1.0);
+        let value = self.0 * (1.0 - part) + other.0 * part;
+        // Sums of binary fractions are shown, and nobody draws a millionth of a percent on purpose.
+        let value = (value * 1e9).round() / 1e9;
+        // What cannot be drawn is nothing.
+        if value < PERCENT_MIN { Self::NONE } else { Self(value.min(100.0)) }
+    }
+
     /// The share in percent.
     pub fn percent(self) -> f64 {
         self.0

@@ -33,6 +33,8 @@ pub struct Probe {
     pub retries: u32,
     /// Share of its answers under fault, in percent, that may fail without the hypothesis being refuted.
     pub error_budget: f64,
+    /// The stage of the experiment in which it is asked under fault; all the time without one.
+    pub stage: Option<usize>,
 }
 
 impl Probe {

@@ -5,6 +5,7 @@ use crate::{
     experiment::{
         Experiment,
         record::{Note, Phase, Record},
+        timetable::Timetable,
         verdict::{self, Facts},
     },
     plan::Plan,
@@ -26,6 +27,8 @@ use tokio::task::JoinSet;
 pub struct Course<'a> {
     pub(super) experiment: &'a Experiment,
     pub(super) plan: &'a Plan,
+    /// When which fault acts; `None` if all of them do all the time.
+    pub(super) timetable: Option<Timetable>,
     pub(super) chosen: &'a Chosen,
     pub(super) verbose: u8,
     pub(super) probes: Vec<Arc<Probe>>,
@@ -57,6 +60,7 @@ impl<'a> Course<'a> {
         Ok(Self {
             experiment,
             plan,
+            timetable: None,
             chosen,
             verbose,
             probes: experiment.probes.iter().cloned().map(Arc::new).collect(),
@@ -112,9 +116,16 @@ impl<'a> Course<'a> {
             deviations: verdict::deviations(&record.probes, &asked, record.recovery),
             probes: self.probes.len(),
         };
+        verdict::judge_stages(&mut record.stages, &record.probes, &asked);
         record.verdict = verdict::judge(&facts);
         record.took_s = self.start.elapsed().as_secs_f64();
         record
+    }
+
+    /// It follows a timetable; `seed` is what random beginnings were drawn by.
+    pub fn follow(&mut self, timetable: Timetable, seed: Option<u64>) {
+        self.timetable = Some(timetable);
+        self.record.schedule_seed = seed;
     }
 
     /// Seconds since the start.
@@ -125,11 +136,13 @@ impl<'a> Course<'a> {
     /// Notes something, and says it to people.
     pub(super) fn note(&mut self, sink: &Sink, text: impl Into<String>) {
         let note = Note { at_s: self.now(), text: text.into() };
-        if !sink.is_stderr() {
-            // A terminal that has gone must not stop the rest.
-            let _ = writeln!(io::stderr(), "{:8.3} s  {}", note.at_s, note.text);
-        }
+        say(&note, sink);
         self.record.events.push(note);
+    }
+
+    /// Says something that is recorded elsewhere.
+    pub(super) fn say(&self, sink: &Sink, text: String) {
+        say(&Note { at_s: self.now(), text }, sink);
     }
 
     fn begin(&mut self, name: &'static str, sink: &mut Sink) {
@@ -181,5 +194,12 @@ impl<'a> Course<'a> {
                 },
             }
         }
+    }
+}
+
+fn say(note: &Note, sink: &Sink) {
+    if !sink.is_stderr() {
+        // A terminal that has gone must not stop the rest.
+        let _ = writeln!(io::stderr(), "{:8.3} s  {}", note.at_s, note.text);
     }
 }

@@ -7,6 +7,7 @@ use super::{
         session::{News, Session, Watch},
     },
     course::Course,
+    follow::{Follower, Moment},
 };
 use crate::{
     cli::exit,
@@ -25,7 +26,7 @@ use std::{
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, interval_at},
 };
 
 /// How often files and the count of faults are looked at, if the experiment is given up for them.
@@ -51,18 +52,27 @@ impl Course<'_> {
         let events = Events::default();
         let watch =
             Watch { with_bystander: self.experiment.with_bystander, events: &events, verbose: self.verbose };
-        let mut session = Session::open(self.plan, self.chosen, false, watch, sink)?;
+        let mut follower = self.timetable.as_ref().map(|timetable| Follower::new(self.plan, timetable));
+        let plan = follower.as_ref().map_or_else(|| self.plan.clone(), Follower::plan);
+        let mut session = Session::open(&plan, self.chosen, false, watch, sink)?;
         session.name("run");
         session.allowed = allowed;
+        if follower.is_some() {
+            session.will_follow();
+        }
         session.arm(None, sink)?;
+        let armed = session.armed_at().unwrap_or_else(Instant::now);
         let armed_at = self.now();
         if let Some(phase) = self.record.phases.last_mut() {
             phase.from_s = armed_at;
         }
         self.note(sink, "faults act");
         self.injected = Some(0);
+        if let Some(change) = follower.as_mut().map(|follower| follower.begin(armed)) {
+            self.tell_change(change, sink);
+        }
         let mut asking = JoinSet::new();
-        let mut answers = self.keep_asking(&mut asking);
+        let mut answers = self.keep_asking(&mut asking, armed);
         let watched = self.experiment.abort.iter().any(is_looked_at);
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,6 +83,17 @@ impl Course<'_> {
                     Ok(News::Over) => break Ok(End::Over),
                     Ok(News::Signal(arrived)) => break Ok(End::Interrupted(arrived.signal as i32)),
                     Err(failure) => break Err(failure),
+                },
+                moment = next_of(&mut follower) => match (moment, &mut follower) {
+                    (Moment::Due, Some(follower)) => match follower.turn(&mut session) {
+                        Ok(Some(change)) => self.tell_change(change, sink),
+                        Ok(None) => {}
+                        Err(failure) => break Err(failure),
+                    },
+                    (Moment::Settled, Some(follower)) => if let Err(failure) = follower.settle(&session) {
+                        break Err(failure);
+                    },
+                    (_, None) => {}
                 },
                 Some((place, answer)) = answers.recv() => {
                     let came = Instant::now();
@@ -100,7 +121,11 @@ impl Course<'_> {
         if let Ok(End::Given { .. }) = end {
             session.ending.aborted = true;
         }
+        if let Some(follower) = &follower {
+            session.account_for(follower.base());
+        }
         let summary = session.finish(sink).await?;
+        let is_over = matches!(end, Ok(End::Over)) && !halted;
         let last_known = counted.is_ok_and(|counted| counted == summary.injected());
         match end {
             Ok(End::Over) if halted => {
@@ -135,21 +160,33 @@ impl Course<'_> {
             self.left.clone_from(&summary.undone.problems);
         }
         self.record.faults = FaultRecord::all(self.plan, &summary);
+        if let Some(follower) = follower {
+            self.close_stages(follower.stage(), is_over, disarmed, sink);
+            self.close_courses(follower, armed, disarmed);
+        }
         self.record.summary = serde_json::to_value(&summary).ok();
         Ok(())
     }
 
-    /// Asks all that is to be asked under fault, again and again.
-    fn keep_asking(&self, asking: &mut JoinSet<()>) -> mpsc::Receiver<(usize, Answer)> {
+    /// Asks all that is to be asked under fault, again and again; what belongs to a stage in its time.
+    fn keep_asking(&self, asking: &mut JoinSet<()>, armed: Instant) -> mpsc::Receiver<(usize, Answer)> {
         let (sender, answers) = mpsc::channel(64);
+        let stages = self.experiment.script.intervals();
         for (place, probe) in self.probes.iter().enumerate().filter(|(_, probe)| probe.is_asked_during()) {
             let (probe, scene, start) = (Arc::clone(probe), Arc::clone(&self.scene), self.start);
             let sender = sender.clone();
+            let (from, to) = match probe.stage.and_then(|stage| stages.get(stage)) {
+                Some((from, to)) => (armed + *from, Some(armed + *to)),
+                None => (armed, None),
+            };
             asking.spawn(async move {
-                let mut tick = interval(probe.interval);
+                let mut tick = interval_at(from.max(Instant::now()).into(), probe.interval);
                 tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     tick.tick().await;
+                    if to.is_some_and(|to| Instant::now() >= to) {
+                        return;
+                    }
                     let answer = ask::ask(&probe, &scene, start).await;
                     if sender.send((place, answer)).await.is_err() {
                         return;
@@ -189,6 +226,14 @@ impl Course<'_> {
             Condition::File(path) => Some((condition.to_string(), appeared(path, now)?)),
             Condition::Consecutive { .. } | Condition::Failures { .. } | Condition::Budget { .. } => None,
         })
+    }
+}
+
+/// What the timetable has next; nothing without one.
+async fn next_of(follower: &mut Option<Follower>) -> Moment {
+    match follower {
+        Some(follower) => follower.next().await,
+        None => std::future::pending().await,
     }
 }
 

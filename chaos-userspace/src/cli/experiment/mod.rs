@@ -4,7 +4,9 @@ mod after;
 mod before;
 mod course;
 mod during;
+mod follow;
 mod reports;
+mod stages;
 
 use super::{Common, exit, failure::Failure, file, run, safety, target::Chosen};
 use crate::{
@@ -17,7 +19,11 @@ use crate::{
 use clap::Args;
 use course::Course;
 use reports::Reports;
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    hash::{BuildHasher as _, RandomState},
+    path::PathBuf,
+};
 
 /// Arguments of `kchaos run`.
 #[derive(Args, Debug)]
@@ -54,6 +60,14 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
     let record = runtime.block_on(async {
         let mut course = Course::new(&experiment, &plan, &chosen, record, common.verbose)?;
+        if !experiment.script.is_plain() {
+            let seed = experiment.spec.seed.unwrap_or_else(fresh_seed);
+            let length = experiment.spec.duration.unwrap_or_default();
+            course.follow(
+                experiment.script.timetable(length, seed),
+                experiment.script.draws().then_some(seed),
+            );
+        }
         course.run(allowed, sink).await;
         Ok::<_, Failure>(course.finish())
     })?;
@@ -66,6 +80,11 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
         false if code == exit::DONE => Ok(exit::INTERNAL),
         _ => Ok(code),
     }
+}
+
+/// A seed that nobody has chosen.
+fn fresh_seed() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// The plan with the names of the file.

@@ -1,6 +1,7 @@
 //! From what is written to what is meant, with the readers of the command line's values.
 
 mod network;
+mod schedule;
 mod steady;
 mod syscall;
 
@@ -11,7 +12,7 @@ use super::{
     text::Time,
 };
 use crate::spec::{
-    self, Fault, Problems, Spec,
+    Fault, Spec,
     safety::Net,
     select::Select,
     syscall::{Call, Calls},
@@ -33,7 +34,6 @@ pub fn experiment(document: Document, findings: &mut Findings) -> Option<Experim
             findings.add(path, "it is empty: say something");
         }
     }
-    let duration = time(spec.duration.as_ref(), &at("duration"), findings);
     let recovery = time(spec.recovery.as_ref(), &at("recovery"), findings).unwrap_or(RECOVERY_DEFAULT);
     let targets = targets(spec.targets.as_deref().unwrap_or_default(), &at("targets"), findings);
     let (select, select_seed) = match &spec.selection {
@@ -45,13 +45,13 @@ pub fn experiment(document: Document, findings: &mut Findings) -> Option<Experim
         None => (Select::All, None),
     };
     let (calls, nets) = allowed(&spec.allow, &at("allow"), findings);
-    let written = spec.faults.as_deref().unwrap_or_default();
-    let (faults, fault_names) = faults(written, &calls, &at("faults"), findings);
-    if spec.mechanism.is_some() && !written.iter().any(|fault| fault.syscall.is_some()) {
+    let schedule::Plot { faults, names: fault_names, script, probes, duration } =
+        schedule::plot(&spec, &calls, findings);
+    let has_calls = spec.all_faults().any(|fault| fault.syscall.is_some());
+    if spec.mechanism.is_some() && !has_calls {
         findings.add(&at("mechanism"), "it chooses how calls fail, and none is to: leave it out");
     }
-    let probes = steady::probes(&spec.steady_state, &at("steadyState"), findings);
-    let abort = steady::conditions(&spec.abort, &spec.steady_state, &at("abort"), findings);
+    let abort = steady::conditions(&spec.abort, &spec.all_probes(), &at("abort"), findings);
     Some(Experiment {
         name: metadata.name?,
         hypothesis: spec.hypothesis?.trim().to_owned(),
@@ -69,6 +69,7 @@ pub fn experiment(document: Document, findings: &mut Findings) -> Option<Experim
             mechanism: spec.mechanism,
         },
         fault_names,
+        script,
         with_bystander: spec.bystander.unwrap_or(true),
         probes,
         abort,
@@ -131,14 +132,16 @@ fn allowed(written: &[String], path: &str, findings: &mut Findings) -> (Vec<Call
     (calls, nets)
 }
 
+/// The faults, their names, which differ from those that are `given`, and the number of the element each comes from.
 fn faults(
     written: &[super::document_fault::Fault],
     allowed: &[Call],
     path: &str,
+    mut given: BTreeSet<String>,
     findings: &mut Findings,
-) -> (Vec<Fault>, Vec<String>) {
-    let (mut faults, mut names) = (vec![], vec![]);
-    let mut given = BTreeSet::new();
+) -> (Vec<Fault>, Vec<String>, Vec<usize>) {
+    let (mut faults, mut names, mut elements) = (vec![], vec![], vec![]);
+    let before = given.len();
     for (number, fault) in written.iter().enumerate() {
         let path = element(path, number);
         let fine_before = findings.is_fine();
@@ -171,18 +174,14 @@ fn faults(
             };
             // Two delays of one fault, or two faults without a name.
             let name =
-                if given.contains(&name) { format!("{name}#{}", faults.len() + place + 1) } else { name };
+                if given.contains(&name) { format!("{name}#{}", before + faults.len() + place + 1) } else { name };
             given.insert(name.clone());
             names.push(name);
+            elements.push(number);
         }
         faults.extend(read);
     }
-    if findings.is_fine() {
-        let mut problems = Problems::default();
-        spec::check_count(&faults, &mut problems);
-        problems.0.into_iter().for_each(|problem| findings.add(path, problem));
-    }
-    (faults, names)
+    (faults, names, elements)
 }
 
 /// What a call lacks to be made to fail.

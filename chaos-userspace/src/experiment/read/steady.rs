@@ -74,6 +74,7 @@ fn read_probe(written: &document::Probe, path: &str, findings: &mut Findings) ->
         timeout,
         retries: written.retries.unwrap_or(0),
         error_budget: budget.unwrap_or_default().percent(),
+        stage: None,
     };
     if budget.is_some() && !probe.is_asked_during() {
         findings
@@ -267,7 +268,7 @@ fn read_tolerance(
 /// Reads when to give up.
 pub fn conditions(
     written: &[document::Abort],
-    probes: &[document::Probe],
+    probes: &[&document::Probe],
     path: &str,
     findings: &mut Findings,
 ) -> Vec<Condition> {
@@ -294,10 +295,10 @@ pub fn conditions(
                 None => {
                     let hint = match super::super::structure::closest(name, known.iter()) {
                         Some(close) => format!("did you mean {close}?"),
-                        None if known.is_empty() => "spec.steadyState has none".to_owned(),
+                        None if known.is_empty() => "there is none".to_owned(),
                         None => format!("there are {}", known.join(", ")),
                     };
-                    findings.add(&at("probe"), format!("'{name}' is no probe of spec.steadyState: {hint}"));
+                    findings.add(&at("probe"), format!("'{name}' is no probe of steadyState: {hint}"));
                 }
                 Some(probe) => {
                     let mode = probe.mode.unwrap_or_default();

@@ -7,7 +7,14 @@ use crate::{
     plan::Plan,
 };
 use chaos_common::{counter::RuleCounters, latency::Held};
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// `MEMBARRIER_CMD_GLOBAL` (include/uapi/linux/membarrier.h).
 const MEMBARRIER_GLOBAL: libc::c_int = 1;
@@ -32,8 +39,16 @@ impl Engine {
     }
 
     /// Goes on with other rates, probabilities, errors and delays in the run in `slot`. Every event is judged either by
-    /// the old rules or by the new ones; what has been counted stays. After an error everything is as before.
+    /// the old rules or by the new ones; what has been counted stays. After an error everything is as before. Returns
+    /// when no program goes by the old rules any more.
     pub fn change(&mut self, slot: usize, plan: &Plan) -> Result<(), Error> {
+        self.exchange(slot, plan)?.wait();
+        Ok(())
+    }
+
+    /// As [`Engine::change`], but returns at once: programs that have begun before go by the old rules until the grace
+    /// period is over, which another thread may wait for.
+    pub fn exchange(&mut self, slot: usize, plan: &Plan) -> Result<Grace, Error> {
         let jobs: Vec<_> = self
             .hosted
             .iter()
@@ -46,20 +61,27 @@ impl Engine {
         if !object::serves(&self.image, &image) {
             return Err(Error::NotLive);
         }
+        // Programs may still read the bank that is to be written, if nobody has waited.
+        if let Some(grace) = self.grace.take() {
+            grace.wait();
+        }
         let bank = 1 - self.page.bank();
         self.maps.set_rules(bank, &image.rules)?;
-        if let Err(error) = self.change_lines(&image) {
+        if image.lines != self.image.lines
+            && let Err(error) = self.change_lines(&image)
+        {
             // What was there was accepted before.
             let _ = self.change_lines(&self.image.clone());
             return Err(error);
         }
         self.page.set_bank(bank);
-        wait_for_readers();
+        let grace = Grace::default();
+        self.grace = Some(grace.clone());
         self.image = image;
         if let Some(hosted) = self.hosted.get_mut(slot) {
             hosted.plan = plan.clone();
         }
-        Ok(())
+        Ok(grace)
     }
 
     fn change_lines(&mut self, image: &encode::Image) -> Result<(), Error> {
@@ -69,6 +91,20 @@ impl Engine {
             .iter()
             .try_for_each(|(rule, netem)| lines.change(*rule, netem))
             .map_err(io_error("changing a delay line"))
+    }
+}
+
+/// A time in which programs may still go by the rules that were in use.
+#[derive(Clone, Debug, Default)]
+pub struct Grace(Arc<AtomicBool>);
+
+impl Grace {
+    /// Waits until it is over: milliseconds, on a busy host more.
+    pub fn wait(&self) {
+        if !self.0.load(Ordering::Acquire) {
+            wait_for_readers();
+            self.0.store(true, Ordering::Release);
+        }
     }
 }
 

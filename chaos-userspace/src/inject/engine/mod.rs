@@ -30,6 +30,7 @@ use chaos_common::{
     control::{STATE_ARMED, STATE_IDLE},
     probability::Q32,
 };
+pub use change::Grace;
 pub use close::Closed;
 use devices::Place;
 use std::{
@@ -158,6 +159,8 @@ pub struct Engine {
     page: Arc<ControlPage>,
     maps: Maps,
     image: Image,
+    /// Of the last exchange of rules.
+    grace: Option<change::Grace>,
     hosted: Vec<Hosted>,
     journal: Journal,
     sleeper: Option<Sleeper>,
@@ -248,6 +251,7 @@ impl Engine {
             page,
             maps,
             image,
+            grace: None,
             hosted,
             journal,
             sleeper,

@@ -52,6 +52,8 @@ fn record() -> Record {
         seed: Some(42),
         environment: Environment { host: "h".into(), kernel: "6.12".into(), processors: 2 },
         plan: vec!["Target: x.".into()],
+        schedule_seed: None,
+        stages: vec![],
         phases: vec![
             Phase { name: "before", from_s: 0.0, to_s: 1.0 },
             Phase { name: "faults", from_s: 1.0, to_s: 9.0 },
@@ -60,6 +62,7 @@ fn record() -> Record {
         events: vec![Note { at_s: 1.0, text: "faults act <now>".into() }],
         probes: vec![ProbeRecord {
             name: "shop".into(),
+            stage: None,
             kind: "http",
             asks: "latency of GET http://x/".into(),
             tolerated: "at most 300 ms".into(),
@@ -86,7 +89,10 @@ fn record() -> Record {
             seen: 2000,
             matched: 1000,
             injected: 50,
+            spared_by_draw: 950,
             finding: Finding::Confirmed,
+            stage: None,
+            course: vec![],
         }],
         abort: Some(AbortRecord {
             condition: "shop failed".into(),
