@@ -227,6 +227,7 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
     let mut delays_us = vec![];
     let (mut received, mut duplicates, mut out_of_order, mut lost, mut expected) =
         (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut gaps, mut last_sent_ns) = (vec![], 0);
     let mut buffer = [0u8; 65_536];
     let mut last_arrival = Instant::now();
     loop {
@@ -258,16 +259,20 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
             out_of_order += 1;
         } else if sequence > expected {
             lost += sequence - expected;
+            if gaps.len() < GAPS_MAX {
+                gaps.push([last_sent_ns, sent_ns, sequence - expected]);
+            }
             counts.lost.store(lost, Relaxed);
             counts.last_lost_sent_ns.store(previous_ns, Release);
         }
         expected = expected.max(sequence + 1);
+        last_sent_ns = sent_ns;
         counts.last_received_sent_ns.store(sent_ns, Release);
         counts.received.store(received, Release);
         counts.highest.store(expected, Release);
     }
     Ok(json!({
-        "act": "udp-recv", "received": received, "duplicates": duplicates, "out_of_order": out_of_order,
+        "act": "udp-recv", "gaps": gaps, "received": received, "duplicates": duplicates, "out_of_order": out_of_order,
         "delays_us": percentiles(&mut delays_us), "missing": seen.missing(expected), "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
     }))
 }
@@ -319,6 +324,8 @@ fn drops_of(socket: &UdpSocket) -> Result<u32> {
 
 /// Numbers of missing datagrams that a report holds.
 const MISSING_MAX: usize = 4_000;
+/// Gaps that a report holds: when the last datagram before each was sent, when the first behind it, and how many are missing.
+const GAPS_MAX: usize = 200;
 
 /// The 0th to the 100th percentile, or nothing of nothing.
 fn percentiles(values: &mut [u64]) -> Vec<u64> {

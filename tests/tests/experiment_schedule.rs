@@ -1,0 +1,334 @@
+//! Schedules and stages of experiments: what a victim feels, by its own clock and count, is what the file says.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Acquire;
+
+use anyhow::{Context as _, Result, ensure};
+use integration_tests::binomial::check_share;
+use integration_tests::board::Role;
+use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::kchaos::{Finished, Kchaos, Running};
+use integration_tests::kernel_objects::KernelObjects;
+use integration_tests::netns::NetNs;
+use integration_tests::patience::wait_until;
+use integration_tests::spawn::{Place, Victim};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How far the victim's clock and the record may differ: both mean the same moment, but either's process may have to wait
+/// for its processor before it reads the clock.
+const MARGIN_S: f64 = 1.0;
+
+const LOSE_ALL: &str = "network: {loss: 100%, match: {protocol: udp}}";
+
+/// A talker in the target and one beside it, in one network namespace.
+struct Scene {
+    target: Cgroup,
+    beside: Cgroup,
+    _cgroup: TestCgroup,
+    netns: NetNs,
+    runner: Place,
+    files: TempDir,
+    objects: KernelObjects,
+    furniture: String,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let cgroup = TestCgroup::new()?;
+        let (target, beside) = (cgroup.child("target")?, cgroup.child("beside")?);
+        let netns = NetNs::new()?.with_clsact_where_needed()?;
+        let runner = cgroup.runner()?.in_netns(&netns);
+        let furniture = netns.furniture()?;
+        Ok(Self {
+            target,
+            beside,
+            _cgroup: cgroup,
+            netns,
+            runner,
+            files: tempfile::tempdir()?,
+            objects: KernelObjects::now()?,
+            furniture,
+        })
+    }
+
+    /// Starts both talkers: the target's and the other's.
+    fn talkers(&self) -> Result<(Victim, Victim)> {
+        let hit = Victim::talking_to_itself(&self.target, &self.netns, 7001)?;
+        let spared = Victim::talking_to_itself(&self.beside, &self.netns, 7002)?;
+        for talker in [&hit, &spared] {
+            wait_until("a first datagram", || talker.board.datagrams.received.load(Acquire) > 0)?;
+        }
+        Ok((hit, spared))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    /// A file with these fields of the spec, each line with its indentation.
+    fn file(&self, fields: &str) -> Result<PathBuf> {
+        let file = self.path("experiment.yaml");
+        let text = format!(
+            "apiVersion: kchaos.dev/v1alpha1\nkind: Experiment\nmetadata: {{name: test}}\nspec:\n  hypothesis: It holds.\n  \
+             targets: [{{cgroup: {}}}]\n{fields}",
+            self.target.path().display()
+        );
+        std::fs::write(&file, text)?;
+        Ok(file)
+    }
+
+    fn start(&self, fields: &str) -> Result<Running> {
+        let file = self.file(fields)?;
+        let reports: Vec<_> = ["r.json", "r.html", "r.md", "r.xml", "r.journal.json"]
+            .iter()
+            .map(|name| format!("--report {}", self.path(name).display()))
+            .collect();
+        Kchaos::new(&format!("run --json {} {}", file.display(), reports.join(" "))).at(&self.runner).start()
+    }
+
+    fn read(&self, name: &str) -> Result<String> {
+        std::fs::read_to_string(self.path(name)).with_context(|| name.to_owned())
+    }
+
+    fn record(&self, outcome: &str) -> Result<Value> {
+        let record: Value = serde_json::from_str(&self.read("r.json")?)?;
+        ensure!(record["verdict"]["outcome"] == outcome, "{}", record["verdict"]);
+        Ok(record)
+    }
+
+    fn check_clean(&self) -> Result<()> {
+        KernelObjects::now()?.since(&self.objects).wait_gone()?;
+        let furniture = self.netns.furniture()?;
+        ensure!(furniture == self.furniture, "left behind: {furniture} instead of {}", self.furniture);
+        Ok(())
+    }
+}
+
+/// Stops a talker that must have felt nothing.
+fn check_spared(mut talker: Victim) -> Result<()> {
+    let result = talker.stop(Role::Second)?;
+    ensure!(talker.board.datagrams.lost.load(Acquire) == 0, "the bystander lost datagrams: {result}");
+    Ok(())
+}
+
+fn number(value: &Value, name: &str) -> Result<f64> {
+    value[name].as_f64().with_context(|| format!("no {name} in {value}"))
+}
+
+fn count(value: &Value, name: &str) -> Result<u64> {
+    value[name].as_u64().with_context(|| format!("no {name} in {value}"))
+}
+
+fn course(record: &Value) -> Result<Vec<Value>> {
+    record["faults"][0]["course"].as_array().cloned().context("no course")
+}
+
+/// Gaps in what the talker received: from, to, datagrams; in seconds of its clock.
+fn gaps(result: &Value) -> Result<Vec<(f64, f64, u64)>> {
+    let gaps = result["gaps"].as_array().context("no gaps")?;
+    let read = |gap: &Value| {
+        let seconds = |place: usize| Some(gap[place].as_u64()? as f64 / 1e9);
+        Some((seconds(0)?, seconds(1)?, gap[2].as_u64()?))
+    };
+    gaps.iter().map(read).collect::<Option<_>>().context("odd gaps")
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_pulse_is_felt_in_its_on_phases_only() -> Result<()> {
+    let scene = Scene::new()?;
+    let (mut hit, spared) = scene.talkers()?;
+    let finished = scene
+        .start(&format!(
+            "  duration: 12s\n  faults:\n    - {LOSE_ALL}\n  schedule:\n    start: {{after: 2s}}\n    pulse: {{on: 2s, off: \
+             2s}}\n    repeat: 2\n"
+        ))?
+        .finish()?;
+    finished.expect_status(0)?;
+    // What comes behind the last gap ends it.
+    let received = hit.board.datagrams.received.load(Acquire);
+    wait_until("datagrams behind the run", || hit.board.datagrams.received.load(Acquire) > received + 100)?;
+    let felt = gaps(&hit.stop(Role::Second)?)?;
+    let record = scene.record("held")?;
+    let course = course(&record)?;
+    let shares: Vec<_> = course.iter().map(|dose| number(dose, "share_percent")).collect::<Result<_>>()?;
+    ensure!(shares == [0.0, 100.0, 0.0, 100.0, 0.0], "{shares:?}");
+    for dose in &course {
+        let (injected, drawn) = (count(dose, "injected")?, count(dose, "drawn")?);
+        let wanted = if number(dose, "share_percent")? > 0.0 { drawn } else { 0 };
+        ensure!(injected == wanted && drawn > 0, "{dose}");
+    }
+    // All is lost while it acts and nothing while it rests: any datagram that got through, or was lost at rest, would be
+    // one gap more.
+    ensure!(felt.len() == 2, "{felt:?}");
+    let acting: Vec<_> = course.iter().skip(1).step_by(2).collect();
+    let (first, begun) = (number(acting[0], "from_s")?, felt[0].0);
+    for (dose, (from, to, lost)) in acting.iter().zip(&felt) {
+        let (wanted_from, wanted_to) = (number(dose, "from_s")? - first, number(dose, "to_s")? - first);
+        let (from, to) = (from - begun, to - begun);
+        ensure!(
+            (from - wanted_from).abs() < MARGIN_S && (to - wanted_to).abs() < MARGIN_S,
+            "felt from {from} to {to} s, recorded from {wanted_from} to {wanted_to} s"
+        );
+        ensure!(*lost > 0, "{felt:?}");
+        ensure!(wanted_to - wanted_from > 1.0, "{dose}");
+    }
+    let lost: u64 = felt.iter().map(|gap| gap.2).sum();
+    ensure!(record["faults"][0]["injected"] == lost, "{lost} lost, but {}", record["faults"][0]);
+    check_spared(spared)?;
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_ramp_has_its_shares() -> Result<()> {
+    let scene = Scene::new()?;
+    let (mut hit, spared) = scene.talkers()?;
+    let fields = "  duration: 10s\n  seed: 7\n  faults:\n    - name: lossy\n      network: {loss: 100%, match: {protocol: udp}}\n      \
+                  schedule: {ramp: {from: 0%, to: 40%, over: 8s, steps: 5}}\n";
+    let plan = Kchaos::new(&format!("plan {}", scene.file(fields)?.display())).at(&scene.runner).run()?;
+    plan.expect_status(0)?;
+    for told in ["goes from 0% to 40% in 5 steps over 8s", "lossy at 10%", "6.400 s  lossy at 40%"] {
+        ensure!(plan.text().contains(told), "{told} is not in {}", plan.text());
+    }
+    let finished = scene.start(fields)?.finish()?;
+    finished.expect_status(0)?;
+    let shares: Vec<f64> = steps(&finished).iter().map(|(_, share)| *share).collect();
+    ensure!(shares == [0.0, 10.0, 20.0, 30.0, 40.0], "{shares:?}");
+    let result = hit.stop(Role::Second)?;
+    ensure!(result["overflows"] == 0, "{result}");
+    let record = scene.record("held")?;
+    let course = course(&record)?;
+    ensure!(course.len() == 5, "{course:?}");
+    for dose in &course {
+        let (injected, drawn) = (count(dose, "injected")?, count(dose, "drawn")?);
+        check_share("a step of the ramp", injected, drawn, number(dose, "share_percent")? / 100.0)?;
+    }
+    ensure!(count(&course[0], "injected")? == 0, "{}", course[0]);
+    let lost = hit.board.datagrams.lost.load(Acquire);
+    let injected = count(&record["faults"][0], "injected")?;
+    // The last losses may be behind all that was received.
+    ensure!(lost <= injected && lost > 0, "{lost} lost, {injected} injected");
+    ensure!(result["missing"].as_array().is_some_and(|missing| !missing.is_empty()), "{result}");
+    for form in ["r.html", "r.md"] {
+        ensure!(scene.read(form)?.contains("lossy"), "{form}");
+    }
+    check_spared(spared)?;
+    scene.check_clean()
+}
+
+/// Names and shares of all steps that were told.
+fn steps(finished: &Finished) -> Vec<(String, f64)> {
+    let faults = |event: &Value| event["faults"].as_array().cloned().unwrap_or_default();
+    let all = finished.events("step").iter().flat_map(faults).collect::<Vec<_>>();
+    let read = |fault: &Value| Some((fault["name"].as_str()?.to_owned(), fault["share_percent"].as_f64()?));
+    all.iter().filter_map(read).collect()
+}
+
+/// Two stages: the first lets everything through, the second nothing.
+fn stages(server: u16, second: &str) -> String {
+    let probe = |name: &str| {
+        format!(
+            "      steadyState:\n        - name: {name}\n          http: {{url: \"http://127.0.0.1:{server}/\"}}\n          \
+             interval: 100ms\n          timeout: 1s\n"
+        )
+    };
+    format!(
+        "  recovery: 60s\n  stages:\n    - name: calm\n      duration: 3s\n      faults:\n        - name: few-datagrams\n          \
+         network: {{loss: 50%, match: {{protocol: udp}}}}\n{}    - name: storm\n      duration: {second}\n      faults:\n        - \
+         name: mute\n          network: {{loss: 100%, match: {{protocol: tcp, localPorts: [{server}]}}}}\n{}",
+        probe("answers-in-calm").replace("timeout: 1s", "timeout: 60s"),
+        probe("answers-in-storm")
+    )
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_stage_has_its_own_faults_and_its_own_verdict() -> Result<()> {
+    let scene = Scene::new()?;
+    let (mut hit, spared) = scene.talkers()?;
+    let place = Place::default().in_cgroup(&scene.target).in_netns(&scene.netns);
+    let mut server = Victim::start(&place, "web --listen 127.0.0.1:8080")?;
+    server.ready()?;
+    let finished = scene.start(&stages(8080, "6s"))?.finish()?;
+    finished.expect_status(4)?;
+    let names: Vec<_> = finished.events("stage").iter().map(|event| event["stage"].clone()).collect();
+    ensure!(names == ["calm", "storm"], "{names:?}");
+    let record = scene.record("deviated")?;
+    let stages = record["stages"].as_array().context("no stages")?;
+    let outcomes: Vec<_> = stages.iter().map(|stage| &stage["outcome"]).collect();
+    ensure!(outcomes == ["held", "deviated"], "{stages:?}");
+    let told = stages[1]["deviations"][0].as_str().unwrap_or_default();
+    ensure!(told.contains("answers-in-storm") && told.contains("in stage storm"), "{told}");
+    ensure!(record["verdict"]["deviations"].as_array().is_some_and(|all| all.len() == 1), "{record}");
+    // Each fault acts in its own stage and rests in the other one.
+    for (place, (stage, course)) in [("calm", [50.0, 0.0]), ("storm", [0.0, 100.0])].iter().enumerate() {
+        let fault = &record["faults"][place];
+        ensure!(fault["stage"] == *stage && fault["finding"] == "confirmed", "{fault}");
+        for (dose, share) in fault["course"].as_array().context("no course")?.iter().zip(course) {
+            ensure!(number(dose, "share_percent")? == *share, "{fault}");
+            check_share(stage, count(dose, "injected")?, count(dose, "drawn")?.max(1), share / 100.0)?;
+        }
+    }
+    // Its probes are asked in its time only, but for those that were asked before it ended.
+    let began = number(&stages[1], "from_s")?;
+    for answer in record["probes"][1]["during"].as_array().context("no answers")? {
+        ensure!(number(answer, "at_s")? >= began - 0.5, "{answer} before {began}");
+    }
+    for (form, words) in [("r.html", "storm"), ("r.md", "storm"), ("r.xml", "stage: storm"), ("r.journal.json", "storm")] {
+        ensure!(scene.read(form)?.contains(words), "{form} does not say {words}");
+    }
+    hit.stop(Role::Second)?;
+    check_spared(spared)?;
+    drop(server);
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn an_end_in_the_middle_leaves_nothing_and_says_what_was_cut() -> Result<()> {
+    let scene = Scene::new()?;
+    let (mut hit, spared) = scene.talkers()?;
+    let place = Place::default().in_cgroup(&scene.target).in_netns(&scene.netns);
+    let mut server = Victim::start(&place, "web --listen 127.0.0.1:8080")?;
+    server.ready()?;
+    let pulse = format!("  duration: 600s\n  faults:\n    - {LOSE_ALL}\n  schedule: {{pulse: {{on: 300ms, off: 300ms}}}}\n");
+    for (signal, status) in
+        [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGKILL, 137)]
+    {
+        let mut running = scene.start(&pulse)?;
+        running.event("step", |event| event["faults"][0]["share_percent"] == 0.0)?;
+        if signal == Signal::SIGINT {
+            // Whoever follows a schedule is not changed by hand.
+            let id = running.event("step", |_| true)?["run"].as_str().unwrap_or_default().to_owned();
+            let set = Kchaos::new(&format!("set {id} --loss 5% --protocol udp")).at(&scene.runner).run()?;
+            set.expect_status(2)?;
+            ensure!(set.text().contains("schedule"), "{}", set.text());
+        }
+        running.signal(signal)?;
+        running.finish()?.expect_status(status)?;
+        if signal != Signal::SIGKILL {
+            let record = scene.record("interrupted")?;
+            ensure!(record["summary"]["undone"]["programs"] == 0, "{}", record["summary"]);
+            ensure!(!course(&record)?.is_empty(), "{}", record["faults"]);
+        }
+        let received = hit.board.datagrams.received.load(Acquire);
+        wait_until("datagrams", || hit.board.datagrams.received.load(Acquire) > received + 100)?;
+        KernelObjects::now()?.since(&scene.objects).wait_gone()?;
+    }
+    let mut running = scene.start(&stages(8080, "600s").replace("duration: 3s", "duration: 600s"))?;
+    running.event("stage", |event| event["stage"] == "calm")?;
+    running.signal(Signal::SIGINT)?;
+    running.finish()?.expect_status(130)?;
+    let record = scene.record("interrupted")?;
+    let outcomes: Vec<_> =
+        record["stages"].as_array().into_iter().flatten().map(|stage| &stage["outcome"]).collect();
+    ensure!(outcomes == ["cut", "not_reached"], "{}", record["stages"]);
+    ensure!(scene.read("r.html")?.contains("cut: stage calm"), "the page does not say what was cut");
+    hit.stop(Role::Second)?;
+    check_spared(spared)?;
+    drop(server);
+    scene.check_clean()
+}
