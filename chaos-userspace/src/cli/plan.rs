@@ -112,7 +112,8 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
 /// The changes that are known beforehand: when, which fault, and its share in percent.
 fn timetable(experiment: &Experiment) -> Option<serde_json::Value> {
     let turn = |turn: &Turn| {
-        let own = experiment.spec.faults.get(turn.fault).map_or(0.0, |fault| fault.when().probability.percent());
+        let own =
+            experiment.spec.faults.get(turn.fault).map_or(0.0, |fault| fault.when().probability.percent());
         let share = match turn.dose {
             Dose::Rest => 0.0,
             Dose::Own => own,

@@ -13,7 +13,7 @@ fn examples() -> Vec<(String, String)> {
         .map(|path| (path.display().to_string(), std::fs::read_to_string(&path).unwrap()))
         .collect();
     all.sort();
-    assert!(all.len() >= 12, "{all:?}");
+    assert!(all.len() >= 14, "{all:?}");
     all
 }
 
@@ -272,7 +272,7 @@ proptest! {
     /// Whatever is cut out of an example or put into it, there is an experiment or a problem with a place, and the types
     /// take what the structure lets through.
     #[test]
-    fn any_change_of_an_example_is_read_or_refused(which in 0usize..12, at in 0usize..900, cut in 0usize..30, put in "[a-z{}:,\\-\\[\\] 0-9%\n]{0,6}") {
+    fn any_change_of_an_example_is_read_or_refused(which in 0usize..14, at in 0usize..900, cut in 0usize..30, put in "[a-z{}:,\\-\\[\\] 0-9%\n]{0,6}") {
         let (_, text) = &examples()[which];
         let begin = at.min(text.len());
         let end = (begin + cut).min(text.len());
@@ -285,4 +285,162 @@ proptest! {
             }
         }
     }
+}
+
+/// Mistakes in schedules, each with its line, column and a word of its message.
+const WRONG_SCHEDULES: &str = r#"apiVersion: kchaos.dev/v1alpha1
+kind: Experiment
+metadata: {name: x}
+spec:
+  hypothesis: h
+  duration: 60s
+  targets: [{cgroup: /x}]
+  faults:
+    - network: {loss: 5%}
+      schedule: {ramp: {from: 1%, to: 120%, over: 10s}}
+    - network: {loss: 5%}
+      schedule: {ramp: {from: 1%, to: 2%, over: 100ms, steps: 50}}
+    - network: {loss: 5%}
+      schedule: {ramp: {from: 5%, to: 5%, over: 10s}}
+    - network: {loss: 5%}
+      schedule: {pulse: {on: 5ms, off: 0s}}
+    - network: {loss: 5%}
+      schedule: {windows: [{from: 5s, to: 9s}, {from: 8s, to: 10s}, {from: 10s, to: 12s}, {from: 20s, to: 15s}]}
+    - network: {loss: 5%}
+      schedule: {pulse: {on: 5s, off: 5s}, ramp: {from: 1%, to: 2%, over: 1s}}
+    - network: {loss: 5%}
+      schedule: {repeat: 3, start: {after: 1s}}
+    - network: {loss: 5%}
+      schedule: {}
+    - network: {loss: 5%}
+      schedule: {steps: [{share: 5%}, {share: 7%, for: 1s}]}
+    - network: {loss: 5%}
+      schedule: {steps: [{share: 5%, for: 50s}, {share: 7%, for: 11s}]}
+    - network: {loss: 5%}
+      schedule: {start: {after: 30s, within: 30s}}
+    - network: {loss: {model: gemodel, p: 1%}}
+      schedule: {ramp: {from: 1%, to: 2%, over: 1s}}
+    - network: {loss: 5%}
+      schedule: {pulse: {on: 1s, of: 1s}}
+    - network: {loss: 5%}
+      schedule: {ramp: {from: 1%, to: 2%, over: 1s, steps: 1001}}
+  schedule: {pulse: {on: 5s, off: 5s}, repeat: 0}
+"#;
+
+const WRONG_SCHEDULES_FOUND: &[(usize, usize, &str)] = &[
+    (10, 39, "above the limit of 100%"),
+    (12, 63, "at most 10"),
+    (14, 39, "begins and ends at 5%"),
+    (16, 30, "below the limit of 10ms"),
+    (16, 40, "no time at all"),
+    (18, 55, "without overlap"),
+    (18, 76, "make them one"),
+    (18, 91, "from 20s to 15s"),
+    (20, 17, "ramp and pulse are given"),
+    (22, 26, "nothing is there to be repeated"),
+    (24, 17, "nothing is said about when"),
+    (26, 26, "only the last step"),
+    (28, 17, "61s, longer than the duration of 60s"),
+    (30, 17, "it may begin only at 60s"),
+    (31, 23, "use pulse or windows"),
+    (34, 34, "did you mean off?"),
+    (36, 60, "from 2 to 1000"),
+    (37, 13, "leave it out"),
+    (37, 48, "from 1 to 10000"),
+];
+
+fn check_found(text: &str, wanted: &[(usize, usize, &str)]) {
+    let found = problems(text);
+    let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
+    for (line, column, words) in wanted {
+        let at = yaml::Mark { line: *line, column: *column };
+        let there: Vec<_> = found.iter().filter(|problem| problem.at == at).collect();
+        assert_eq!(there.len(), 1, "{line}:{column} {words}:\n{}", shown.join("\n"));
+        assert!(there[0].text.contains(words), "{line}:{column} {words}: {}", there[0]);
+    }
+    assert_eq!(found.len(), wanted.len(), "{}", shown.join("\n"));
+}
+
+#[test]
+fn mistakes_of_schedules_are_told_all_at_once() {
+    check_found(WRONG_SCHEDULES, WRONG_SCHEDULES_FOUND);
+}
+
+const HEAD: &str = "apiVersion: kchaos.dev/v1alpha1\nkind: Experiment\nmetadata: {name: x}\nspec:\n  hypothesis: h\n  targets: \
+                    [{cgroup: /x}]\n";
+
+#[test]
+fn mistakes_of_stages_are_told_all_at_once() {
+    let text = format!(
+        "{HEAD}  duration: 5s\n  faults: [{{network: {{loss: 5%}}}}]\n  stages:\n    - {{name: a, duration: 5s, faults: \
+         [{{network: {{loss: 5%}}}}], schedule: {{pulse: {{on: 6s, off: 1s}}, repeat: 1}}}}\n    - {{name: a, faults: []}}\n    - \
+         name: b\n      duration: 1s\n      faults: [{{network: {{loss: 5%}}}}]\n      steadyState:\n        - {{name: p, tcp: \
+         {{address: \"h:1\"}}, mode: edge}}\n        - {{name: q, tcp: {{address: \"h:1\"}}}}\n        - {{name: q, tcp: \
+         {{address: \"h:1\"}}}}\n  abort: [{{probe: q, consecutive: 1}}]\n"
+    );
+    check_found(
+        &text,
+        &[
+            (7, 13, "its own duration"),
+            (8, 11, "its own faults"),
+            (10, 74, "6s, longer than the duration of 5s"),
+            (11, 7, "'duration' is missing"),
+            (11, 14, "another stage"),
+            (11, 25, "the list is empty"),
+            (16, 50, "not asked in its stage"),
+            (18, 18, "another probe"),
+        ],
+    );
+    assert!(!validates(&text));
+}
+
+#[test]
+fn without_stages_there_are_faults_and_a_duration() {
+    let found = problems(HEAD);
+    let texts: Vec<_> = found.iter().map(|problem| problem.text.as_str()).collect();
+    assert!(
+        texts.len() == 2
+            && texts[0].contains("'duration' is missing")
+            && texts[1].contains("'faults' is missing"),
+        "{texts:?}"
+    );
+    assert!(!validates(HEAD));
+    let stages =
+        format!("{HEAD}  stages: [{{name: a, duration: 5s, faults: [{{network: {{loss: 5%}}}}]}}]\n");
+    assert!(validates(&stages));
+    let experiment = read("f", &stages).unwrap();
+    assert_eq!(experiment.spec.duration, Some(std::time::Duration::from_secs(5)));
+    assert!(!validates(&stages.replace("hypothesis: h", "hypothesis: h\n  duration: 5s")));
+}
+
+#[test]
+fn changes_have_a_limit() {
+    let text = with("    - network: {loss: 5%}\n      schedule: {pulse: {on: 10ms, off: 10ms}}")
+        .replace("10s", "10h");
+    let found = problems(&text);
+    assert!(found.len() == 1 && found[0].text.contains("above the limit of 10000"), "{found:?}");
+}
+
+#[test]
+fn a_schedule_is_told_with_its_moments() {
+    let text = with(
+        "    - name: a\n      network: {loss: 5%}\n    - name: b\n      network: {loss: {model: gemodel, p: 1%}}\n      schedule: \
+         {windows: [{from: 0s, to: 1s}, {from: 3s, to: 4s}]}\n  schedule: {steps: [{share: 50%, for: 2s}, {share: 0%, for: 1s}], \
+         repeat: 2}",
+    );
+    let told = read("f", &text).unwrap().explain();
+    for words in [
+        "a acts on 50% for 2s, 0% for 1s, 2 times, and rests.",
+        "b acts from 0ns to 1s, from 3s to 4s, and rests otherwise.",
+        "0.000 s  a at 50%, b acts",
+        "1.000 s  b rests",
+        "3.000 s  a at 50%, b acts",
+        "5.000 s  a rests",
+    ] {
+        assert!(told.contains(words), "{words} is not in\n{told}");
+    }
+    let drawn = with("    - {network: {loss: 5%}, schedule: {start: {within: 5s}}}");
+    assert!(read("f", &drawn).unwrap().explain().contains("add seed: 42"));
+    let seeded = drawn.replace("duration: 10s", "duration: 10s\n  seed: 4");
+    assert!(read("f", &seeded).unwrap().timetable().is_some());
 }

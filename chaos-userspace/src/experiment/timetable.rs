@@ -187,11 +187,8 @@ mod tests {
     #[test]
     fn steps_and_windows_follow_their_start() {
         use Dose::{Own, Rest, Share};
-        let steps = Shape::Steps(vec![
-            (percent(5), Some(SECOND)),
-            (Percent::NONE, Some(SECOND)),
-            (percent(9), None),
-        ]);
+        let steps =
+            Shape::Steps(vec![(percent(5), Some(SECOND)), (Percent::NONE, Some(SECOND)), (percent(9), None)]);
         let late = Schedule { after: 4 * SECOND, ..schedule(steps, Some(1)) };
         let wanted = [(0.0, Rest), (4.0, Share(percent(5))), (5.0, Rest), (6.0, Share(percent(9)))];
         assert_eq!(moments(&script(late).timetable(20 * SECOND, 0), 0), wanted);

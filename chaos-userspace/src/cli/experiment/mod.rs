@@ -63,10 +63,8 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
         if !experiment.script.is_plain() {
             let seed = experiment.spec.seed.unwrap_or_else(fresh_seed);
             let length = experiment.spec.duration.unwrap_or_default();
-            course.follow(
-                experiment.script.timetable(length, seed),
-                experiment.script.draws().then_some(seed),
-            );
+            course
+                .follow(experiment.script.timetable(length, seed), experiment.script.draws().then_some(seed));
         }
         course.run(allowed, sink).await;
         Ok::<_, Failure>(course.finish())

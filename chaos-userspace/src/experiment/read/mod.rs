@@ -173,8 +173,11 @@ fn faults(
                 None => own.to_owned(),
             };
             // Two delays of one fault, or two faults without a name.
-            let name =
-                if given.contains(&name) { format!("{name}#{}", before + faults.len() + place + 1) } else { name };
+            let name = if given.contains(&name) {
+                format!("{name}#{}", before + faults.len() + place + 1)
+            } else {
+                name
+            };
             given.insert(name.clone());
             names.push(name);
             elements.push(number);

@@ -49,7 +49,8 @@ struct Part<'a> {
 /// Reads faults, schedules, stages and probes.
 pub fn plot(spec: &Spec, calls: &[Call], findings: &mut Findings) -> Plot {
     let at = |name: &str| field("spec", name);
-    let mut plot = Plot { duration: time(spec.duration.as_ref(), &at("duration"), findings), ..Plot::default() };
+    let mut plot =
+        Plot { duration: time(spec.duration.as_ref(), &at("duration"), findings), ..Plot::default() };
     plot.probes = steady::probes(&spec.steady_state, &at("steadyState"), findings);
     let Some(stages) = &spec.stages else {
         for (name, given, what) in [
@@ -61,8 +62,13 @@ pub fn plot(spec: &Spec, calls: &[Call], findings: &mut Findings) -> Plot {
             }
         }
         let written = spec.faults.as_deref().unwrap_or_default();
-        let part =
-            Part { stage: None, written, schedule: spec.schedule.as_ref(), lasts: plot.duration, path: "spec".into() };
+        let part = Part {
+            stage: None,
+            written,
+            schedule: spec.schedule.as_ref(),
+            lasts: plot.duration,
+            path: "spec".into(),
+        };
         read_part(&part, calls, &mut plot, findings);
         check(&plot, "spec.faults", findings);
         return plot;
@@ -73,7 +79,10 @@ pub fn plot(spec: &Spec, calls: &[Call], findings: &mut Findings) -> Plot {
         ("schedule", spec.schedule.is_some()),
     ] {
         if given {
-            findings.add(&at(name), format!("each stage has its own {name}: write it there, and leave it out here"));
+            findings.add(
+                &at(name),
+                format!("each stage has its own {name}: write it there, and leave it out here"),
+            );
         }
     }
     read_stages(stages, calls, &mut plot, findings);
@@ -131,7 +140,8 @@ fn read_stages(stages: &[document::Stage], calls: &[Call], plot: &mut Plot, find
 fn read_part(part: &Part<'_>, calls: &[Call], plot: &mut Plot, findings: &mut Findings) {
     let path = field(&part.path, "faults");
     // All faults without a schedule of their own share this one, and begin together.
-    let shared = part.schedule.map(|written| read(written, part.lasts, &field(&part.path, "schedule"), findings));
+    let shared =
+        part.schedule.map(|written| read(written, part.lasts, &field(&part.path, "schedule"), findings));
     let mut shared_at = None;
     let given: BTreeSet<_> = plot.names.iter().cloned().collect();
     let (faults, names, elements) = super::faults(part.written, calls, &path, given, findings);
@@ -157,10 +167,11 @@ fn read_part(part: &Part<'_>, calls: &[Call], plot: &mut Plot, findings: &mut Fi
             let has_model = fault.network.as_ref().is_some_and(|network| {
                 matches!(&network.loss, Some(super::super::document_fault::Loss::More(more)) if more.model.is_some())
             });
-            let shares =
-                plot.script.schedules.get(number).is_some_and(|schedule| {
-                    matches!(schedule.shape, Shape::Ramp { .. } | Shape::Steps(_))
-                });
+            let shares = plot
+                .script
+                .schedules
+                .get(number)
+                .is_some_and(|schedule| matches!(schedule.shape, Shape::Ramp { .. } | Shape::Steps(_)));
             if has_model && shares {
                 findings.add(
                     &field(&path, "network.loss"),
@@ -170,7 +181,11 @@ fn read_part(part: &Part<'_>, calls: &[Call], plot: &mut Plot, findings: &mut Fi
         }
         own.push(schedule);
     }
-    if part.schedule.is_some() && shared_at.is_none() && !part.written.is_empty() && shared.flatten().is_some() {
+    if part.schedule.is_some()
+        && shared_at.is_none()
+        && !part.written.is_empty()
+        && shared.flatten().is_some()
+    {
         findings.add(&field(&part.path, "schedule"), "all faults have a schedule of their own: leave it out");
     }
     for number in elements {
@@ -228,11 +243,20 @@ fn read(
     .filter_map(|(name, given)| given.then_some(name))
     .collect();
     if shapes.len() > 1 {
-        findings.add(path, format!("{} are given: a schedule has one of ramp, steps, pulse and windows", shapes.join(" and ")));
+        findings.add(
+            path,
+            format!(
+                "{} are given: a schedule has one of ramp, steps, pulse and windows",
+                shapes.join(" and ")
+            ),
+        );
     } else if shapes.is_empty() && start.is_none() {
         findings.lacks(path, "nothing is said about when: write start, ramp, steps, pulse or windows");
     } else if shapes.is_empty() && written.repeat.is_some() {
-        findings.add(&at("repeat"), "nothing is there to be repeated: add pulse: {on: 5s, off: 10s}, for example");
+        findings.add(
+            &at("repeat"),
+            "nothing is there to be repeated: add pulse: {on: 5s, off: 10s}, for example",
+        );
     }
     let shape = read_shape(written, path, findings);
     if findings.count() > fine_before || shapes.len() > 1 {
@@ -245,17 +269,21 @@ fn read(
     let schedule = Schedule { after, within, shape: shape.unwrap_or(Shape::Steady), times };
     if let Some(lasts) = lasts {
         let needs = schedule.needs();
-        // What has no end of its own has to have begun.
-        let is_too_long = needs.is_none_or(|needs| needs > lasts)
-            || (after.saturating_add(within) >= lasts && schedule.period().is_empty());
-        if is_too_long {
-            let needs = needs.map_or_else(|| "more than can be said".to_owned(), |needs| format!("{needs:?}"));
-            findings.add(
-                path,
-                format!("it needs {needs}, longer than the duration of {lasts:?}: shorten it, or lengthen the duration"),
-            );
-            return None;
-        }
+        let latest = after.saturating_add(within);
+        let problem = match needs {
+            _ if latest >= lasts => {
+                format!(
+                    "it may begin only at {latest:?}, when the duration of {lasts:?} is over: let it begin earlier"
+                )
+            }
+            Some(needs) if needs <= lasts => return Some(schedule),
+            Some(needs) => format!(
+                "it needs {needs:?}, longer than the duration of {lasts:?}: shorten it, or lengthen the duration"
+            ),
+            None => "it is repeated more often than there is time for: repeat it less often".to_owned(),
+        };
+        findings.add(path, problem);
+        return None;
     }
     Some(schedule)
 }
@@ -267,7 +295,8 @@ fn read_shape(written: &document::Schedule, path: &str, findings: &mut Findings)
         let from = share(ramp.from.as_ref(), &at("from"), findings);
         let to = share(ramp.to.as_ref(), &at("to"), findings);
         let over = step_time(ramp.over.as_ref(), &at("over"), findings);
-        let fitting = |over: Duration| u32::try_from(over.as_nanos() / STEP_MIN.as_nanos()).unwrap_or(u32::MAX);
+        let fitting =
+            |over: Duration| u32::try_from(over.as_nanos() / STEP_MIN.as_nanos()).unwrap_or(u32::MAX);
         let steps = match (ramp.steps, over) {
             (Some(steps @ ..2), _) | (Some(steps @ 1001..), _) => {
                 findings.add(&at("steps"), format!("{steps} is not from 2 to 1000"));
@@ -276,7 +305,10 @@ fn read_shape(written: &document::Schedule, path: &str, findings: &mut Findings)
             (Some(steps), Some(over)) if steps > fitting(over) => {
                 findings.add(
                     &at("steps"),
-                    format!("{steps} steps over {over:?} are shorter than {STEP_MIN:?} each: write at most {}", fitting(over)),
+                    format!(
+                        "{steps} steps over {over:?} are shorter than {STEP_MIN:?} each: write at most {}",
+                        fitting(over)
+                    ),
                 );
                 None
             }
@@ -290,7 +322,10 @@ fn read_shape(written: &document::Schedule, path: &str, findings: &mut Findings)
         if let (Some(from), Some(to)) = (from, to)
             && from == to
         {
-            findings.add(&at("to"), format!("the ramp begins and ends at {to}: leave it out, or write another share"));
+            findings.add(
+                &at("to"),
+                format!("the ramp begins and ends at {to}: leave it out, or write another share"),
+            );
         }
         return Some(Shape::Ramp { from: from?, to: to?, over: over?, steps: steps? });
     }
@@ -302,7 +337,10 @@ fn read_shape(written: &document::Schedule, path: &str, findings: &mut Findings)
             let lasts = step_time(step.lasts.as_ref(), &field(&path, "for"), findings);
             let is_last = number + 1 == steps.len();
             if step.lasts.is_none() && !(is_last && written.repeat.is_none()) {
-                findings.lacks(&path, "'for' is missing: only the last step can last until the end, and only without repeat");
+                findings.lacks(
+                    &path,
+                    "'for' is missing: only the last step can last until the end, and only without repeat",
+                );
             }
             read.extend(share.map(|share| (share, lasts)));
         }
@@ -326,7 +364,7 @@ fn read_shape(written: &document::Schedule, path: &str, findings: &mut Findings)
             continue;
         };
         if to < from.saturating_add(STEP_MIN) {
-            findings.add(&path, format!("from {from:?} to {to:?} is not at least {STEP_MIN:?}"));
+            findings.add(&path, format!("from {from:?} to {to:?} is no time of at least {STEP_MIN:?}"));
         }
         let before = read.last().map_or(Duration::ZERO, |(_, to)| *to);
         if number > 0 && from < before {
@@ -337,7 +375,9 @@ fn read_shape(written: &document::Schedule, path: &str, findings: &mut Findings)
         } else if from != before && from < before.saturating_add(STEP_MIN) || (number > 0 && from == before) {
             findings.add(
                 &field(&path, "from"),
-                format!("less than {STEP_MIN:?} lies between it and {before:?}: make them one, or wider apart"),
+                format!(
+                    "less than {STEP_MIN:?} lies between it and {before:?}: make them one, or wider apart"
+                ),
             );
         }
         read.push((from, to));

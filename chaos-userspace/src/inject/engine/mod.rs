@@ -26,11 +26,11 @@ use crate::{
     plan::Plan,
     spec::Fault,
 };
+pub use change::Grace;
 use chaos_common::{
     control::{STATE_ARMED, STATE_IDLE},
     probability::Q32,
 };
-pub use change::Grace;
 pub use close::Closed;
 use devices::Place;
 use std::{

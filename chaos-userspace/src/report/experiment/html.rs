@@ -1,6 +1,6 @@
 //! The report as one page that needs nothing else: no script, no picture, no network.
 
-use super::{command_line, escape, limits, markdown, plot, time::rfc3339};
+use super::{command_line, escape, limits, markdown, plot, schedule, time::rfc3339};
 use crate::experiment::record::{FaultRecord, Finding, ProbeRecord, Record};
 use std::fmt::Write as _;
 
@@ -18,6 +18,13 @@ pub fn page(record: &Record) -> String {
     );
     head(&mut page, record);
     section(&mut page, "Course", &format!("{}{}", plot::timeline(record), notes(record)));
+    if !record.stages.is_empty() {
+        section(&mut page, "Stages", &schedule::stages(record));
+    }
+    let shares = schedule::shares(record);
+    if !shares.is_empty() {
+        section(&mut page, "Shares over time", &shares);
+    }
     if !record.faults.is_empty() {
         section(&mut page, "Faults: asked for and achieved", &faults(record));
     }
@@ -162,6 +169,7 @@ fn share_bar(fault: &FaultRecord) -> String {
 
 fn one_probe(record: &Record, probe: &ProbeRecord) -> String {
     let answers = probe.answers().count();
+    let stage = probe.stage.as_ref().map(|stage| format!(" in stage {}", escape(stage))).unwrap_or_default();
     let failed = probe.answers().filter(|answer| !answer.holds).count();
     let (tone, word) = match (answers, failed) {
         (0, _) => ("open", "not asked".to_owned()),
@@ -170,7 +178,7 @@ fn one_probe(record: &Record, probe: &ProbeRecord) -> String {
     };
     let plot = if answers == 0 { String::new() } else { plot::probe(record, probe) };
     format!(
-        "<figure><figcaption><b>{}</b> <span class=\"pill {tone}\">{word}</span><br><span class=\"quiet\">{} is {}</span>\
+        "<figure><figcaption><b>{}</b> <span class=\"pill {tone}\">{word}</span><br><span class=\"quiet\">{} is {}{stage}</span>\
          </figcaption>{plot}</figure>",
         escape(&probe.name),
         escape(&probe.asks),
@@ -187,6 +195,9 @@ fn environment(record: &Record) -> String {
         ("kchaos", record.version.to_owned()),
         ("seed", record.seed.map_or_else(|| "none".to_owned(), |seed| seed.to_string())),
     ];
+    if let Some(seed) = record.schedule_seed.filter(|seed| record.seed != Some(*seed)) {
+        rows.push(("beginnings drawn by", format!("seed {seed}")));
+    }
     let notes = |pairs: &std::collections::BTreeMap<String, String>| {
         pairs.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", ")
     };

@@ -53,21 +53,42 @@ pub fn journal(record: &Record) -> Value {
         })
         .collect();
     let interval = record.faults_interval();
-    let run = |fault: &FaultRecord| {
-        let (from, to) = interval.unwrap_or_default();
+    // Once for each fault would be enough; its course is in the record.
+    let output = |fault: &FaultRecord| {
+        let mut output = serde_json::to_value(fault).unwrap_or_default();
+        if let Some(fields) = output.as_object_mut() {
+            fields.remove("course");
+        }
+        output
+    };
+    let run = |(fault, from, to, share): (&FaultRecord, f64, f64, Option<f64>)| {
+        let share = share.map(|share| format!(" at {share}%")).unwrap_or_default();
         json!({
             "activity": {
                 "type": "action",
-                "name": fault.name,
+                "name": format!("{}{share}", fault.name),
                 "provider": {"type": "process", "path": "kchaos", "arguments": record.command.get(1..).unwrap_or_default()},
             },
             "status": "succeeded",
             "start": at(from),
             "end": at(to),
             "duration": to - from,
-            "output": fault,
+            "output": output(fault),
         })
     };
+    // A fault with a schedule is an action for each time in which it acted.
+    let mut actions: Vec<_> = record
+        .faults
+        .iter()
+        .flat_map(|fault| {
+            let acting = fault.course.iter().filter(|dose| dose.share_percent > 0.0);
+            let acting: Vec<_> =
+                acting.map(|dose| (fault, dose.from_s, dose.to_s, Some(dose.share_percent))).collect();
+            let (from, to) = interval.unwrap_or_default();
+            if fault.course.is_empty() { vec![(fault, from, to, None)] } else { acting }
+        })
+        .collect();
+    actions.sort_by(|one, other| one.1.total_cmp(&other.1));
     let undone = record.summary.as_ref().map(|summary| summary["undone"].clone());
     let rollback = |undone: Value| {
         let left = undone["problems"].as_array().is_some_and(|problems| !problems.is_empty());
@@ -91,7 +112,7 @@ pub fn journal(record: &Record) -> Value {
             },
             "method": [],
             "rollbacks": [],
-            "extensions": [{"name": "kchaos", "verdict": record.verdict, "run": record.run, "seed": record.seed}],
+            "extensions": [{"name": "kchaos", "verdict": record.verdict, "run": record.run, "seed": record.seed,                 "stages": record.stages}],
         },
         "start": at(0.0),
         "end": at(record.took_s),
@@ -103,7 +124,7 @@ pub fn journal(record: &Record) -> Value {
             "after": last(|probe| &probe.after),
             "during": during,
         },
-        "run": record.faults.iter().map(run).collect::<Vec<_>>(),
+        "run": actions.into_iter().map(run).collect::<Vec<_>>(),
         "rollbacks": undone.map(rollback).into_iter().collect::<Vec<_>>(),
     })
 }

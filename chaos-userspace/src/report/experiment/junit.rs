@@ -1,9 +1,9 @@
-//! JUnit XML: a test case for each probe and fault, and one for the verdict.
+//! JUnit XML: a test case for each probe, stage and fault, and one for the verdict.
 
 use super::{escape, time::rfc3339};
 use crate::{
     cli::exit,
-    experiment::record::{Finding, Record},
+    experiment::record::{Finding, Record, StageOutcome},
 };
 use std::fmt::Write as _;
 
@@ -88,6 +88,17 @@ fn cases(record: &Record) -> Vec<Case> {
             seconds: probe.answers().map(|answer| answer.took_s).sum(),
             failure: deviation.map(|text| ("deviated", text.clone())),
             skipped: (!asked && deviation.is_none()).then(|| "it was not asked".to_owned()),
+        });
+    }
+    for stage in &record.stages {
+        let is_cut = matches!(stage.outcome, StageOutcome::Cut | StageOutcome::NotReached);
+        let failure =
+            (stage.outcome == StageOutcome::Deviated).then(|| ("deviated", stage.deviations.join("; ")));
+        cases.push(Case {
+            name: format!("stage: {}", stage.name),
+            seconds: stage.from_s.zip(stage.to_s).map_or(0.0, |(from, to)| to - from),
+            failure,
+            skipped: is_cut.then(|| stage.outcome.in_words().to_owned()),
         });
     }
     let lasted = record.faults_interval().map_or(0.0, |(from, to)| to - from);

@@ -1,6 +1,6 @@
 //! The report as Markdown.
 
-use super::{command_line, limits, time::rfc3339};
+use super::{command_line, limits, schedule, time::rfc3339};
 use crate::experiment::record::{FaultRecord, Record};
 use std::fmt::Write as _;
 
@@ -22,6 +22,7 @@ pub fn text(record: &Record) -> String {
         record.run,
         record.took_s
     );
+    text += &schedule::markdown(record, plain);
     if !record.faults.is_empty() {
         text += "## Faults\n\n| fault | asked for | achieved | seen | matched | injected | finding |\n|---|---|---|--:|--:|--:|---|\n";
         for fault in &record.faults {
@@ -52,12 +53,14 @@ pub fn text(record: &Record) -> String {
                 0 => "not asked".to_owned(),
                 answers => format!("{} of {answers} failed", probe.tally.failures),
             };
+            let stage =
+                probe.stage.as_ref().map(|stage| format!(" in stage {}", plain(stage))).unwrap_or_default();
             let _ = writeln!(
                 text,
                 "| {} ({}) | {} | {} | {during} | {} |",
                 plain(&probe.name),
                 plain(&probe.asks),
-                plain(&probe.tolerated),
+                plain(&probe.tolerated) + &stage,
                 one(&probe.before),
                 one(&probe.after)
             );

@@ -5,6 +5,7 @@ mod journal;
 mod junit;
 mod markdown;
 mod plot;
+mod schedule;
 mod time;
 
 use crate::experiment::record::Record;
@@ -97,6 +98,13 @@ fn limits(record: &Record) -> Vec<String> {
     if record.probes.iter().any(|probe| probe.kind == "network") {
         limits.push(
             "Network counters are those of the target's network namespace, with all other processes in it."
+                .to_owned(),
+        );
+    }
+    if record.faults.iter().any(|fault| !fault.course.is_empty()) {
+        limits.push(
+            "Of a fault with a schedule, the share that was asked for is the mean of its shares over the events they were drawn \
+             for; events that were judged while one share took the place of another count for neither."
                 .to_owned(),
         );
     }

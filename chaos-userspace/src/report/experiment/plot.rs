@@ -7,12 +7,12 @@ use crate::{
 };
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 860.0;
-const LEFT: f64 = 84.0;
-const RIGHT: f64 = 12.0;
+pub(super) const WIDTH: f64 = 860.0;
+pub(super) const LEFT: f64 = 84.0;
+pub(super) const RIGHT: f64 = 12.0;
 
 /// Where a time is.
-fn x(at_s: f64, end_s: f64) -> f64 {
+pub(super) fn x(at_s: f64, end_s: f64) -> f64 {
     LEFT + (WIDTH - LEFT - RIGHT) * (at_s / end_s.max(1e-9)).clamp(0.0, 1.0)
 }
 
@@ -25,13 +25,13 @@ fn steps(end: f64, most: usize) -> Vec<f64> {
     (0..=most).map(|number| number as f64 * step).take_while(|at| *at <= end * 1.000_001).collect()
 }
 
-fn seconds(at: f64) -> String {
+pub(super) fn seconds(at: f64) -> String {
     let text = format!("{at:.3}");
     format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// The axis of time along the bottom.
-fn time_axis(svg: &mut String, bottom: f64, end_s: f64) {
+pub(super) fn time_axis(svg: &mut String, bottom: f64, end_s: f64) {
     for at in steps(end_s, 8) {
         let place = x(at, end_s);
         let _ = write!(
@@ -44,15 +44,16 @@ fn time_axis(svg: &mut String, bottom: f64, end_s: f64) {
     }
 }
 
-/// The interval in which faults acted.
+/// The times in which faults acted, the darker the larger their share.
 fn shade(svg: &mut String, record: &Record, bottom: f64) {
-    if let Some((from, to)) = record.faults_interval() {
+    for (from, to, strength) in record.acting() {
         let (left, right) = (x(from, record.took_s), x(to, record.took_s));
         let _ = write!(
             svg,
-            "<rect class=\"fault\" x=\"{left:.1}\" y=\"8\" width=\"{:.1}\" height=\"{:.1}\"/>",
-            (right - left).max(1.0),
-            bottom - 8.0
+            "<rect class=\"fault\" x=\"{left:.1}\" y=\"8\" width=\"{:.1}\" height=\"{:.1}\" opacity=\"{:.2}\"/>",
+            (right - left).max(0.5),
+            bottom - 8.0,
+            0.25 + 0.75 * strength
         );
     }
 }
@@ -63,6 +64,17 @@ pub fn timeline(record: &Record) -> String {
     let mut svg =
         format!("<svg viewBox=\"0 0 {WIDTH} 96\" role=\"img\" aria-label=\"Course of the experiment\">");
     time_axis(&mut svg, bottom, record.took_s);
+    for stage in &record.stages {
+        let Some(from) = stage.from_s else { continue };
+        let place = x(from, record.took_s);
+        let _ = write!(
+            svg,
+            "<g><title>stage {0}</title><line class=\"stage\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"8\" \
+             y2=\"{bottom}\"/><text class=\"tick\" x=\"{1:.1}\" y=\"18\">{0}</text></g>",
+            escape(&stage.name),
+            place + 4.0
+        );
+    }
     for phase in &record.phases {
         let (left, right) = (x(phase.from_s, record.took_s), x(phase.to_s, record.took_s));
         let width = (right - left).max(2.0);

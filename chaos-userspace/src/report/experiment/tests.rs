@@ -4,8 +4,8 @@ use super::*;
 use crate::{
     experiment::{
         record::{
-            AbortRecord, Environment, FORMAT, FaultRecord, Finding, Note, Phase, ProbeRecord, Record,
-            Recovery,
+            AbortRecord, DoseRecord, Environment, FORMAT, FaultRecord, Finding, Note, Phase, ProbeRecord,
+            Record, Recovery, StageOutcome, StageRecord,
         },
         share::Achieved,
         verdict::Verdict,
@@ -202,4 +202,80 @@ fn markdown_is_no_markup_where_it_is_text() {
     let text = Form::Markdown.write(&record());
     assert!(text.contains("# \\<x\\> \\| a\\_b: deviated") && text.contains("| loss |"), "{text}");
     assert!(!text.contains("<script>"));
+}
+
+/// With a pulse in the second of three stages.
+fn scheduled() -> Record {
+    let mut record = record();
+    let dose = |from_s: f64, to_s: f64, share_percent: f64, injected| DoseRecord {
+        from_s,
+        to_s,
+        share_percent,
+        injected,
+        drawn: 1000,
+        achieved: Achieved::of(injected, 1000),
+    };
+    let stage = |name: &str, from_s: Option<f64>, outcome| StageRecord {
+        name: name.into(),
+        planned_s: 4.0,
+        from_s,
+        to_s: from_s.map(|from| from + 4.0),
+        outcome,
+        deviations: if outcome == StageOutcome::Deviated {
+            vec!["shop failed <here>".into()]
+        } else {
+            vec![]
+        },
+    };
+    record.faults[0].follow(
+        Some("storm & rain".into()),
+        vec![
+            dose(1.0, 3.0, 0.0, 0),
+            dose(3.0, 5.0, 10.0, 100),
+            dose(5.0, 7.0, 0.0, 0),
+            dose(7.0, 9.0, 20.0, 210),
+        ],
+    );
+    record.stages = vec![
+        stage("calm", Some(1.0), StageOutcome::Held),
+        stage("storm & rain", Some(5.0), StageOutcome::Deviated),
+        stage("late", None, StageOutcome::NotReached),
+    ];
+    record.probes[0].stage = Some("storm & rain".into());
+    record
+}
+
+#[test]
+fn stages_and_shares_over_time_are_told_in_every_form() {
+    let record = scheduled();
+    let fault = &record.faults[0];
+    assert_eq!((fault.asked_percent, fault.achieved), (15.0, Achieved::of(310, 2000)));
+    assert_eq!(record.acting(), [(3.0, 5.0, 0.5), (7.0, 9.0, 1.0)]);
+    let page = Form::Html.write(&record);
+    assert_eq!(page.matches("class=\"fault\"").count(), 2, "{page}");
+    for shown in [
+        "storm &amp; rain",
+        "shop failed &lt;here&gt;",
+        "not reached",
+        "asked 10%, achieved 10.00%",
+        "in stage storm &amp; rain",
+    ] {
+        assert!(page.contains(shown), "{shown} is missing in\n{page}");
+    }
+    let text = Form::Markdown.write(&record);
+    assert!(
+        text.contains("| calm | 1 s to 5 s, 4.0 s of 4 s |") && text.contains("3 s to 5 s: asked 10%"),
+        "{text}"
+    );
+    assert!(text.contains("at rest, 0 injected"), "{text}");
+    let xml = Form::Junit.write(&record);
+    assert!(
+        xml.contains("name=\"stage: storm &amp; rain\"") && xml.contains("message=\"not reached\""),
+        "{xml}"
+    );
+    let journal: serde_json::Value = serde_json::from_str(&Form::Journal.write(&record)).unwrap();
+    let names: Vec<_> =
+        journal["run"].as_array().unwrap().iter().map(|run| &run["activity"]["name"]).collect();
+    assert_eq!(names, ["loss at 10%", "loss at 20%"]);
+    assert_eq!(journal["experiment"]["extensions"][0]["stages"][2]["outcome"], "not_reached");
 }
