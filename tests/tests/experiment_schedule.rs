@@ -187,7 +187,7 @@ fn a_pulse_is_felt_in_its_on_phases_only() -> Result<()> {
 fn a_ramp_has_its_shares() -> Result<()> {
     let scene = Scene::new()?;
     let (mut hit, spared) = scene.talkers()?;
-    let fields = "  duration: 10s\n  seed: 7\n  faults:\n    - name: lossy\n      network: {loss: 100%, match: {protocol: udp}}\n      \
+    let fields = "  duration: 10s\n  faults:\n    - name: lossy\n      network: {loss: 100%, match: {protocol: udp}}\n      \
                   schedule: {ramp: {from: 0%, to: 40%, over: 8s, steps: 5}}\n";
     let plan = Command::new(binary()?).arg("plan").arg(scene.file(fields)?).output()?;
     let plan = String::from_utf8_lossy(&plan.stdout).into_owned();

@@ -1,13 +1,17 @@
 //! `kchaos help`: of commands, and of faults with examples that can be copied.
 
-use super::{Cli, exit, failure::Failure};
+use super::{
+    Cli, exit,
+    failure::Failure,
+    help_file::{PARTS, Part},
+};
 use clap::{Args, CommandFactory as _};
 use std::io::{self, Write as _};
 
 /// Arguments of `kchaos help`.
 #[derive(Args, Debug)]
 pub struct Help {
-    /// A command or a fault, as in `kchaos help delay`
+    /// A command, a fault or a field of experiment files, as in `kchaos help delay`
     topic: Option<String>,
 }
 
@@ -181,7 +185,13 @@ pub fn run(arguments: &Help) -> Result<u8, Failure> {
 
 fn general() -> String {
     let names: Vec<_> = TOPICS.iter().map(|topic| topic.name).collect();
-    format!("{}\nFaults, for kchaos help FAULT: {}\n", Cli::command().render_long_help(), names.join(", "))
+    let parts: Vec<_> = PARTS.iter().map(|part| part.name).collect();
+    format!(
+        "{}\nFaults, for kchaos help FAULT: {}\nOf experiment files: {}\n",
+        Cli::command().render_long_help(),
+        names.join(", "),
+        parts.join(", ")
+    )
 }
 
 fn of(name: &str) -> Result<String, Failure> {
@@ -190,6 +200,10 @@ fn of(name: &str) -> Result<String, Failure> {
         |topic: &&Topic| topic.name == wanted || topic.also.iter().any(|also| also.to_lowercase() == wanted);
     if let Some(topic) = TOPICS.iter().find(is_it) {
         return Ok(topic.text());
+    }
+    let is_part = |part: &&Part| part.name == wanted || part.also.contains(&wanted.as_str());
+    if let Some(part) = PARTS.iter().find(is_part) {
+        return Ok(part.text());
     }
     let mut whole = Cli::command();
     // With the flags that all commands share.

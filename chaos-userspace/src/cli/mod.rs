@@ -17,6 +17,7 @@ mod faults;
 mod file;
 mod halt;
 mod help;
+mod help_file;
 mod inject;
 mod list;
 mod packets;

@@ -259,3 +259,61 @@ fn apply(fault: &mut Fault, dose: Dose) {
         Fault::Syscall(fault) => fault.when.probability = share,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment;
+    use chaos_common::chain;
+
+    fn faults(fields: &str) -> Vec<Fault> {
+        let text = format!(
+            "apiVersion: kchaos.dev/v1alpha1\nkind: Experiment\nmetadata: {{name: x}}\nspec:\n  hypothesis: h\n  duration: \
+             10s\n  targets: [{{cgroup: /x}}]\n  faults: [{fields}]\n"
+        );
+        experiment::read("f", &text).unwrap().spec.faults
+    }
+
+    #[test]
+    fn a_resting_fault_hits_nothing() {
+        for fault in faults(
+            "{network: {loss: {every: 2}}}, {network: {delay: 10ms, rate: 1mbit}}, {syscall: {calls: [write], error: EIO}}, \
+             {network: {reset: 5%, perFlow: true}}",
+        ) {
+            let mut resting = fault.clone();
+            apply(&mut resting, Dose::Rest);
+            assert_eq!(resting.when().probability, Percent::NONE);
+            let mut own = fault.clone();
+            apply(&mut own, Dose::Own);
+            assert_eq!(own, fault);
+        }
+    }
+
+    #[test]
+    fn a_resting_model_loses_nothing_in_whatever_state_it_is() {
+        for fault in faults(
+            "{network: {loss: {model: gemodel, p: 50%, r: 10%, k: 0%}}}, {network: {loss: {model: state, p13: 50%, p31: 1%}}}",
+        ) {
+            let model = |fault: &Fault| match fault {
+                Fault::Network(fault) => match fault.effect {
+                    Effect::LossModel(model) => model.chain(),
+                    _ => panic!("no model"),
+                },
+                Fault::Syscall(_) => panic!("no packets"),
+            };
+            let mut resting = fault.clone();
+            apply(&mut resting, Dose::Rest);
+            let (acts, rests) = (model(&fault), model(&resting));
+            let (mut state, mut lost) = (0, 0);
+            for draw in (0..=u32::MAX).step_by(1 << 20) {
+                let step = chain::step(acts.0, &acts.1, state, draw.wrapping_mul(0x9e37_79b9), draw);
+                state = step.state;
+                lost += step.lost;
+                for transition in [0, draw, u32::MAX] {
+                    assert_eq!(chain::step(rests.0, &rests.1, state, transition, draw).lost, 0);
+                }
+            }
+            assert!(lost > 100, "{lost}");
+        }
+    }
+}
