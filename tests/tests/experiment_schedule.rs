@@ -7,11 +7,13 @@ use std::sync::atomic::Ordering::Acquire;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::Role;
+use integration_tests::capability::{counts_exactly, delay_missing};
 use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::kchaos::{Finished, Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::netns::NetNs;
-use integration_tests::patience::wait_until;
+use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
+use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -139,11 +141,26 @@ fn gaps(result: &Value) -> Result<Vec<(f64, f64, u64)>> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_pulse_is_felt_in_its_on_phases_only() -> Result<()> {
+    is_felt_in_its_on_phases_only(LOSE_ALL)
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_model_at_rest_loses_nothing() -> Result<()> {
+    if !counts_exactly() {
+        skip!("no fetching atomics (5.12)");
+    }
+    is_felt_in_its_on_phases_only(
+        "network: {loss: {model: gemodel, p: 100%, r: 0%, h: 0%, k: 0%}, match: {protocol: udp}}",
+    )
+}
+
+fn is_felt_in_its_on_phases_only(fault: &str) -> Result<()> {
     let scene = Scene::new()?;
     let (mut hit, spared) = scene.talkers()?;
     let finished = scene
         .start(&format!(
-            "  duration: 12s\n  faults:\n    - {LOSE_ALL}\n  schedule:\n    start: {{after: 2s}}\n    pulse: {{on: 2s, off: \
+            "  duration: 12s\n  faults:\n    - {fault}\n  schedule:\n    start: {{after: 2s}}\n    pulse: {{on: 2s, off: \
              2s}}\n    repeat: 2\n"
         ))?
         .finish()?;
@@ -155,16 +172,20 @@ fn a_pulse_is_felt_in_its_on_phases_only() -> Result<()> {
     let record = scene.record("held")?;
     let course = course(&record)?;
     let shares: Vec<_> = course.iter().map(|dose| number(dose, "share_percent")).collect::<Result<_>>()?;
-    ensure!(shares == [0.0, 100.0, 0.0, 100.0, 0.0], "{shares:?}");
+    // A change waits for the grace period of the one before, which takes seconds where readers wait for a processor: what is
+    // due before it is over comes late or, if it is over by then, not at all.
+    let all = [0.0, 100.0, 0.0, 100.0, 0.0];
+    ensure!(shares.len() > 2 && all.starts_with(&shares) && shares.last() == Some(&0.0), "{shares:?}");
     for dose in &course {
         let (injected, drawn) = (count(dose, "injected")?, count(dose, "drawn")?);
         let wanted = if number(dose, "share_percent")? > 0.0 { drawn } else { 0 };
-        ensure!(injected == wanted && drawn > 0, "{dose}");
+        ensure!(injected == wanted, "{dose}");
     }
+    ensure!(course.iter().any(|dose| dose["injected"].as_u64() > Some(0)), "{course:?}");
     // All is lost while it acts and nothing while it rests: any datagram that got through, or was lost at rest, would be
     // one gap more.
-    ensure!(felt.len() == 2, "{felt:?}");
     let acting: Vec<_> = course.iter().skip(1).step_by(2).collect();
+    ensure!(felt.len() == acting.len(), "{felt:?} and {acting:?}");
     let (first, begun) = (number(acting[0], "from_s")?, felt[0].0);
     for (dose, (from, to, lost)) in acting.iter().zip(&felt) {
         let (wanted_from, wanted_to) = (number(dose, "from_s")? - first, number(dose, "to_s")? - first);
@@ -174,7 +195,6 @@ fn a_pulse_is_felt_in_its_on_phases_only() -> Result<()> {
             "felt from {from} to {to} s, recorded from {wanted_from} to {wanted_to} s"
         );
         ensure!(*lost > 0, "{felt:?}");
-        ensure!(wanted_to - wanted_from > 1.0, "{dose}");
     }
     let lost: u64 = felt.iter().map(|gap| gap.2).sum();
     ensure!(record["faults"][0]["injected"] == lost, "{lost} lost, but {}", record["faults"][0]);
@@ -197,13 +217,21 @@ fn a_ramp_has_its_shares() -> Result<()> {
     let finished = scene.start(fields)?.finish()?;
     finished.expect_status(0)?;
     let shares: Vec<f64> = steps(&finished).iter().map(|(_, share)| *share).collect();
-    ensure!(shares == [0.0, 10.0, 20.0, 30.0, 40.0], "{shares:?}");
+    // As above: a step that is over before its turn comes is left out.
+    let all = [0.0, 10.0, 20.0, 30.0, 40.0];
+    ensure!(
+        shares.len() > 1
+            && shares.is_sorted()
+            && shares[0] == 0.0
+            && shares.iter().all(|share| all.contains(share)),
+        "{shares:?}"
+    );
     let result = hit.stop(Role::Second)?;
     ensure!(result["overflows"] == 0, "{result}");
     let record = scene.record("held")?;
     let course = course(&record)?;
-    ensure!(course.len() == 5, "{course:?}");
-    for dose in &course {
+    ensure!(course.len() == shares.len(), "{course:?}");
+    for dose in course.iter().filter(|dose| dose["drawn"].as_u64() > Some(0)) {
         let (injected, drawn) = (count(dose, "injected")?, count(dose, "drawn")?);
         check_share("a step of the ramp", injected, drawn, number(dose, "share_percent")? / 100.0)?;
     }
@@ -217,6 +245,49 @@ fn a_ramp_has_its_shares() -> Result<()> {
         ensure!(scene.read(form)?.contains("lossy"), "{form}");
     }
     check_spared(spared)?;
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_delay_at_rest_holds_nothing_back() -> Result<()> {
+    if let Some(reason) = delay_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new()?;
+    let place = Place::default().in_cgroup(&scene.target).in_netns(&scene.netns);
+    // The sender does not wait for the receiver.
+    let mut victim = Victim::start(&place, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1 --alone")?;
+    victim.ready()?;
+    let datagrams = &victim.board.datagrams;
+    wait_until("datagrams", || datagrams.received.load(Acquire) > 50)?;
+    let mut running = scene.start(
+        "  duration: 900s\n  faults:\n    - network: {delay: 2s, match: {protocol: udp}}\n  schedule: {pulse: {on: 30s, off: \
+         600s}}\n",
+    )?;
+    // Milliseconds that a datagram took which was sent after a step.
+    let age_ms = |since: u64| {
+        let sent = datagrams.last_received_sent_ns.load(Acquire);
+        let now = monotonic_ns();
+        (sent > since).then(|| (now - sent) as f64 / 1e6)
+    };
+    let mut step = |acts: bool| -> Result<u64> {
+        running.event("step", |event| (event["faults"][0]["share_percent"] == 100.0) == acts)?;
+        Ok(monotonic_ns())
+    };
+    let since = step(true)?;
+    let (least, _) = wait_for("a datagram that was held back", || Ok(age_ms(since)))?;
+    ensure!(least >= 2_000.0, "one arrived after {least} ms instead of 2 s");
+    let since = step(false)?;
+    wait_until("a datagram that was not held back", || age_ms(since).is_some_and(|age| age < 2_000.0))?;
+    running.signal(Signal::SIGINT)?;
+    running.finish()?.expect_status(130)?;
+    let course = course(&scene.record("interrupted")?)?;
+    ensure!(
+        course.len() == 2 && count(&course[1], "injected")? == 0 && count(&course[1], "drawn")? > 0,
+        "{course:?}"
+    );
+    drop(victim);
     scene.check_clean()
 }
 
@@ -270,7 +341,9 @@ fn a_stage_has_its_own_faults_and_its_own_verdict() -> Result<()> {
         ensure!(fault["stage"] == *stage && fault["finding"] == "confirmed", "{fault}");
         for (dose, share) in fault["course"].as_array().context("no course")?.iter().zip(course) {
             ensure!(number(dose, "share_percent")? == *share, "{fault}");
-            check_share(stage, count(dose, "injected")?, count(dose, "drawn")?.max(1), share / 100.0)?;
+            if count(dose, "drawn")? > 0 {
+                check_share(stage, count(dose, "injected")?, count(dose, "drawn")?, share / 100.0)?;
+            }
         }
     }
     // Its probes are asked in its time only, but for those that were asked before it ended.

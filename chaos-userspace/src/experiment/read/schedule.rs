@@ -22,6 +22,9 @@ use crate::{
 };
 use std::{collections::BTreeSet, time::Duration};
 
+/// Stages of one experiment, as the schema says too: each has a fault at least, and more there is no room for.
+const STAGES_MAX: usize = 64;
+
 /// What is inflicted and when, and what has to hold.
 #[derive(Default)]
 pub struct Plot {
@@ -90,6 +93,9 @@ pub fn plot(spec: &Spec, calls: &[Call], findings: &mut Findings) -> Plot {
 }
 
 fn read_stages(stages: &[document::Stage], calls: &[Call], plot: &mut Plot, findings: &mut Findings) {
+    if stages.len() > STAGES_MAX {
+        findings.add("spec.stages", format!("{} stages are above the limit of {STAGES_MAX}", stages.len()));
+    }
     let mut names = BTreeSet::new();
     let mut total = Some(Duration::ZERO);
     for (number, stage) in stages.iter().enumerate() {
