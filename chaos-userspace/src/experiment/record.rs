@@ -347,11 +347,13 @@ impl FaultRecord {
             asked += dose.share_percent * dose.drawn as f64;
         }
         if drawn > 0 {
-            self.asked_percent = asked / drawn as f64;
+            // For people: a mean has no end of decimals.
+            self.asked_percent = (asked / drawn as f64 * 1e4).round() / 1e4;
         } else {
             self.asked_percent = course.iter().map(|dose| dose.share_percent).fold(0.0, f64::max);
         }
         self.achieved = Achieved::of(injected, drawn);
+        self.asked.push_str("; its share follows the schedule");
         self.stage = stage;
         self.course = course;
     }
