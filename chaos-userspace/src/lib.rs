@@ -4,7 +4,7 @@
 //! [`probe`] tries what this kernel can do; [`plan`] turns the spec into rules with a mechanism each; [`encode`] writes them
 //! as the kernel reads them; [`inject`] loads,
 //! attaches, watches over and removes them; [`observe`] reads what happened; [`report`] tells it; [`runs`] lets a live
-//! run be asked and changed; [`experiment`] is a file that says what has to hold around a spec. [`cli`] is on top.
+//! run be asked and changed; [`experiment`] is a file that says what has to hold around a spec; [`live`] shows runs as they go. [`cli`] is on top.
 
 pub mod cli;
 pub mod convert;
@@ -12,6 +12,7 @@ pub mod encode;
 pub mod experiment;
 pub mod host;
 pub mod inject;
+pub mod live;
 pub mod observe;
 pub mod plan;
 pub mod probe;

@@ -83,6 +83,12 @@ impl Kchaos {
         self
     }
 
+    /// The same, and it draws there as well.
+    pub fn on_screen(mut self, terminal: OwnedFd) -> Result<Self> {
+        self.stdout = Some(terminal.try_clone()?);
+        Ok(self.on_terminal(terminal))
+    }
+
     /// Runs in a process group of its own, as a job of a shell does.
     pub fn as_job(mut self) -> Self {
         self.own_process_group = true;

@@ -24,6 +24,7 @@ pub mod patience;
 pub mod plan;
 pub mod program_info;
 pub mod samples;
+pub mod screen;
 pub mod skip;
 pub mod spawn;
 pub mod summary;

@@ -31,6 +31,7 @@ mod signals;
 mod stop;
 mod syscalls;
 mod target;
+mod top;
 
 use crate::{
     inject::{guardian, sleeper},
@@ -89,6 +90,8 @@ enum Command {
     List,
     /// Say how a live run is going
     Status(list::Status),
+    /// Watch the live runs of this host on a terminal, and end them by key
+    Top(top::Top),
     /// End a live run, or all, and wait until it is undone
     Stop(stop::Stop),
     /// End all runs of this host, and let none begin until resume
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Syscalls(arguments) => syscalls::run(&arguments, cli.common.json.is_some()),
         Command::List => list::list(cli.common.json.is_some()),
         Command::Status(arguments) => list::status(&arguments, cli.common.json.is_some()),
+        Command::Top(arguments) => top::run(&arguments, cli.common.json.is_some()),
         Command::Stop(arguments) => stop::run(&arguments, cli.common.json.is_some()),
         Command::Halt(arguments) => halt::halt(&arguments, cli.common.json.is_some()),
         Command::Resume => halt::resume(cli.common.json.is_some()),

@@ -19,7 +19,7 @@ use crate::{
     },
     runs::{
         halt,
-        message::{Answer, Request, RuleStatus, State, Status},
+        message::{Answer, CHOSEN_MAX, Request, RuleStatus, State, Status},
         server::{Caller, Server},
     },
 };
@@ -351,7 +351,14 @@ impl<'a> Session<'a> {
             observe: self.plan.observe,
             armed_s: self.armed.map(|since| since.elapsed().as_secs_f64()),
             remaining_s: remaining.filter(|_| !ended).map(|left| left.as_secs_f64()),
-            rules: rules.map(|(rule, sum)| RuleStatus::new(rule.fault.to_string(), sum)).collect(),
+            rules: rules.map(|(rule, sum)| RuleStatus::new(&rule.fault, sum)).collect(),
+            chosen: self
+                .chosen
+                .cgroups
+                .iter()
+                .take(CHOSEN_MAX)
+                .map(|cgroup| cgroup.path().to_path_buf())
+                .collect(),
         })
     }
 

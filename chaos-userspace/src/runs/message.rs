@@ -1,6 +1,10 @@
 //! What is said on an owner's socket: one JSON object per line, a request and its answer.
 
-use crate::report::summary::{Count, RuleSummary};
+use crate::{
+    report::summary::{Count, RuleSummary},
+    spec::{Fault, network::Effect},
+};
+use chaos_common::counter::Outcome;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -71,7 +75,13 @@ pub struct Status {
     pub remaining_s: Option<f64>,
     /// In the order of the plan.
     pub rules: Vec<RuleStatus>,
+    /// The first [`CHOSEN_MAX`] targets.
+    #[serde(default)]
+    pub chosen: Vec<PathBuf>,
 }
+
+/// Targets that a status names.
+pub const CHOSEN_MAX: usize = 20;
 
 /// Where a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,14 +119,23 @@ pub struct RuleStatus {
     pub matched: Count,
     /// Of the matched, inflicted.
     pub injected: Count,
+    /// The share that is asked for, in percent; `None` of a model of loss, which has none to compare with.
+    #[serde(default)]
+    pub asked_percent: Option<f64>,
+    /// Events whose turn it was and which only the draw has spared.
+    #[serde(default)]
+    pub spared_by_draw: u64,
 }
 
 impl RuleStatus {
     /// From the rule's account so far.
-    pub fn new(fault: String, summary: &RuleSummary) -> Self {
+    pub fn new(fault: &Fault, summary: &RuleSummary) -> Self {
+        let is_model = matches!(fault, Fault::Network(fault) if matches!(fault.effect, Effect::LossModel(_)));
         Self {
             name: summary.name.clone(),
-            fault,
+            fault: fault.to_string(),
+            asked_percent: (!is_model).then(|| fault.when().probability.percent()),
+            spared_by_draw: summary.spared.get(Outcome::Chance.name()).map_or(0, |count| count.events),
             seen: summary.seen,
             matched: summary.matched,
             injected: summary.injected,

@@ -1,0 +1,402 @@
+//! The view as a frame: a list of the runs, the chosen one in full, what happened, and the keys.
+
+use super::model::{Board, Note, View};
+use crate::{
+    experiment::share::Achieved,
+    plan::explain::{escaped, shown},
+    runs::message::{RuleStatus, State, Status},
+};
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::{Line, Span},
+    widgets::Paragraph,
+};
+use std::collections::VecDeque;
+
+const QUIET: Style = Style::new().add_modifier(Modifier::DIM);
+const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
+
+/// Rows of the list of runs.
+const LIST_MAX: usize = 8;
+/// Targets that are named.
+const TARGETS_MAX: usize = 4;
+/// Rows of what happened.
+const NOTES_MAX: u16 = 5;
+/// Columns of the last rates.
+const SPARKS: usize = 24;
+/// Columns of the bar of time.
+const BAR: usize = 30;
+
+/// Draws all of it. What has no room is left out from below; the keys are always there.
+pub fn draw(frame: &mut Frame<'_>, board: &Board) {
+    let list = list(board);
+    let rows = |lines: &[Line<'_>]| u16::try_from(lines.len()).unwrap_or(u16::MAX);
+    let notes = u16::try_from(board.notes.len()).unwrap_or(u16::MAX).min(NOTES_MAX) + 1;
+    let areas = Layout::vertical([
+        Constraint::Length(rows(&list)),
+        Constraint::Fill(1),
+        Constraint::Length(if frame.area().height > 16 { notes } else { 0 }),
+        Constraint::Length(1),
+    ])
+    .split(frame.area());
+    let [top, middle, happened, keys] = areas[..] else { return };
+    frame.render_widget(Paragraph::new(list), top);
+    frame.render_widget(Paragraph::new(board.chosen().map(one).unwrap_or_default()), middle);
+    frame.render_widget(Paragraph::new(notes_in(board, happened)), happened);
+    frame.render_widget(Paragraph::new(footer(board)), keys);
+}
+
+fn list(board: &Board) -> Vec<Line<'static>> {
+    let count = match board.runs.len() {
+        0 => "nothing runs on this host".to_owned(),
+        count => counted(count, "run", "s"),
+    };
+    let mut lines = vec![Line::from(vec![Span::styled("kchaos top  ", STRONG), Span::raw(count)])];
+    if board.runs.is_empty() {
+        return lines;
+    }
+    let head = format!(
+        "  {:9} {:8} {:9} {:>7} {:>10} {:>8}  target",
+        "run", "command", "state", "left", "injected", "/s"
+    );
+    lines.push(Line::styled(head, QUIET));
+    // Those around the chosen one.
+    let first = board.chosen.saturating_sub(LIST_MAX - 1);
+    for (place, view) in board.runs.iter().enumerate().skip(first).take(LIST_MAX) {
+        let status = &view.sample.status;
+        let injected: u64 = status.rules.iter().map(|rule| rule.injected.events).sum();
+        let is_chosen = place == board.chosen;
+        let style = if is_chosen { STRONG } else { Style::new() };
+        lines.push(Line::from(vec![
+            Span::styled(
+                format!("{} {:9} {:8} ", if is_chosen { ">" } else { " " }, status.run, status.command),
+                style,
+            ),
+            Span::styled(format!("{:9}", status.state.name()), color(status.state)),
+            Span::styled(
+                format!(
+                    " {:>7} {:>10} {:>8}  {}",
+                    status.remaining_s.map_or_else(|| "-".to_owned(), clock),
+                    thousands(injected),
+                    rate(view.rate()),
+                    target(status)
+                ),
+                style,
+            ),
+        ]));
+    }
+    let hidden = board.runs.len().saturating_sub(first + LIST_MAX);
+    if hidden > 0 {
+        lines.push(Line::styled(format!("  and {hidden} more"), QUIET));
+    }
+    lines.push(Line::default());
+    lines
+}
+
+fn one(view: &View) -> Vec<Line<'static>> {
+    let status = &view.sample.status;
+    let mut lines = vec![Line::from(vec![
+        Span::styled(format!("{}  ", status.run), STRONG),
+        Span::styled(
+            format!("by process {}{}", status.pid, if status.observe { ", counts only" } else { "" }),
+            QUIET,
+        ),
+    ])];
+    lines.extend(targets(view));
+    lines.push(time(status));
+    lines.push(Line::default());
+    lines.extend(faults(view));
+    lines.push(Line::default());
+    let part = |known: Option<String>| known.unwrap_or_else(|| "unknown".to_owned());
+    lines.push(Line::from(vec![
+        Span::styled("overhead  ", QUIET),
+        Span::raw(format!(
+            "owner: {} of a processor, {} of memory",
+            part(view.cpu_percent.map(|percent| format!("{percent:.1}%"))),
+            part(view.sample.memory.map(|bytes| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))))
+        )),
+    ]));
+    lines
+}
+
+fn targets(view: &View) -> Vec<Line<'static>> {
+    let status = &view.sample.status;
+    let processes: usize = view.sample.processes.iter().sum();
+    let more = status.targets.saturating_sub(view.sample.processes.len());
+    let unseen = if more > 0 { format!(" and those of {more} more") } else { String::new() };
+    let all = format!(
+        "{} in {}{unseen}",
+        counted(processes, "process", "es"),
+        counted(status.targets, "cgroup", "s")
+    );
+    let mut lines = vec![Line::from(vec![Span::styled("targets   ", QUIET), Span::raw(all)])];
+    for (path, count) in status.chosen.iter().zip(&view.sample.processes).take(TARGETS_MAX) {
+        lines.push(Line::raw(format!("  {count:>6}  {}", shown(path))));
+    }
+    lines
+}
+
+fn time(status: &Status) -> Line<'static> {
+    let since = status.armed_s.unwrap_or(0.0);
+    let label = Span::styled("time      ", QUIET);
+    match status.remaining_s {
+        None => Line::from(vec![label, Span::raw(format!("live for {}, until it is ended", clock(since)))]),
+        Some(left) => {
+            let whole = (since + left).max(f64::EPSILON);
+            let full = ((since / whole * BAR as f64) as usize).min(BAR);
+            Line::from(vec![
+                label,
+                Span::styled("█".repeat(full), Style::new().fg(Color::Yellow)),
+                Span::styled("░".repeat(BAR - full), QUIET),
+                Span::raw(format!("  {} left of {}", clock(left), clock(whole))),
+            ])
+        }
+    }
+}
+
+fn faults(view: &View) -> Vec<Line<'static>> {
+    let rules = &view.sample.status.rules;
+    let name = |rule: &RuleStatus| escaped(&rule.name);
+    let width = rules.iter().map(|rule| name(rule).chars().count()).max().unwrap_or(0).max(8);
+    let head = format!(
+        "{:width$} {:>8} {:>24} {:>10} {:>10} {:>8}  last minute",
+        "fault", "asked", "achieved (95%)", "matched", "injected", "/s"
+    );
+    let mut lines = vec![Line::styled(head, QUIET)];
+    for (rule, rates) in rules.iter().zip(&view.rates) {
+        let asked =
+            rule.asked_percent.map_or_else(|| "model".to_owned(), |share| format!("{}%", short(share)));
+        let injected = rule.injected.events;
+        let achieved = Achieved::of(injected, injected + rule.spared_by_draw).map_or_else(
+            || "-".to_owned(),
+            |share| format!("{}% ({} to {})", short(share.percent), short(share.low), short(share.high)),
+        );
+        lines.push(Line::from(vec![
+            Span::raw(format!(
+                "{:width$} {asked:>8} {achieved:>24} {:>10} {:>10} {:>8}  ",
+                name(rule),
+                thousands(rule.matched.events),
+                thousands(injected),
+                rate(rates.back().copied().unwrap_or(0.0)),
+            )),
+            Span::styled(sparks(rates), Style::new().fg(Color::Cyan)),
+        ]));
+        lines.push(Line::styled(format!("  {}", escaped(&rule.fault)), QUIET));
+    }
+    lines
+}
+
+fn notes_in(board: &Board, area: Rect) -> Vec<Line<'static>> {
+    let room = usize::from(area.height.saturating_sub(1));
+    let last = board.notes.iter().skip(board.notes.len().saturating_sub(room));
+    let line = |Note { at, text }: &Note| {
+        let at = Span::styled(format!("{:>8}  ", clock(at.as_secs_f64())), QUIET);
+        Line::from(vec![at, Span::raw(escaped(text))])
+    };
+    let head = Line::styled("what happened", QUIET);
+    if area.height == 0 { vec![] } else { std::iter::once(head).chain(last.map(line)).collect() }
+}
+
+fn footer(board: &Board) -> Line<'static> {
+    match &board.asked {
+        Some(run) => Line::styled(
+            format!("End {run} and undo all of it?  y yes   any other key no"),
+            Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+        ),
+        None => Line::styled("↑↓ choose   x end the chosen run   q leave, runs go on", QUIET),
+    }
+}
+
+fn color(state: State) -> Style {
+    Style::new().fg(match state {
+        State::Armed => Color::Red,
+        State::Starting => Color::Yellow,
+        State::Ended => Color::Green,
+    })
+}
+
+fn target(status: &Status) -> String {
+    let first = shown(&status.cgroup);
+    if status.targets > 1 { format!("{first} and {} more", status.targets - 1) } else { first }
+}
+
+/// So many of something.
+fn counted(number: usize, one: &str, plural: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { plural })
+}
+
+/// Minutes and seconds, with hours in front if there are any.
+fn clock(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes:02}:{seconds:02}")
+    }
+}
+
+/// Digits in threes.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn rate(per_second: f64) -> String {
+    if per_second >= 100.0 || per_second == 0.0 {
+        thousands(per_second.round() as u64)
+    } else {
+        format!("{per_second:.1}")
+    }
+}
+
+/// A percentage with as many decimals as say something.
+fn short(percent: f64) -> String {
+    let decimals = if percent == 0.0 || percent >= 99.95 {
+        0
+    } else if percent >= 1.0 {
+        1
+    } else {
+        3
+    };
+    format!("{percent:.decimals$}")
+}
+
+/// The last rates, each column as high as its share of the highest.
+fn sparks(rates: &VecDeque<f64>) -> String {
+    const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let in_column = rates.len().div_ceil(SPARKS).max(1);
+    let all: Vec<_> = rates.iter().copied().collect();
+    let columns: Vec<f64> =
+        all.rchunks(in_column).rev().map(|part| part.iter().sum::<f64>() / part.len() as f64).collect();
+    let highest = columns.iter().copied().fold(0.0, f64::max);
+    let height = |rate: &f64| match highest {
+        0.0 => HEIGHTS[0],
+        _ => HEIGHTS[((rate / highest * 7.0).round() as usize).min(7)],
+    };
+    columns.iter().map(height).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::model::tests::{round, sample};
+    use ratatui::{Terminal, backend::TestBackend};
+    use std::time::{Duration, Instant};
+
+    fn frame(board: &Board, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, board)).unwrap();
+        let cells = terminal.backend().buffer().content();
+        let rows =
+            cells.chunks(width.into()).map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>());
+        rows.map(|row| row.trim_end().to_owned() + "\n").collect()
+    }
+
+    fn board() -> Board {
+        let begin = Instant::now();
+        let mut board = Board::new(begin);
+        for second in 0..12u32 {
+            let injected = u64::from(second * second) * 7;
+            let samples = vec![sample("a1b2c3d4", injected, f64::from(second)), sample("e5f6g7h8", 0, 3.0)];
+            board.take(round(begin + Duration::from_secs(second.into()), samples));
+        }
+        board
+    }
+
+    #[test]
+    fn a_frame_says_who_is_hit_by_what_and_how_often() {
+        let mut board = board();
+        let wide = frame(&board, 120, 30);
+        let expected = "\
+kchaos top  2 runs
+  run       command  state        left   injected       /s  target
+> a1b2c3d4  inject   armed       00:49        847      147  /sys/fs/cgroup/shop.slice/shop.service and 1 more
+  e5f6g7h8  inject   armed       00:57          0        0  /sys/fs/cgroup/shop.slice/shop.service and 1 more
+
+a1b2c3d4  by process 812
+targets   4 processes in 2 cgroups
+       3  /sys/fs/cgroup/shop.slice/shop.service
+       1  /sys/fs/cgroup/shop.slice/cart.service
+time      █████░░░░░░░░░░░░░░░░░░░░░░░░░  00:49 left of 01:00
+
+fault       asked           achieved (95%)    matched   injected       /s  last minute
+loss        10.0%        8.5% (7.9 to 9.0)     10 000        847      147  ▁▂▃▃▄▅▅▆▇▇█
+  lose 10% of egress packets
+
+overhead  owner: 1.0% of a processor, 14 MiB of memory
+";
+        assert!(wide.starts_with(expected), "{wide}");
+        assert!(
+            wide.ends_with("q leave, runs go on\n") && wide.contains("   00:00  a1b2c3d4 is armed\n"),
+            "{wide}"
+        );
+        board.asked = Some("a1b2c3d4".to_owned());
+        assert!(
+            frame(&board, 80, 24).ends_with("End a1b2c3d4 and undo all of it?  y yes   any other key no\n")
+        );
+    }
+
+    #[test]
+    fn any_size_has_the_keys_at_its_bottom() {
+        let board = board();
+        for (width, height) in [(80, 24), (40, 10), (20, 3), (1, 1), (300, 100)] {
+            let frame = frame(&board, width, height);
+            assert_eq!(frame.lines().count(), usize::from(height));
+            assert!(frame.lines().last().unwrap().starts_with('↑'), "{frame}");
+        }
+        assert!(
+            frame(&Board::new(Instant::now()), 80, 24).starts_with("kchaos top  nothing runs on this host\n")
+        );
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            (thousands(0), thousands(999), thousands(1_234_567)),
+            ("0".into(), "999".into(), "1 234 567".into())
+        );
+        assert_eq!(
+            (clock(61.9), clock(3661.0), clock(-1.0)),
+            ("01:01".into(), "1:01:01".into(), "00:00".into())
+        );
+        assert_eq!(
+            (short(0.0), short(0.01), short(12.34), short(100.0)),
+            ("0".into(), "0.010".into(), "12.3".into(), "100".into())
+        );
+        assert_eq!((rate(0.5), rate(1234.4)), ("0.5".into(), "1 234".into()));
+    }
+
+    #[test]
+    fn sparks_fit_their_columns() {
+        assert_eq!(sparks(&VecDeque::new()), "");
+        assert_eq!(sparks(&VecDeque::from([0.0, 0.0])), "▁▁");
+        let many: VecDeque<_> = (0..120).map(f64::from).collect();
+        let drawn: Vec<_> = sparks(&many).chars().collect();
+        assert_eq!((drawn.len(), drawn[0], drawn[SPARKS - 1]), (SPARKS, '▁', '█'));
+    }
+
+    #[test]
+    fn what_others_wrote_does_not_steer_the_terminal() {
+        let begin = Instant::now();
+        let mut board = Board::new(begin);
+        let mut bad = sample("a", 0, 1.0);
+        bad.status.rules[0].fault = "lose\u{1b}[2J\u{9b}1m".to_owned();
+        bad.status.chosen[0] = "/x\u{1b}]0;owned\u{7}".into();
+        board.take(round(begin, vec![bad]));
+        let frame = frame(&board, 120, 30);
+        assert!(
+            frame.chars().all(|letter| letter == '\n' || !letter.is_control()) && frame.contains("\\u{1b}"),
+            "{frame}"
+        );
+    }
+}
