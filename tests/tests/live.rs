@@ -125,6 +125,31 @@ fn the_terminal_is_given_back_and_the_run_goes_on() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
+fn an_owner_that_does_not_answer_is_named_and_holds_up_nobody() -> Result<()> {
+    let (scene, other) = (Scene::new()?, Scene::new()?);
+    let (mut running, run) = scene.inject("--loss 30%")?;
+    let screen = Screen::new()?;
+    let mut view = top("", &screen)?;
+    screen.wait_for("the run on the screen", |text| text.contains(&run))?;
+    running.signal(Signal::SIGSTOP)?;
+    screen.wait_for("the problem", |text| {
+        text.contains("silent") && text.contains(&format!("run {run} does not"))
+    })?;
+    // What comes and goes meanwhile is shown, the silent one beside it.
+    let (further, name) = other.inject("--loss 20%")?;
+    screen.wait_for("both runs", |text| text.contains(&format!("{name} is armed")) && text.contains(&run))?;
+    further.interrupt()?;
+    screen.wait_for("the end of the other", |text| text.contains(&format!("{name} is gone")))?;
+    running.signal(Signal::SIGCONT)?;
+    running.interrupt()?;
+    screen.wait_for("the end of the run", |text| text.contains(&format!("{run} is gone")))?;
+    view.signal(Signal::SIGTERM)?;
+    view.finish()?.expect_status(0)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn without_a_terminal_it_says_what_to_use() -> Result<()> {
     let finished = Kchaos::new("top").run()?;
     finished.expect_status(2)?;

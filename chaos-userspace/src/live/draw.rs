@@ -74,7 +74,10 @@ fn list(board: &Board) -> Vec<Line<'static>> {
                 format!("{} {:9} {:8} ", if is_chosen { ">" } else { " " }, status.run, status.command),
                 style,
             ),
-            Span::styled(format!("{:9}", status.state.name()), color(status.state)),
+            match view.problem {
+                None => Span::styled(format!("{:9}", status.state.name()), color(status.state)),
+                Some(_) => Span::styled(format!("{:9}", "silent"), Style::new().fg(Color::Yellow)),
+            },
             Span::styled(
                 format!(
                     " {:>7} {:>10} {:>8}  {}",

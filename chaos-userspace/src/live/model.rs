@@ -22,16 +22,19 @@ pub struct View {
     pub rates: Vec<VecDeque<f64>>,
     /// Share of one processor that the owner has used since the answer before.
     pub cpu_percent: Option<f64>,
+    /// Why the last answer did not come.
+    pub problem: Option<String>,
     at: Instant,
 }
 
 impl View {
     fn new(sample: Sample, at: Instant) -> Self {
         let rates = vec![VecDeque::new(); sample.status.rules.len()];
-        Self { sample, rates, cpu_percent: None, at }
+        Self { sample, rates, cpu_percent: None, problem: None, at }
     }
 
     fn take(&mut self, sample: Sample, at: Instant) {
+        self.problem = None;
         let passed = at.saturating_duration_since(self.at).as_secs_f64();
         if passed <= 0.0 {
             return;
@@ -127,12 +130,13 @@ impl Board {
             }
         }
         // Who did not answer this time may still live.
-        for view in before {
+        for mut view in before {
             match problems.iter().find(|(id, _)| id == view.id()) {
                 Some((id, problem)) => {
-                    if self.notes.back().is_none_or(|note| !note.text.contains(problem.as_str())) {
+                    if view.problem.as_ref() != Some(problem) {
                         self.note(at, format!("{id}: {problem}"));
                     }
+                    view.problem = Some(problem.clone());
                     self.runs.push(view);
                 }
                 None => self.note(at, format!("{} is gone, and all of it is undone", view.id())),
@@ -238,12 +242,15 @@ pub(super) mod tests {
     fn who_does_not_answer_is_kept_and_named_once() {
         let begin = Instant::now();
         let mut board = Board::new(begin);
-        board.take(round(begin, vec![sample("a", 0, 1.0)]));
-        for _ in 0..3 {
-            let problems = vec![("a".to_owned(), "does not answer".to_owned())];
-            board.take(Round { at: begin, samples: vec![], problems });
+        let told =
+            |board: &Board| board.notes.iter().filter(|note| note.text.contains("does not answer")).count();
+        for silences in 1..3 {
+            board.take(round(begin, vec![sample("a", 0, 1.0), sample("b", 0, 1.0)]));
+            for _ in 0..3 {
+                let problem = |id: &str| (id.to_owned(), format!("run {id} does not answer"));
+                board.take(Round { at: begin, samples: vec![], problems: vec![problem("a"), problem("b")] });
+            }
+            assert_eq!((board.runs.len(), told(&board)), (2, 2 * silences));
         }
-        assert_eq!(board.runs.len(), 1);
-        assert_eq!(board.notes.iter().filter(|note| note.text.contains("does not answer")).count(), 1);
     }
 }
