@@ -9,6 +9,7 @@ mod chaos_mesh_network;
 mod draft;
 mod netem;
 mod packets;
+mod pumba;
 mod source;
 pub mod table;
 mod tc;
@@ -23,8 +24,7 @@ use source::scalar;
 use table::Table;
 
 /// What is read.
-const KNOWN: &str =
-    "NetworkChaos and IOChaos of chaos-mesh.org/v1alpha1, and command lines of tc (netem, tbf) are read";
+const KNOWN: &str = "NetworkChaos and IOChaos of chaos-mesh.org/v1alpha1, and command lines of tc (netem, tbf) and pumba (netem) are read";
 
 /// What a source cannot say of this host.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +68,8 @@ fn commands(text: &str) -> Result<Option<Vec<Vec<String>>>, String> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| line.strip_prefix("$ ").unwrap_or(line))
         .collect();
-    let known = |line: &&str| matches!(program(line), "tc" | "sudo");
+    let known =
+        |line: &&str| matches!(program(line), "tc" | "sudo" | "pumba" | "docker" | "podman" | "nerdctl");
     if !lines.first().is_some_and(known) {
         return Ok(None);
     }
@@ -93,7 +94,10 @@ fn read_commands(lines: &[Vec<String>], options: &Options, draft: &mut Draft, ta
         }
         match words.first().map(|word| program(word)) {
             Some("tc") => tc::read(&words[1..], options, draft, table),
-            _ => table.refused(&words.join(" "), "no line of tc: take it out"),
+            _ => match pumba::is_it(words) {
+                Some(own) => pumba::read(words, own, options, draft, table),
+                None => table.refused(&words.join(" "), "no line of tc or pumba: take it out"),
+            },
         }
     }
 }

@@ -11,7 +11,6 @@ use super::{
 impl Line<'_> {
     /// Reads what is behind the discipline's name.
     pub(super) fn netem(&mut self, packets: &mut Packets) {
-        self.table.exact("netem", "network");
         let mut delay: Option<(String, Option<String>, Option<String>)> = None;
         let (mut distribution, mut gap_of) = (None, None);
         let mut reordered: Option<String> = None;

@@ -34,7 +34,10 @@ pub fn read(words: &[String], options: &Options, draft: &mut Draft, table: &mut 
     let mut packets = Packets::default();
     let discipline = line.place(options, &mut packets);
     match discipline {
-        Some("netem") => line.netem(&mut packets),
+        Some("netem") => {
+            line.table.exact("netem", "network");
+            line.netem(&mut packets);
+        }
         Some("tbf") => line.tbf(&mut packets),
         Some(other) => {
             let rest = line.words.join(" ");
