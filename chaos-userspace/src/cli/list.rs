@@ -1,7 +1,6 @@
 //! `kchaos list` and `kchaos status`: what runs, and how it is going.
 
 use super::{exit, failure::Failure};
-use crate::plan::explain::shown;
 use crate::runs::{
     client::{self, Run},
     message::{self, Answer, Request},
@@ -96,11 +95,6 @@ fn event(name: &str, status: &message::Status) -> serde_json::Value {
     value
 }
 
-fn targets(status: &message::Status) -> String {
-    let first = shown(&status.cgroup);
-    if status.targets > 1 { format!("{first} and {} more", status.targets - 1) } else { first }
-}
-
 fn line(status: &message::Status) -> String {
     let faults: Vec<_> = status.rules.iter().map(|rule| rule.fault.as_str()).collect();
     let injected: u64 = status.rules.iter().map(|rule| rule.injected.events).sum();
@@ -110,13 +104,13 @@ fn line(status: &message::Status) -> String {
         status.run,
         status.command,
         status.state.name(),
-        targets(status),
+        status.target_in_words(),
         faults.join("; ")
     )
 }
 
 fn text(status: &message::Status) -> String {
-    let mut text = format!("kchaos {}: {} ({})", status.run, status.state.name(), targets(status));
+    let mut text = format!("kchaos {}: {} ({})", status.run, status.state.name(), status.target_in_words());
     if let Some(since) = status.armed_s {
         let _ = write!(text, ", live for {since:.1} s");
     }

@@ -16,6 +16,17 @@ pub struct Arrived {
     pub from_terminal: bool,
 }
 
+/// Blocks the signals that ask for an end, for the calling thread and all threads it starts later, and returns where they
+/// are read, without waiting.
+pub fn block() -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
 /// Reads the signals that ask for an end instead of dying of them. Unlike a handler it tells who sent them.
 pub struct Signals {
     fd: AsyncFd<SignalFd>,
@@ -25,13 +36,8 @@ pub struct Signals {
 impl Signals {
     /// Blocks them for the calling thread and all threads it starts later. Must run on a tokio runtime.
     pub fn take() -> io::Result<Self> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
-            set.add(signal);
-        }
         let mask_before = SigSet::thread_get_mask()?;
-        set.thread_block()?;
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let fd = block()?;
         // SAFETY: the wrapped value owns the descriptor and keeps it open for as long as it is registered.
         Ok(Self { fd: unsafe { AsyncFd::register(fd) }?, mask_before })
     }

@@ -46,10 +46,35 @@ pub fn stop_all(runs: Vec<Run>, json: bool) -> Result<u8, Failure> {
     Ok(worst)
 }
 
+/// How a run ended that was asked to.
+pub enum Ended {
+    /// It says what it was.
+    Told {
+        /// Exit code by its meaning.
+        code: u8,
+        /// The code in words.
+        outcome: String,
+        /// The run's own summary.
+        summary: serde_json::Value,
+    },
+    /// It was on its way out when it was asked; the kernel closes the connection after everything of it is gone.
+    ByItself,
+}
+
+/// Asks a run to end and waits until it is undone.
+pub fn end(run: Run) -> Result<Ended, Failure> {
+    match run.ask(&Request::Stop, None) {
+        Ok(Answer::Stopped { code, outcome, summary }) => Ok(Ended::Told { code, outcome, summary }),
+        Ok(other) => Err(unexpected(other)),
+        Err(client::Error::Ended(_)) => Ok(Ended::ByItself),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn stop(run: Run, json: bool) -> Result<u8, Failure> {
     let id = run.id.clone();
-    match run.ask(&Request::Stop, None) {
-        Ok(Answer::Stopped { code, outcome, summary }) => {
+    match end(run)? {
+        Ended::Told { code, outcome, summary } => {
             if json {
                 let event = serde_json::json!({
                     "event": "stopped", "run": id, "code": code, "outcome": outcome, "summary": summary,
@@ -63,9 +88,7 @@ fn stop(run: Run, json: bool) -> Result<u8, Failure> {
             }
             Ok(if code == exit::ROLLBACK_INCOMPLETE { code } else { exit::DONE })
         }
-        Ok(other) => Err(unexpected(other)),
-        // It was on its way out when it was asked; the kernel closes the connection after everything of it is gone.
-        Err(client::Error::Ended(_)) => {
+        Ended::ByItself => {
             if json {
                 println!("{}", serde_json::json!({"event": "stopped", "run": id, "code": null}));
             } else {
@@ -73,6 +96,5 @@ fn stop(run: Run, json: bool) -> Result<u8, Failure> {
             }
             Ok(exit::DONE)
         }
-        Err(error) => Err(error.into()),
     }
 }

@@ -1,6 +1,11 @@
 //! `kchaos top`: the live runs of this host, as they go.
 
-use super::{exit, failure::Failure, list::unexpected};
+use super::{
+    exit,
+    failure::Failure,
+    signals,
+    stop::{self, Ended},
+};
 use crate::{
     live::{
         draw::draw,
@@ -9,12 +14,10 @@ use crate::{
         sample::Round,
         terminal::Lent,
     },
-    runs::{
-        client,
-        message::{Answer, Request},
-    },
+    runs::client,
 };
 use clap::Args;
+use nix::sys::signalfd::SignalFd;
 use ratatui::crossterm::event::{self, Event};
 use std::{
     io::{self, IsTerminal as _},
@@ -56,8 +59,10 @@ pub fn run(arguments: &Top, json: bool) -> Result<u8, Failure> {
             Err(error) => return Err(error.into()),
         }
     }
+    // Before other threads are started, which would die of them otherwise.
+    let ends = signals::block().map_err(unable)?;
     let mut lent = Lent::take().map_err(unable)?;
-    let result = watch(&mut lent, only);
+    let result = watch(&mut lent, &ends, only);
     drop(lent);
     result.map(|()| exit::DONE)
 }
@@ -66,14 +71,14 @@ fn unable(error: io::Error) -> Failure {
     Failure::new(exit::UNABLE, format!("the terminal: {error}"))
 }
 
-fn watch(lent: &mut Lent, only: String) -> Result<(), Failure> {
+fn watch(lent: &mut Lent, ends: &SignalFd, only: String) -> Result<(), Failure> {
     let (tell, news) = mpsc::channel();
     let asker = tell.clone();
     // Ends with this process: it only reads.
     thread::spawn(move || ask_again_and_again(&only, &asker));
     let mut board = Board::new(Instant::now());
     loop {
-        lent.terminal.draw(|frame| draw(frame, &board)).map_err(unable)?;
+        lent.0.draw(|frame| draw(frame, &board)).map_err(unable)?;
         if event::poll(TICK).map_err(unable)?
             && let Event::Key(key) = event::read().map_err(unable)?
         {
@@ -85,12 +90,12 @@ fn watch(lent: &mut Lent, only: String) -> Result<(), Failure> {
                     let tell = tell.clone();
                     thread::spawn(move || {
                         // Nobody listens any more once the view is left.
-                        let _ = tell.send(News::Said(stop(&run)));
+                        let _ = tell.send(News::Said(end(&run)));
                     });
                 }
             }
         }
-        if lent.is_over().map_err(unable)? {
+        if ends.read_signal().map_err(|error| unable(error.into()))?.is_some() {
             return Ok(());
         }
         for one in news.try_iter() {
@@ -118,19 +123,22 @@ fn ask_again_and_again(only: &str, tell: &Sender<News>) {
 }
 
 /// Ends a run and says what came of it.
-fn stop(run: &str) -> String {
-    let answer = client::find(run).and_then(|run| run.ask(&Request::Stop, None));
-    match answer {
-        Ok(Answer::Stopped { outcome, summary, .. }) => {
+fn end(id: &str) -> String {
+    let ended = match client::find(id) {
+        Ok(run) => stop::end(run),
+        Err(client::Error::Unknown(_)) => Ok(Ended::ByItself),
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(Ended::Told { outcome, summary, .. }) => {
             let took = &summary["undone"]["took_ms"];
             let problems = summary["undone"]["problems"].as_array().map_or(0, Vec::len);
             match problems {
-                0 => format!("{run} ended ({outcome}), undone in {took} ms"),
-                count => format!("{run} ended ({outcome}); {count} THINGS ARE NOT UNDONE: see kchaos clean"),
+                0 => format!("{id} ended ({outcome}), undone in {took} ms"),
+                count => format!("{id} ended ({outcome}); {count} THINGS ARE NOT UNDONE: see kchaos clean"),
             }
         }
-        Ok(other) => format!("{run}: {}", unexpected(other).message),
-        Err(client::Error::Ended(_) | client::Error::Unknown(_)) => format!("{run} has ended by itself"),
-        Err(error) => format!("{run}: {error}"),
+        Ok(Ended::ByItself) => format!("{id} has ended by itself"),
+        Err(failure) => format!("{id}: {}", failure.message),
     }
 }

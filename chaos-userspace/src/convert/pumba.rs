@@ -2,7 +2,7 @@
 //!
 //! Flags, defaults and the words it gives to tc are those of pumba's cmd/commands.go and pkg/chaos/netem.
 
-use super::{Options, draft::Draft, packets::Packets, table::Table, target, tc::Line, units};
+use super::{Options, draft::Draft, packets::Packets, program, table::Table, target, tc::Line, units};
 use std::collections::HashMap;
 
 const FILTER: &str = "a fault of its own, on IPv4 and IPv6; pumba's filters know IPv4 only, and its band takes bulk packets of others too";
@@ -56,8 +56,7 @@ pub fn is_it(words: &[String]) -> Option<usize> {
         let image = word.rsplit('/').next().unwrap_or_default();
         image.split([':', '@']).next() == Some("pumba")
     };
-    let first = words.first().map(|word| word.rsplit('/').next().unwrap_or_default())?;
-    match first {
+    match program(words.first()?) {
         "pumba" => Some(0),
         // An image with its registry, rather than what the container is called.
         "docker" | "podman" | "nerdctl" => words

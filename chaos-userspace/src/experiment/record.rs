@@ -306,8 +306,7 @@ impl FaultRecord {
     pub fn all(plan: &Plan, summary: &Summary) -> Vec<Self> {
         let escaped = summary.escaped.unwrap_or(0);
         let record = |(rule, sum): (&crate::plan::PlannedRule, &RuleSummary)| {
-            // Events whose turn it was and which only the draw has spared.
-            let spared = sum.spared.get("chance").map_or(0, |count| count.events);
+            let spared = sum.spared_by_draw();
             let is_packet = matches!(rule.fault, Fault::Network(_));
             let unseen = sum.missed > 0 || (is_packet && escaped > 0);
             let finding = match (sum.matched.events, sum.injected.events) {

@@ -177,6 +177,19 @@ impl Hierarchy {
     }
 }
 
+/// Processes of a cgroup and its descendants; none if it has gone.
+pub fn processes(cgroup: &Path) -> Vec<i32> {
+    let mut found = vec![];
+    let mut to_visit = vec![cgroup.to_path_buf()];
+    while let Some(directory) = to_visit.pop() {
+        if let Ok(list) = fs::read_to_string(directory.join("cgroup.procs")) {
+            found.extend(list.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+        }
+        to_visit.extend(children(&directory));
+    }
+    found
+}
+
 /// The cgroups right below one; none if it has gone.
 pub(super) fn children(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -236,15 +249,7 @@ impl Cgroup {
 
     /// Processes in it and below.
     pub fn processes(&self) -> Vec<i32> {
-        let mut found = vec![];
-        let mut to_visit = vec![self.path.clone()];
-        while let Some(directory) = to_visit.pop() {
-            if let Ok(list) = fs::read_to_string(directory.join("cgroup.procs")) {
-                found.extend(list.lines().filter_map(|pid| pid.parse::<i32>().ok()));
-            }
-            to_visit.extend(children(&directory));
-        }
-        found
+        processes(&self.path)
     }
 
     /// Opens the file that a process writes `0` to in order to join.

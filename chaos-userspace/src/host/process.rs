@@ -1,6 +1,7 @@
 //! Processes as /proc shows them.
 
-use std::fs;
+use nix::unistd::{SysconfVar, sysconf};
+use std::{fs, time::Duration};
 
 /// The name of a process, of at most 15 bytes.
 pub fn comm(pid: i32) -> Option<String> {
@@ -34,6 +35,24 @@ pub fn start(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// User and system time that a process has used (fields 14 and 15 of proc_pid_stat(5)).
+pub fn processor_time(pid: i32) -> Option<Duration> {
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
+    Some(Duration::from_secs_f64(ticks(&stat(pid)?)? as f64 / per_second as f64))
+}
+
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = behind_name(stat)?.skip(11).map(str::parse::<u64>);
+    Some(fields.next()?.ok()? + fields.next()?.ok()?)
+}
+
+/// Memory that a process holds (field 2 of proc_pid_statm(5)).
+pub fn resident_bytes(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let page = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok().map(|pages| pages * page)
+}
+
 fn stat(pid: i32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/stat")).ok()
 }
@@ -51,6 +70,16 @@ mod tests {
     fn the_parent_stands_behind_the_name() {
         assert_eq!(behind_name("7 (a) b) (c) S 42 7 7 0").and_then(|mut fields| fields.nth(1)), Some("42"));
         assert!(behind_name("7 (a").is_none());
+    }
+
+    #[test]
+    fn what_a_process_costs_is_read() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 9 10 11";
+        assert_eq!(ticks(stat), Some(300));
+        assert_eq!(ticks("7 (a"), None);
+        let own = std::process::id() as i32;
+        assert!(processor_time(own).is_some() && resident_bytes(own).is_some_and(|bytes| bytes > 1 << 20));
+        assert_eq!(processor_time(i32::MAX), None);
     }
 
     #[test]

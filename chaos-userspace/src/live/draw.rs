@@ -84,7 +84,7 @@ fn list(board: &Board) -> Vec<Line<'static>> {
                     status.remaining_s.map_or_else(|| "-".to_owned(), clock),
                     thousands(injected),
                     rate(view.rate()),
-                    target(status)
+                    status.target_in_words()
                 ),
                 style,
             ),
@@ -218,11 +218,6 @@ fn color(state: State) -> Style {
         State::Starting => Color::Yellow,
         State::Ended => Color::Green,
     })
-}
-
-fn target(status: &Status) -> String {
-    let first = shown(&status.cgroup);
-    if status.targets > 1 { format!("{first} and {} more", status.targets - 1) } else { first }
 }
 
 /// So many of something.

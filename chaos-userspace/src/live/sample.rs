@@ -1,15 +1,13 @@
 //! Asking the owners, and the kernel about them.
 
-use crate::runs::{
-    client::{self, Run},
-    message::{Answer, Request, Status},
+use crate::{
+    host::{cgroup, process},
+    runs::{
+        client::{self, Run},
+        message::{Answer, Request, Status},
+    },
 };
-use nix::unistd::{SysconfVar, sysconf};
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// An owner answers at once; a stopped one does not hold up what is shown of the others for longer than this.
 const PATIENCE: Duration = Duration::from_millis(800);
@@ -67,55 +65,12 @@ fn ask(run: Run) -> Result<Sample, client::Error> {
     let id = run.id.clone();
     match run.ask(&Request::Status, Some(PATIENCE))? {
         Answer::Status(status) => Ok(Sample {
-            processes: status.chosen.iter().map(|path| processes(path)).collect(),
-            cpu: cpu(status.pid),
-            memory: memory(status.pid),
+            processes: status.chosen.iter().map(|path| cgroup::processes(path).len()).collect(),
+            cpu: process::processor_time(status.pid as i32),
+            memory: process::resident_bytes(status.pid as i32),
             status,
         }),
         // Its last word.
         _ => Err(client::Error::Ended(id)),
-    }
-}
-
-/// Processes of a cgroup and its descendants; none if it is gone.
-fn processes(cgroup: &Path) -> usize {
-    let own = fs::read_to_string(cgroup.join("cgroup.procs")).map_or(0, |list| list.lines().count());
-    let Ok(entries) = fs::read_dir(cgroup) else { return own };
-    let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    own + below.map(|entry| processes(&entry.path())).sum::<usize>()
-}
-
-/// User and system time (proc_pid_stat(5), fields 14 and 15, in ticks).
-fn cpu(pid: u32) -> Option<Duration> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let ticks_per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
-    ticks(&text).map(|ticks| Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64))
-}
-
-fn ticks(stat: &str) -> Option<u64> {
-    // The name in parentheses may hold anything.
-    let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
-}
-
-/// Resident memory (proc_pid_statm(5), field 2, in pages).
-fn memory(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let page = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
-    text.split(' ').nth(1)?.parse::<u64>().ok().map(|pages| pages * page)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_kernel_says_of_a_process_is_read() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 9 10 11";
-        assert_eq!(ticks(stat), Some(300));
-        assert_eq!(ticks("7 (a"), None);
-        let own = std::process::id();
-        assert!(cpu(own).is_some() && memory(own).is_some_and(|bytes| bytes > 1 << 20));
-        assert_eq!(cpu(u32::MAX), None);
     }
 }

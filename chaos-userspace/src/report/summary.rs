@@ -181,6 +181,13 @@ impl RuleSummary {
     }
 }
 
+impl RuleSummary {
+    /// Events whose turn it was and which only the draw has spared.
+    pub fn spared_by_draw(&self) -> u64 {
+        self.spared.get(Outcome::Chance.name()).map_or(0, |count| count.events)
+    }
+}
+
 impl Summary {
     /// Faults inflicted by all rules.
     pub fn injected(&self) -> u64 {

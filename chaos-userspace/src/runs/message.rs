@@ -1,10 +1,10 @@
 //! What is said on an owner's socket: one JSON object per line, a request and its answer.
 
 use crate::{
+    plan::explain::shown,
     report::summary::{Count, RuleSummary},
     spec::{Fault, network::Effect},
 };
-use chaos_common::counter::Outcome;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -80,6 +80,14 @@ pub struct Status {
     pub chosen: Vec<PathBuf>,
 }
 
+impl Status {
+    /// The first target and how many more there are, for people.
+    pub fn target_in_words(&self) -> String {
+        let first = shown(&self.cgroup);
+        if self.targets > 1 { format!("{first} and {} more", self.targets - 1) } else { first }
+    }
+}
+
 /// Targets that a status names.
 pub const CHOSEN_MAX: usize = 20;
 
@@ -135,7 +143,7 @@ impl RuleStatus {
             name: summary.name.clone(),
             fault: fault.to_string(),
             asked_percent: (!is_model).then(|| fault.when().probability.percent()),
-            spared_by_draw: summary.spared.get(Outcome::Chance.name()).map_or(0, |count| count.events),
+            spared_by_draw: summary.spared_by_draw(),
             seen: summary.seen,
             matched: summary.matched,
             injected: summary.injected,
