@@ -8,6 +8,79 @@ use crate::spec::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+/// What says which of the matched events are hit, of whatever fault.
+#[derive(Default)]
+pub struct Turns<'a> {
+    /// A share.
+    pub probability: Option<&'a Share>,
+    /// Every n-th.
+    pub every: Option<u64>,
+    /// Behind the first n.
+    pub after: Option<u64>,
+    /// At most n.
+    pub limit: Option<u64>,
+    /// By number.
+    pub when: Option<&'a TurnsText>,
+    /// Every process counts for itself.
+    pub per_process: bool,
+}
+
+impl Turns<'_> {
+    /// Whether anything is said.
+    pub fn are_given(&self) -> bool {
+        self.probability.is_some()
+            || self.every.is_some()
+            || self.after.is_some()
+            || self.limit.is_some()
+            || self.when.is_some()
+    }
+}
+
+/// A mapping with the fields of [`Turns`] beside its own. (serde cannot refuse unknown fields of a struct that takes in
+/// another one.)
+macro_rules! with_turns {
+    (
+        $(#[$of_struct:meta])*
+        pub struct $name:ident {
+            $(#[$of_share:meta])+
+            turns,
+            $($(#[$of_field:meta])* pub $field:ident: $kind:ty,)*
+        }
+    ) => {
+        $(#[$of_struct])*
+        pub struct $name {
+            $(#[$of_share])+
+            pub probability: Option<Share>,
+            /// Only every n-th.
+            #[schemars(range(min = 1))]
+            pub every: Option<u64>,
+            /// Only those behind the first n.
+            #[schemars(range(min = 1))]
+            pub after: Option<u64>,
+            /// At most n hits.
+            #[schemars(range(min = 1))]
+            pub limit: Option<u64>,
+            /// Only these, by number.
+            pub when: Option<TurnsText>,
+            $($(#[$of_field])* pub $field: $kind,)*
+        }
+
+        impl $name {
+            /// Which of the matched events are hit.
+            pub fn turns(&self) -> Turns<'_> {
+                Turns {
+                    probability: self.probability.as_ref(),
+                    every: self.every,
+                    after: self.after,
+                    limit: self.limit,
+                    when: self.when.as_ref(),
+                    per_process: false,
+                }
+            }
+        }
+    };
+}
+
 /// One fault: network or syscall.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -79,23 +152,14 @@ pub enum Often {
     When(When),
 }
 
-/// Which of the matched events are hit.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct When {
-    /// Share of the events whose turn it is; all if nothing is said.
-    pub probability: Option<Share>,
-    /// Only every n-th.
-    #[schemars(range(min = 1))]
-    pub every: Option<u64>,
-    /// Only those behind the first n.
-    #[schemars(range(min = 1))]
-    pub after: Option<u64>,
-    /// At most n hits.
-    #[schemars(range(min = 1))]
-    pub limit: Option<u64>,
-    /// Only these, by number.
-    pub when: Option<TurnsText>,
+with_turns! {
+    /// Which of the matched events are hit.
+    #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    pub struct When {
+        /// Share of the events whose turn it is; all if nothing is said.
+        turns,
+    }
 }
 
 /// How packets are lost: a share, or more.
@@ -108,43 +172,34 @@ pub enum Loss {
     More(Box<LossMore>),
 }
 
-/// How packets are lost: each for itself, or by a model with a memory.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LossMore {
-    /// Share of the packets whose turn it is.
-    pub probability: Option<Share>,
-    /// Only every n-th.
-    #[schemars(range(min = 1))]
-    pub every: Option<u64>,
-    /// Only those behind the first n.
-    #[schemars(range(min = 1))]
-    pub after: Option<u64>,
-    /// At most n hits.
-    #[schemars(range(min = 1))]
-    pub limit: Option<u64>,
-    /// Only these, by number.
-    pub when: Option<TurnsText>,
-    /// A model with a memory, in netem's words.
-    pub model: Option<LossModel>,
-    /// gemodel: from good to bad.
-    pub p: Option<Share>,
-    /// gemodel: from bad to good.
-    pub r: Option<Share>,
-    /// gemodel: share of packets that get through in the bad state; 0% if nothing is said.
-    pub h: Option<Share>,
-    /// gemodel: share of packets that get through in the good state; 100% if nothing is said.
-    pub k: Option<Share>,
-    /// state: from received in a gap to lost in a burst.
-    pub p13: Option<Share>,
-    /// state: from lost in a burst to received in a gap.
-    pub p31: Option<Share>,
-    /// state: from lost in a burst to received in a burst.
-    pub p32: Option<Share>,
-    /// state: from received in a burst to lost in a burst.
-    pub p23: Option<Share>,
-    /// state: from received in a gap to lost in a gap.
-    pub p14: Option<Share>,
+with_turns! {
+    /// How packets are lost: each for itself, or by a model with a memory.
+    #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    pub struct LossMore {
+        /// Share of the packets whose turn it is.
+        turns,
+        /// A model with a memory, in netem's words.
+        pub model: Option<LossModel>,
+        /// gemodel: from good to bad.
+        pub p: Option<Share>,
+        /// gemodel: from bad to good.
+        pub r: Option<Share>,
+        /// gemodel: share of packets that get through in the bad state; 0% if nothing is said.
+        pub h: Option<Share>,
+        /// gemodel: share of packets that get through in the good state; 100% if nothing is said.
+        pub k: Option<Share>,
+        /// state: from received in a gap to lost in a burst.
+        pub p13: Option<Share>,
+        /// state: from lost in a burst to received in a gap.
+        pub p31: Option<Share>,
+        /// state: from lost in a burst to received in a burst.
+        pub p32: Option<Share>,
+        /// state: from received in a burst to lost in a burst.
+        pub p23: Option<Share>,
+        /// state: from received in a gap to lost in a gap.
+        pub p14: Option<Share>,
+    }
 }
 
 /// Models of loss with a memory.
@@ -167,25 +222,16 @@ pub enum Corrupt {
     More(CorruptMore),
 }
 
-/// Wrong bits.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CorruptMore {
-    /// Share of the packets whose turn it is.
-    pub probability: Option<Share>,
-    /// Only every n-th.
-    #[schemars(range(min = 1))]
-    pub every: Option<u64>,
-    /// Only those behind the first n.
-    #[schemars(range(min = 1))]
-    pub after: Option<u64>,
-    /// At most n hits.
-    #[schemars(range(min = 1))]
-    pub limit: Option<u64>,
-    /// Only these, by number.
-    pub when: Option<TurnsText>,
-    /// A bit of the payload, with a checksum that is right for it.
-    pub payload: Option<bool>,
+with_turns! {
+    /// Wrong bits.
+    #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    pub struct CorruptMore {
+        /// Share of the packets whose turn it is.
+        turns,
+        /// A bit of the payload, with a checksum that is right for it.
+        pub payload: Option<bool>,
+    }
 }
 
 /// Delays, whose times add up.
@@ -200,74 +246,56 @@ pub enum Delays {
     Several(Vec<Delay>),
 }
 
-/// One delay.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Delay {
-    /// Mean time a packet is held back.
-    pub time: Option<Time>,
-    /// How far packets differ from it: half the width of the uniform distribution, the standard deviation of the others.
-    pub jitter: Option<Time>,
-    /// How they differ.
-    pub distribution: Option<Distribution>,
-    /// How much of a packet's jitter is that of the one before.
-    pub correlation: Option<Share>,
-    /// They leave no faster than this.
-    pub rate: Option<BitRate>,
-    /// Hold back no more than so many packets; further ones are lost.
-    #[schemars(range(min = 1))]
-    pub queue: Option<u32>,
-    /// Share of the packets whose turn it is.
-    pub probability: Option<Share>,
-    /// Only every n-th.
-    #[schemars(range(min = 1))]
-    pub every: Option<u64>,
-    /// Only those behind the first n.
-    #[schemars(range(min = 1))]
-    pub after: Option<u64>,
-    /// At most n hits.
-    #[schemars(range(min = 1))]
-    pub limit: Option<u64>,
-    /// Only these, by number.
-    pub when: Option<TurnsText>,
+with_turns! {
+    /// One delay.
+    #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    pub struct Delay {
+        /// Share of the packets whose turn it is.
+        turns,
+        /// Mean time a packet is held back.
+        pub time: Option<Time>,
+        /// How far packets differ from it: half the width of the uniform distribution, the standard deviation of the others.
+        pub jitter: Option<Time>,
+        /// How they differ.
+        pub distribution: Option<Distribution>,
+        /// How much of a packet's jitter is that of the one before.
+        pub correlation: Option<Share>,
+        /// They leave no faster than this.
+        pub rate: Option<BitRate>,
+        /// Hold back no more than so many packets; further ones are lost.
+        #[schemars(range(min = 1))]
+        pub queue: Option<u32>,
+    }
 }
 
-/// What which system calls return.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Syscall {
-    /// The calls, or classes of them.
-    #[schemars(required, length(min = 1))]
-    pub calls: Option<Vec<CallText>>,
-    /// Which of them; all if nothing is said.
-    #[serde(rename = "match")]
-    #[serde(default)]
-    pub matches: CallMatch,
-    /// Fail them with this errno.
-    pub error: Option<ErrnoText>,
-    /// Do nothing and claim success with this value.
-    #[serde(rename = "return")]
-    pub returns: Option<u64>,
-    /// Draw one of these results for each.
-    #[serde(default)]
-    pub errors: Vec<Outcome>,
-    /// Hold them back, then let them go on; needs `mechanism: lsm_sleep`.
-    pub latency: Option<Latency>,
-    /// Share of the calls whose turn it is; all if nothing is said.
-    pub probability: Option<Share>,
-    /// Only every n-th.
-    #[schemars(range(min = 1))]
-    pub every: Option<u64>,
-    /// Only those behind the first n.
-    #[schemars(range(min = 1))]
-    pub after: Option<u64>,
-    /// At most n hits.
-    #[schemars(range(min = 1))]
-    pub limit: Option<u64>,
-    /// Only these, by number.
-    pub when: Option<TurnsText>,
-    /// Who counts.
-    pub per: Option<Per>,
+with_turns! {
+    /// What which system calls return.
+    #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    pub struct Syscall {
+        /// Share of the calls whose turn it is; all if nothing is said.
+        turns,
+        /// The calls, or classes of them.
+        #[schemars(required, length(min = 1))]
+        pub calls: Option<Vec<CallText>>,
+        /// Which of them; all if nothing is said.
+        #[serde(rename = "match")]
+        #[serde(default)]
+        pub matches: CallMatch,
+        /// Fail them with this errno.
+        pub error: Option<ErrnoText>,
+        /// Do nothing and claim success with this value.
+        #[serde(rename = "return")]
+        pub returns: Option<u64>,
+        /// Draw one of these results for each.
+        #[serde(default)]
+        pub errors: Vec<Outcome>,
+        /// Hold them back, then let them go on; needs `mechanism: lsm_sleep`.
+        pub latency: Option<Latency>,
+        /// Who counts.
+        pub per: Option<Per>,
+    }
 }
 
 /// How long calls are held back.

@@ -2,9 +2,11 @@
 
 use super::{
     super::{
-        document_fault::{self as document, Corrupt, Delays, Loss, LossModel, LossMore, Network, Often},
+        document_fault::{
+            self as document, Corrupt, Delays, Loss, LossModel, LossMore, Network, Often, Turns,
+        },
         findings::{Findings, element, field},
-        text::{PortText, Share, TurnsText},
+        text::{PortText, Share},
     },
     value,
 };
@@ -17,23 +19,6 @@ use crate::spec::{
     units::Percent,
     when::When,
 };
-
-/// What says which events are hit, of whatever fault.
-#[derive(Default)]
-pub struct Turns<'a> {
-    /// A share.
-    pub probability: Option<&'a Share>,
-    /// Every n-th.
-    pub every: Option<u64>,
-    /// Behind the first n.
-    pub after: Option<u64>,
-    /// At most n.
-    pub limit: Option<u64>,
-    /// By number.
-    pub when: Option<&'a TurnsText>,
-    /// Every process counts for itself.
-    pub per_process: bool,
-}
 
 impl Turns<'_> {
     /// Reads it by the reader of the command line, each part at its own place.
@@ -65,19 +50,6 @@ impl Turns<'_> {
         }
         findings.take_all(path, When::from_parts(parts.iter().map(String::as_str)))
     }
-}
-
-macro_rules! turns {
-    ($of:expr) => {
-        Turns {
-            probability: $of.probability.as_ref(),
-            every: $of.every,
-            after: $of.after,
-            limit: $of.limit,
-            when: $of.when.as_ref(),
-            per_process: false,
-        }
-    };
 }
 
 /// The faults of one element, in the order in which they are judged.
@@ -144,7 +116,7 @@ pub fn faults(written: &Network, path: &str, findings: &mut Findings) -> Vec<Fau
 fn read_often(often: &Often, path: &str, findings: &mut Findings) -> Option<When> {
     match often {
         Often::Share(share) => share_alone(share, path, findings),
-        Often::When(when) => turns!(when).read(path, findings),
+        Often::When(when) => when.turns().read(path, findings),
     }
 }
 
@@ -164,14 +136,9 @@ fn read_loss(loss: &Loss, path: &str, findings: &mut Findings) -> Option<(Effect
                 findings.add(&field(path, name), "it belongs to a model: add model: gemodel or model: state");
             }
         }
-        return Some((Effect::Loss, turns!(more).read(path, findings)?));
+        return Some((Effect::Loss, more.turns().read(path, findings)?));
     };
-    let turns_given = more.probability.is_some()
-        || more.every.is_some()
-        || more.after.is_some()
-        || more.limit.is_some()
-        || more.when.is_some();
-    if turns_given {
+    if more.turns().are_given() {
         findings.add(
             path,
             "a model says itself what is lost: leave probability, every, after, limit and when out",
@@ -223,7 +190,7 @@ fn model_fields(more: &LossMore) -> [(&'static str, Option<&Share>); 9] {
 fn read_corrupt(written: &Corrupt, path: &str, findings: &mut Findings) -> Option<(Effect, When)> {
     let (when, payload) = match written {
         Corrupt::Share(share) => (share_alone(share, path, findings)?, false),
-        Corrupt::More(more) => (turns!(more).read(path, findings)?, more.payload == Some(true)),
+        Corrupt::More(more) => (more.turns().read(path, findings)?, more.payload == Some(true)),
     };
     let what = if payload { corrupt::Corrupt::Payload } else { corrupt::Corrupt::Detected };
     Some((Effect::Corrupt(what), when))
@@ -279,7 +246,7 @@ fn read_delay(written: &document::Delay, path: &str, findings: &mut Findings) ->
             findings.add(&at(name), "it is the jitter's: add jitter: 10ms, for example");
         }
     }
-    let when = turns!(written).read(path, findings)?;
+    let when = written.turns().read(path, findings)?;
     let delay = Delay {
         latency: latency.unwrap_or_default().unwrap_or_default(),
         jitter: jitter.unwrap_or_default().unwrap_or_default(),

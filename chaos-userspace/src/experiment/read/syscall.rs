@@ -2,11 +2,11 @@
 
 use super::{
     super::{
-        document_fault::{Access, CallMatch, Per, Syscall},
+        document_fault::{Access, CallMatch, Per, Syscall, Turns},
         findings::{Findings, element, field},
     },
     danger,
-    network::{Turns, ports},
+    network::ports,
 };
 use crate::spec::{
     Problems,
@@ -21,14 +21,7 @@ pub fn faults(written: &Syscall, allowed: &[Call], path: &str, findings: &mut Fi
     let at = |name: &str| field(path, name);
     let effect = effect(written, path, findings);
     let matches = matches(&written.matches, &at("match"), findings);
-    let turns = Turns {
-        probability: written.probability.as_ref(),
-        every: written.every,
-        after: written.after,
-        limit: written.limit,
-        when: written.when.as_ref(),
-        per_process: written.per == Some(Per::Process),
-    };
+    let turns = Turns { per_process: written.per == Some(Per::Process), ..written.turns() };
     let when = turns.read(path, findings);
     let mut faults = vec![];
     for (number, text) in written.calls.iter().flatten().enumerate() {
