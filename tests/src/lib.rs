@@ -13,6 +13,8 @@ pub mod client;
 pub mod control;
 pub mod device_kinds;
 pub mod device_share;
+pub mod experiment;
+pub mod ground;
 pub mod held_back;
 pub mod kchaos;
 pub mod kernel_objects;

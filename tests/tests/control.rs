@@ -9,55 +9,35 @@ use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::Role;
 use integration_tests::capability::{counts_exactly, delay_missing, fails_syscalls};
-use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::cgroup::Cgroup;
 use integration_tests::control::{ask, ask_from, is_listed};
+use integration_tests::ground::Ground;
 use integration_tests::kchaos::{Kchaos, Running};
-use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
-use integration_tests::netns::NetNs;
 use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
 use integration_tests::skip;
-use integration_tests::spawn::{Place, Victim};
+use integration_tests::spawn::Place;
 use integration_tests::tasks::read_tasks;
 use nix::sys::signal::Signal;
 
 struct Scene {
-    cgroup: TestCgroup,
-    target: Cgroup,
+    ground: Ground,
     beside: Cgroup,
-    runner: Place,
-    netns: NetNs,
-    furniture: String,
-    objects: KernelObjects,
 }
 
 impl Scene {
     fn new() -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let (target, beside) = (cgroup.child("target")?, cgroup.child("beside")?);
-        let netns = NetNs::new()?.with_clsact_where_needed()?;
-        let runner = cgroup.runner()?.in_netns(&netns);
-        let furniture = netns.furniture()?;
-        let objects = KernelObjects::now()?;
-        Ok(Self { cgroup, target, beside, runner, netns, furniture, objects })
+        let ground = Ground::new()?;
+        let beside = ground.cgroup.child("beside")?;
+        Ok(Self { ground, beside })
     }
 
     /// A live run and its id.
     fn inject(&self, faults: &str) -> Result<(Running, String)> {
-        let mut running = Kchaos::inject(faults, self.target.path()).at(&self.runner).start()?;
+        let mut running =
+            Kchaos::inject(faults, self.ground.target.path()).at(&self.ground.runner).start()?;
         let run = running.armed()?.run;
         Ok((running, run))
-    }
-
-    fn victim(&self, cgroup: &Cgroup, arguments: &str) -> Result<Victim> {
-        Victim::start(&Place::default().in_cgroup(cgroup).in_netns(&self.netns), arguments)
-    }
-
-    fn check_clean(&self) -> Result<()> {
-        KernelObjects::now()?.since(&self.objects).wait_gone()?;
-        let furniture = self.netns.furniture()?;
-        ensure!(furniture == self.furniture, "left behind: {furniture} instead of {}", self.furniture);
-        Ok(())
     }
 }
 
@@ -74,14 +54,15 @@ fn injected(run: &str) -> Result<u64> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_run_is_listed_counted_and_stopped() -> Result<()> {
     let scene = Scene::new()?;
-    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
-    let mut other = scene.victim(&scene.beside, "udp-pair --to 127.0.0.1:7002 --rate-per-ms 2")?;
+    let mut victim =
+        scene.ground.victim(&scene.ground.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    let mut other = scene.ground.victim(&scene.beside, "udp-pair --to 127.0.0.1:7002 --rate-per-ms 2")?;
     victim.ready()?;
     let (running, run) = scene.inject("--loss 30%")?;
     let list = ask("list")?.fine()?;
     let shown = list.about(&run).context("the run is not listed")?;
     ensure!(shown["state"] == "armed" && shown["pid"] == running.pid() && shown["command"] == "inject");
-    ensure!(shown["cgroup"] == scene.target.path().display().to_string(), "{shown}");
+    ensure!(shown["cgroup"] == scene.ground.target.path().display().to_string(), "{shown}");
     ensure!(shown["remaining_s"].as_f64().is_some_and(|left| left > 300.0 && left <= 600.0), "{shown}");
     let directory = fs::metadata("/run/kchaos")?.permissions().mode();
     ensure!(directory & 0o077 == 0, "/run/kchaos has the mode {directory:o}");
@@ -96,7 +77,7 @@ fn a_run_is_listed_counted_and_stopped() -> Result<()> {
     ensure!(stopped["event"] == "stopped" && stopped["code"] == 143, "{stopped}");
     ensure!(stopped["summary"]["undone"]["programs"] == 0, "{stopped}");
     // It was over when `stop` said so.
-    scene.check_clean()?;
+    scene.ground.check_clean()?;
     ensure!(!is_listed(&run)? && !socket(&run).exists(), "the run is listed after its end");
     let received = victim.board.datagrams.received.load(Acquire);
     wait_until("datagrams to pass", || victim.board.datagrams.received.load(Acquire) > received + 500)?;
@@ -118,7 +99,8 @@ fn a_run_is_listed_counted_and_stopped() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn another_rate_is_felt_and_a_bad_one_changes_nothing() -> Result<()> {
     let scene = Scene::new()?;
-    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    let mut victim =
+        scene.ground.victim(&scene.ground.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
     victim.ready()?;
     let (running, run) = scene.inject("--loss 10%")?;
     let counts = || (victim.board.datagrams.highest.load(Acquire), victim.board.datagrams.lost.load(Acquire));
@@ -160,7 +142,7 @@ fn another_rate_is_felt_and_a_bad_one_changes_nothing() -> Result<()> {
     ensure!(finished.events("set").len() == 2, "{}", finished.text());
     finished.summary()?;
     victim.stop(Role::Second)?;
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 /// How often the rules are exchanged.
@@ -174,8 +156,9 @@ fn from_one_total_fault_to_another_there_is_no_gap() -> Result<()> {
         let one = "--loss 100% --loss-model gemodel:p=0%,1-k=0%";
         let other = "--loss 0% --loss-model gemodel:p=0%,1-k=100%";
         let (running, run) = scene.inject(one)?;
-        let mut victim =
-            scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 3 --alone")?;
+        let mut victim = scene
+            .ground
+            .victim(&scene.ground.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 3 --alone")?;
         victim.ready()?;
         let datagrams = &victim.board.datagrams;
         for turn in 0..EXCHANGES {
@@ -194,7 +177,7 @@ fn from_one_total_fault_to_another_there_is_no_gap() -> Result<()> {
     }
     if fails_syscalls()? {
         let words = "calls --call openat --wait --no-controls --pause-us 100";
-        let mut victim = scene.victim(&scene.target, words)?;
+        let mut victim = scene.ground.victim(&scene.ground.target, words)?;
         victim.ready()?;
         let (one, other) = ("EIO@100%", "EACCES@0%");
         let (running, run) = scene.inject(&format!("--fail openat={one} --fail openat={other}"))?;
@@ -215,7 +198,7 @@ fn from_one_total_fault_to_another_there_is_no_gap() -> Result<()> {
         ensure!(tasks[0].succeeded <= missed, "{missed} calls were not seen, but {tasks:?}");
         ensure!(tasks[0].errno("EIO") > 0 && tasks[0].errno("EACCES") > 0, "{tasks:?}");
     }
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 #[test]
@@ -226,7 +209,8 @@ fn delays_follow() -> Result<()> {
     }
     let scene = Scene::new()?;
     let (running, run) = scene.inject("--delay 40ms --jitter 5ms --distribution normal")?;
-    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1 --alone")?;
+    let mut victim =
+        scene.ground.victim(&scene.ground.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1 --alone")?;
     let datagrams = &victim.board.datagrams;
     wait_until("datagrams", || datagrams.received.load(Acquire) > 50)?;
     let set = |faults: &str| -> Result<u64> {
@@ -248,7 +232,7 @@ fn delays_follow() -> Result<()> {
     ask(&format!("stop {run}"))?.fine()?;
     running.finish()?.summary()?;
     victim.stop(Role::Second)?;
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 #[test]
@@ -256,7 +240,8 @@ fn delays_follow() -> Result<()> {
 fn other_users_can_neither_see_nor_stop() -> Result<()> {
     let scene = Scene::new()?;
     let nobody = Place::default().as_nobody();
-    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1")?;
+    let mut victim =
+        scene.ground.victim(&scene.ground.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1")?;
     victim.ready()?;
     let (running, run) = scene.inject("--loss 30%")?;
     let words = ["list".to_owned(), format!("status {run}"), format!("stop {run}"), "stop --all".to_owned()];
@@ -292,7 +277,7 @@ fn other_users_can_neither_see_nor_stop() -> Result<()> {
     ask(&format!("stop {run}"))?.fine()?;
     running.finish()?.expect_status(143)?;
     victim.stop(Role::Second)?;
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 #[test]
@@ -306,7 +291,7 @@ fn a_killed_owner_is_not_listed() -> Result<()> {
     ensure!(!is_listed(&run)?, "the run is listed after its owner was killed");
     ensure!(!socket(&run).exists(), "its socket is left");
     ensure!(ask(&format!("stop {run}"))?.status == 2, "a run that is gone was stopped");
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 #[test]
@@ -314,21 +299,21 @@ fn a_killed_owner_is_not_listed() -> Result<()> {
 fn runs_on_one_target_are_independent() -> Result<()> {
     let scene = Scene::new()?;
     let words = "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2 --alone";
-    let mut victim = scene.victim(&scene.target, words)?;
+    let mut victim = scene.ground.victim(&scene.ground.target, words)?;
     victim.ready()?;
     let (first, first_run) = scene.inject("--loss 100%")?;
     // A second one for the same packets would be dead, also further down or up.
-    let below = scene.target.child("below")?;
-    for cgroup in [scene.target.path(), below.path(), scene.cgroup.root().path()] {
-        let finished = Kchaos::inject("--loss 5% --allow self", cgroup).at(&scene.runner).run()?;
+    let below = scene.ground.target.child("below")?;
+    for cgroup in [scene.ground.target.path(), below.path(), scene.ground.cgroup.root().path()] {
+        let finished = Kchaos::inject("--loss 5% --allow self", cgroup).at(&scene.ground.runner).run()?;
         finished.expect_status(6)?;
         let error = finished.error()?;
         ensure!(error.code == 6 && error.message.contains(&first_run), "{error:?}");
     }
     // Beside it, on the same devices, there is room.
-    let mut second = Kchaos::inject("--loss 100%", scene.beside.path()).at(&scene.runner).start()?;
+    let mut second = Kchaos::inject("--loss 100%", scene.beside.path()).at(&scene.ground.runner).start()?;
     let second_run = second.armed()?.run;
-    let mut other = scene.victim(&scene.beside, &words.replace("7001", "7002"))?;
+    let mut other = scene.ground.victim(&scene.beside, &words.replace("7001", "7002"))?;
     other.ready()?;
     let sent = other.board.datagrams.sent.load(Acquire);
     wait_until("datagrams", || other.board.datagrams.sent.load(Acquire) > sent + 100)?;
@@ -341,9 +326,9 @@ fn runs_on_one_target_are_independent() -> Result<()> {
     ensure!(is_listed(&second_run)? && !is_listed(&first_run)?);
     if let Some((running, run)) = third {
         let words = "calls --call openat -n 50 --wait --no-controls";
-        let mut calls = scene.victim(&scene.beside, words)?;
+        let mut calls = scene.ground.victim(&scene.beside, words)?;
         calls.ready()?;
-        scene.target.adopt(calls.pid())?;
+        scene.ground.target.adopt(calls.pid())?;
         calls.board.go.store(1, Release);
         calls.finish(Role::First)?;
         let tasks = read_tasks(&calls.board);
@@ -357,30 +342,32 @@ fn runs_on_one_target_are_independent() -> Result<()> {
     wait_until("datagrams", || other.board.datagrams.received.load(Acquire) > 200)?;
     victim.stop(Role::Second)?;
     other.stop(Role::Second)?;
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_detached_run_goes_on_until_it_is_stopped_or_over() -> Result<()> {
     let scene = Scene::new()?;
-    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    let mut victim =
+        scene.ground.victim(&scene.ground.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
     victim.ready()?;
-    let line = |more: &str| format!("inject --cgroup {} --detach {more}", scene.target.path().display());
-    let detached = ask_from(&scene.runner, &line("--loss 50% --duration 600s"))?.fine()?;
+    let line =
+        |more: &str| format!("inject --cgroup {} --detach {more}", scene.ground.target.path().display());
+    let detached = ask_from(&scene.ground.runner, &line("--loss 50% --duration 600s"))?.fine()?;
     let run = detached.event()?["run"].as_str().context("no id")?.to_owned();
     let first = injected(&run)?;
     wait_for("injections", || Ok((injected(&run)? > first + 20).then_some(())))?;
     ensure!(ask(&format!("stop {run}"))?.fine()?.event()?["code"] == 143);
-    scene.check_clean()?;
-    let detached = ask_from(&scene.runner, &line("--loss 50% --duration 1s"))?.fine()?;
+    scene.ground.check_clean()?;
+    let detached = ask_from(&scene.ground.runner, &line("--loss 50% --duration 1s"))?.fine()?;
     let run = detached.event()?["run"].as_str().context("no id")?.to_owned();
     wait_for("the end", || Ok((!is_listed(&run)?).then_some(())))?;
-    scene.check_clean()?;
+    scene.ground.check_clean()?;
     let received = victim.board.datagrams.received.load(Acquire);
     wait_until("datagrams", || victim.board.datagrams.received.load(Acquire) > received + 200)?;
     // What cannot start says so to who is still there.
-    let refused = ask_from(&scene.runner, &line("--loss 5 --duration 1s"))?;
+    let refused = ask_from(&scene.ground.runner, &line("--loss 5 --duration 1s"))?;
     ensure!(refused.status == 2 && refused.said.contains("unit"), "{}: {}", refused.status, refused.said);
     victim.stop(Role::Second)?;
     Ok(())
@@ -390,7 +377,7 @@ fn a_detached_run_goes_on_until_it_is_stopped_or_over() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn exec_is_stopped_with_its_command() -> Result<()> {
     let scene = Scene::new()?;
-    let mut running = Kchaos::exec("--loss 100%", &["sleep", "600"]).at(&scene.runner).start()?;
+    let mut running = Kchaos::exec("--loss 100%", &["sleep", "600"]).at(&scene.ground.runner).start()?;
     let run = running.armed()?.run;
     let status = ask(&format!("status {run}"))?.fine()?;
     let status = status.event()?;
@@ -398,5 +385,5 @@ fn exec_is_stopped_with_its_command() -> Result<()> {
     let stopped = ask(&format!("stop {run}"))?.fine()?;
     ensure!(stopped.event()?["summary"]["signal"] == 15, "{:?}", stopped.events);
     running.finish()?.expect_status(143)?;
-    scene.check_clean()
+    scene.ground.check_clean()
 }

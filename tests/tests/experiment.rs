@@ -1,45 +1,26 @@
 //! Experiment files: read, planned, run to a verdict, given up, interrupted.
 
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering::Acquire;
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
-use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::cgroup::TestCgroup;
+use integration_tests::experiment::{Reports, document};
+use integration_tests::ground::Ground;
 use integration_tests::kchaos::{Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::measure::measure;
-use integration_tests::netns::NetNs;
 use integration_tests::patience::{patience, wait_until};
-use integration_tests::spawn::{Place, Victim};
+use integration_tests::spawn::Victim;
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A file of its own.
-struct File {
-    _directory: TempDir,
-    path: PathBuf,
-}
-
-impl File {
-    fn new(text: &str) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let path = directory.path().join("experiment.yaml");
-        std::fs::write(&path, text)?;
-        Ok(Self { _directory: directory, path })
-    }
-}
+use serde_json::json;
 
 /// An experiment on a cgroup; `rest` has the indentation of the spec's fields.
 fn experiment(target: &Path, duration: &str, faults: &str, rest: &str) -> String {
-    format!(
-        "apiVersion: kchaos.dev/v1alpha1\nkind: Experiment\nmetadata: {{name: test}}\nspec:\n  hypothesis: It holds.\n  duration: \
-         {duration}\n  targets: [{{cgroup: {}}}]\n  faults:\n    - {faults}\n{rest}",
-        target.display()
-    )
+    document(target, &format!("  duration: {duration}\n  faults:\n    - {faults}\n{rest}"))
 }
 
 #[test]
@@ -53,17 +34,17 @@ fn all_mistakes_are_told_with_their_places_and_nothing_is_touched() -> Result<()
                     remotePorts: [70000]}\n        loss: 5\n    - syscall: {calls: [opnat], error: EIOO, probability: 110%}\n    - \
                     netwrok: {loss: 5%}\n  steadyState:\n    - name: a\n      http: {url: \"ftp://x/\"}\n  abort:\n    - {probe: b, \
                     consecutive: 3}\n";
-    let file = File::new(mistakes)?;
+    let reports = Reports::new()?;
+    let file = reports.write(mistakes)?;
     let runner = cgroup.runner()?;
-    let refused = file.path.with_extension("html");
+    let refused = file.with_extension("html");
     for command in ["plan", "run"] {
         let report =
             if command == "run" { format!(" --report {}", refused.display()) } else { String::new() };
-        let finished =
-            Kchaos::new(&format!("{command} {}{report}", file.path.display())).at(&runner).run()?;
+        let finished = Kchaos::new(&format!("{command} {}{report}", file.display())).at(&runner).run()?;
         finished.expect_status(2)?;
         let text = finished.text();
-        let name = file.path.display().to_string();
+        let name = file.display().to_string();
         let told: Vec<_> = text.lines().filter(|line| line.contains(&name)).collect();
         ensure!(told.len() == 21, "{} messages instead of 21:\n{text}", told.len());
         for line in told {
@@ -84,14 +65,15 @@ fn a_file_is_planned_as_flags_are() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let target = cgroup.child("target")?;
     let text = experiment(target.path(), "10s", "network: {loss: 5%, match: {protocol: udp}}", "");
-    let file = File::new(&text)?;
-    let of_file = integration_tests::plan::plan(&file.path.display().to_string())?;
+    let reports = Reports::new()?;
+    let file = reports.write(&text)?;
+    let of_file = integration_tests::plan::plan(&file.display().to_string())?;
     let flags = format!("--cgroup {} --loss 5% --protocol udp --duration 10s", target.path().display());
     let of_flags = integration_tests::plan::plan(&flags)?;
     for field in ["target", "rules", "chosen", "warnings"] {
         ensure!(of_file[field] == of_flags[field], "{field}: {} and {}", of_file[field], of_flags[field]);
     }
-    let both = Command::new(binary()?).arg("plan").arg(&file.path).args(["--loss", "5%"]).output()?;
+    let both = Command::new(binary()?).arg("plan").arg(&file).args(["--loss", "5%"]).output()?;
     ensure!(both.status.code() == Some(2), "a file and flags were taken together");
     let schema = Command::new(binary()?).arg("schema").output()?;
     let schema: serde_json::Value = serde_json::from_slice(&schema.stdout)?;
@@ -99,16 +81,11 @@ fn a_file_is_planned_as_flags_are() -> Result<()> {
     Ok(())
 }
 
-/// A web server in the target, a place beside it, both in a network namespace with nothing but loopback.
+/// A web server in the target.
 struct Scene {
-    target: Cgroup,
-    _cgroup: TestCgroup,
-    netns: NetNs,
-    runner: Place,
+    ground: Ground,
     server: Victim,
-    files: TempDir,
-    objects: KernelObjects,
-    furniture: String,
+    reports: Reports,
 }
 
 /// Loses all answers of the web server.
@@ -116,68 +93,23 @@ const MUTE: &str = "network: {loss: 100%, match: {protocol: tcp, localPorts: [80
 
 impl Scene {
     fn new() -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let target = cgroup.child("target")?;
-        let netns = NetNs::new()?.with_clsact_where_needed()?;
-        let runner = cgroup.runner()?.in_netns(&netns);
-        let mut server = Victim::start(
-            &Place::default().in_cgroup(&target).in_netns(&netns),
-            "web --listen 127.0.0.1:8080",
-        )?;
+        let ground = Ground::new()?;
+        let mut server = ground.victim(&ground.target, "web --listen 127.0.0.1:8080")?;
         server.ready()?;
-        let furniture = netns.furniture()?;
-        Ok(Self {
-            target,
-            _cgroup: cgroup,
-            netns,
-            runner,
-            server,
-            files: tempfile::tempdir()?,
-            objects: KernelObjects::now()?,
-            furniture,
-        })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
+        Ok(Self { ground, server, reports: Reports::new()? })
     }
 
     /// Starts an experiment on the server; `rest` has the indentation of the spec's fields.
     fn start(&self, duration: &str, faults: &str, rest: &str) -> Result<Running> {
-        let file = self.path("experiment.yaml");
-        std::fs::write(&file, experiment(self.target.path(), duration, faults, rest))?;
-        let reports: Vec<_> = ["r.json", "r.html", "r.md", "r.xml", "r.journal.json"]
-            .iter()
-            .map(|name| format!("--report {}", self.path(name).display()))
-            .collect();
-        Kchaos::new(&format!("run --json {} {}", file.display(), reports.join(" "))).at(&self.runner).start()
-    }
-
-    fn read(&self, name: &str) -> Result<String> {
-        std::fs::read_to_string(self.path(name)).with_context(|| name.to_owned())
-    }
-
-    /// What was recorded; the other forms say the same.
-    fn record(&self, outcome: &str) -> Result<Value> {
-        let record: Value = serde_json::from_str(&self.read("r.json")?)?;
-        ensure!(record["verdict"]["outcome"] == outcome, "{}", record["verdict"]);
-        let shown = outcome.replace('_', " ");
-        for name in ["r.html", "r.md"] {
-            ensure!(self.read(name)?.contains(&shown), "{name} does not say {shown}");
-        }
-        ensure!(self.read("r.xml")?.contains(&format!("value=\"{outcome}\"")), "{}", self.read("r.xml")?);
-        let journal: Value = serde_json::from_str(&self.read("r.journal.json")?)?;
-        ensure!(journal["deviated"] == (outcome == "deviated"), "{journal}");
-        Ok(record)
+        let text = experiment(self.ground.target.path(), duration, faults, rest);
+        self.reports.start(&text, &self.ground.runner)
     }
 
     /// Nothing is left, and the server serves.
     fn check_clean(&self) -> Result<()> {
-        KernelObjects::now()?.since(&self.objects).wait_gone()?;
-        let furniture = self.netns.furniture()?;
-        ensure!(furniture == self.furniture, "left behind: {furniture} instead of {}", self.furniture);
+        self.ground.check_clean()?;
         let served = self.server.board.datagrams.received.load(Acquire);
-        self.netns.enter(|| {
+        self.ground.netns.enter(|| {
             let mut stream = std::net::TcpStream::connect("127.0.0.1:8080")?;
             stream.set_read_timeout(Some(patience()))?;
             stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
@@ -201,7 +133,7 @@ const ANSWERS: &str = "    - name: answers\n      http: {url: \"http://127.0.0.1
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_hypothesis_holds() -> Result<()> {
     let scene = Scene::new()?;
-    let talk = Victim::talking_to_itself(&scene.target, &scene.netns, 7001)?;
+    let talk = Victim::talking_to_itself(&scene.ground.target, &scene.ground.netns, 7001)?;
     let rest = format!(
         "  steadyState:\n{ANSWERS}    - name: up\n      http: {{url: \"http://127.0.0.1:8080/\", measure: body}}\n      \
          tolerance: {{jsonPath: $.status, equals: up}}\n      timeout: 60s\n      mode: edge\n    - name: alive\n      cgroup: \
@@ -212,7 +144,7 @@ fn a_hypothesis_holds() -> Result<()> {
     let finished = scene.start("4s", "network: {loss: 30%, match: {protocol: udp}}", &rest)?.finish()?;
     finished.expect_status(0)?;
     let lost = talk.board.datagrams.lost.load(Acquire);
-    let record = scene.record("held")?;
+    let record = scene.reports.record("held")?;
     let fault = &record["faults"][0];
     ensure!(fault["finding"] == "confirmed" && fault["asked_percent"] == 30.0, "{fault}");
     let (matched, injected) = (fault["matched"].as_u64(), fault["injected"].as_u64());
@@ -235,7 +167,7 @@ fn a_hypothesis_holds() -> Result<()> {
     }
     ensure!(record["recovery"]["took_s"].as_f64().is_some(), "{}", record["recovery"]);
     ensure!(record["summary"]["bystander"]["lost"] == 0, "{}", record["summary"]);
-    let page = scene.read("r.html")?;
+    let page = scene.reports.read("r.html")?;
     ensure!(page.contains("class=\"fault\"") && !page.contains("<script"), "the page lacks its plot");
     drop(talk);
     scene.check_clean()
@@ -248,7 +180,7 @@ fn a_hypothesis_is_refuted_and_the_service_recovers() -> Result<()> {
     let finished =
         scene.start("5s", MUTE, &format!("  recovery: 60s\n  steadyState:\n{ANSWERS}"))?.finish()?;
     finished.expect_status(4)?;
-    let record = scene.record("deviated")?;
+    let record = scene.reports.record("deviated")?;
     let probe = &record["probes"][0];
     let failed =
         probe["during"].as_array().into_iter().flatten().filter(|answer| answer["holds"] == false).count();
@@ -259,7 +191,11 @@ fn a_hypothesis_is_refuted_and_the_service_recovers() -> Result<()> {
     );
     ensure!(record["recovery"]["took_s"].as_f64().is_some(), "{}", record["recovery"]);
     ensure!(record["faults"][0]["finding"] == "confirmed", "{}", record["faults"]);
-    ensure!(scene.read("r.xml")?.contains("<failure type=\"deviated\""), "{}", scene.read("r.xml")?);
+    ensure!(
+        scene.reports.read("r.xml")?.contains("<failure type=\"deviated\""),
+        "{}",
+        scene.reports.read("r.xml")?
+    );
     scene.check_clean()
 }
 
@@ -272,7 +208,7 @@ fn an_experiment_is_given_up_for_a_probe() -> Result<()> {
     );
     let finished = scene.start("600s", MUTE, &rest)?.finish()?;
     finished.expect_status(5)?;
-    let record = scene.record("aborted")?;
+    let record = scene.reports.record("aborted")?;
     let abort = &record["abort"];
     let took = |name: &str| abort[name].as_f64().unwrap_or(f64::INFINITY);
     measure(
@@ -289,8 +225,8 @@ fn an_experiment_is_given_up_for_a_probe() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn an_experiment_is_given_up_for_a_file_and_for_too_many_faults() -> Result<()> {
     let scene = Scene::new()?;
-    let talk = Victim::talking_to_itself(&scene.target, &scene.netns, 7001)?;
-    let stop = scene.path("stop");
+    let talk = Victim::talking_to_itself(&scene.ground.target, &scene.ground.netns, 7001)?;
+    let stop = scene.reports.path("stop");
     let loss = "network: {loss: 30%, match: {protocol: udp}}";
     let mut running = scene.start("600s", loss, &format!("  abort: [{{file: {}}}]\n", stop.display()))?;
     running.armed()?;
@@ -299,7 +235,7 @@ fn an_experiment_is_given_up_for_a_file_and_for_too_many_faults() -> Result<()> 
     std::fs::write(&stop, "")?;
     let finished = running.finish()?;
     finished.expect_status(5)?;
-    let abort = scene.record("aborted")?["abort"].clone();
+    let abort = scene.reports.record("aborted")?["abort"].clone();
     ensure!(abort["condition"].as_str().is_some_and(|text| text.contains("stop appeared")), "{abort}");
     measure(
         "abort",
@@ -307,7 +243,7 @@ fn an_experiment_is_given_up_for_a_file_and_for_too_many_faults() -> Result<()> 
     );
     let finished = scene.start("600s", loss, "  abort: [{injections: 200}]\n")?.finish()?;
     finished.expect_status(5)?;
-    let record = scene.record("aborted")?;
+    let record = scene.reports.record("aborted")?;
     let injected = record["faults"][0]["injected"].as_u64().unwrap_or(0);
     measure("abort", json!({"by": "injections", "wanted": 200, "injected": injected}));
     // Two datagrams in a millisecond, looked at every ten: what an emulated machine makes of that is its own affair.
@@ -328,30 +264,30 @@ fn without_a_steady_state_nothing_is_injected() -> Result<()> {
         "{}",
         finished.text()
     );
-    let record = scene.record("not_met")?;
+    let record = scene.reports.record("not_met")?;
     ensure!(
         record["verdict"]["deviations"][0].as_str().is_some_and(|text| text.contains("closed")),
         "{record}"
     );
     // A run that is refused leaves no empty report.
-    let bad = scene.path("refused.html");
-    let file = scene.path("refused.yaml");
+    let bad = scene.reports.path("refused.html");
+    let file = scene.reports.path("refused.yaml");
     std::fs::write(&file, experiment(Path::new("/no/such/cgroup"), "1s", MUTE, ""))?;
     let line = format!("run --json {} --report {}", file.display(), bad.display());
-    Kchaos::new(&line).at(&scene.runner).run()?.expect_status(2)?;
+    Kchaos::new(&line).at(&scene.ground.runner).run()?.expect_status(2)?;
     ensure!(!bad.exists(), "an empty report is left");
-    let line = format!("run --json {} --report {}", file.display(), scene.path("x.pdf").display());
-    let finished = Kchaos::new(&line).at(&scene.runner).run()?;
+    let line = format!("run --json {} --report {}", file.display(), scene.reports.path("x.pdf").display());
+    let finished = Kchaos::new(&line).at(&scene.ground.runner).run()?;
     finished.expect_status(2)?;
     ensure!(
-        finished.error()?.message.contains(".html") && !scene.path("x.pdf").exists(),
+        finished.error()?.message.contains(".html") && !scene.reports.path("x.pdf").exists(),
         "{}",
         finished.text()
     );
     // What injects nothing has found out nothing, and is no success.
     let finished = scene.start("1s", "network: {loss: 5%, match: {protocol: icmp}}", "")?.finish()?;
     finished.expect_status(9)?;
-    let record = scene.record("nothing_injected")?;
+    let record = scene.reports.record("nothing_injected")?;
     ensure!(record["faults"][0]["finding"] == "no_match", "{}", record["faults"]);
     scene.check_clean()
 }
@@ -370,19 +306,19 @@ fn an_interrupt_at_every_phase_rolls_back_and_reports() -> Result<()> {
     running.signal(Signal::SIGTERM)?;
     let finished = running.finish()?;
     finished.expect_status(143)?;
-    let record = scene.record("interrupted")?;
+    let record = scene.reports.record("interrupted")?;
     ensure!(record["summary"].is_null() && finished.events("armed").is_empty(), "{}", record["summary"]);
     let mut running = scene.start("600s", MUTE, &hanging("during"))?;
     running.armed()?;
     running.signal(Signal::SIGINT)?;
     running.finish()?.expect_status(130)?;
-    ensure!(scene.record("interrupted")?["summary"]["undone"]["programs"] == 0, "programs are left");
+    ensure!(scene.reports.record("interrupted")?["summary"]["undone"]["programs"] == 0, "programs are left");
     let mut running = scene.start("200ms", MUTE, &hanging("end"))?;
     phase(&mut running, "after")?;
     scene.check_clean().context("after the faults, while their end is waited for")?;
     running.signal(Signal::SIGTERM)?;
     running.finish()?.expect_status(143)?;
-    ensure!(scene.record("interrupted")?["summary"]["undone"]["programs"] == 0, "programs are left");
+    ensure!(scene.reports.record("interrupted")?["summary"]["undone"]["programs"] == 0, "programs are left");
     // Nobody can write a report then, but nothing is left either.
     let mut running = scene.start("600s", MUTE, &hanging("during"))?;
     running.armed()?;

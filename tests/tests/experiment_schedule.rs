@@ -1,6 +1,5 @@
 //! Schedules and stages of experiments: what a victim feels, by its own clock and count, is what the file says.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering::Acquire;
 
@@ -8,16 +7,16 @@ use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::Role;
 use integration_tests::capability::{counts_exactly, delay_missing};
-use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::cgroup::Cgroup;
+use integration_tests::experiment::{Reports, document};
+use integration_tests::ground::Ground;
 use integration_tests::kchaos::{Finished, Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
-use integration_tests::netns::NetNs;
 use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// How far the victim's clock and the record may differ: both mean the same moment, but either's process may have to wait
 /// for its processor before it reads the clock.
@@ -27,85 +26,35 @@ const LOSE_ALL: &str = "network: {loss: 100%, match: {protocol: udp}}";
 
 /// A talker in the target and one beside it, in one network namespace.
 struct Scene {
-    target: Cgroup,
+    ground: Ground,
     beside: Cgroup,
-    _cgroup: TestCgroup,
-    netns: NetNs,
-    runner: Place,
-    files: TempDir,
-    objects: KernelObjects,
-    furniture: String,
+    reports: Reports,
 }
 
 impl Scene {
     fn new() -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let (target, beside) = (cgroup.child("target")?, cgroup.child("beside")?);
-        let netns = NetNs::new()?.with_clsact_where_needed()?;
-        let runner = cgroup.runner()?.in_netns(&netns);
-        let furniture = netns.furniture()?;
-        Ok(Self {
-            target,
-            beside,
-            _cgroup: cgroup,
-            netns,
-            runner,
-            files: tempfile::tempdir()?,
-            objects: KernelObjects::now()?,
-            furniture,
-        })
+        let ground = Ground::new()?;
+        let beside = ground.cgroup.child("beside")?;
+        Ok(Self { ground, beside, reports: Reports::new()? })
     }
 
     /// Starts both talkers: the target's and the other's.
     fn talkers(&self) -> Result<(Victim, Victim)> {
-        let hit = Victim::talking_to_itself(&self.target, &self.netns, 7001)?;
-        let spared = Victim::talking_to_itself(&self.beside, &self.netns, 7002)?;
+        let hit = Victim::talking_to_itself(&self.ground.target, &self.ground.netns, 7001)?;
+        let spared = Victim::talking_to_itself(&self.beside, &self.ground.netns, 7002)?;
         for talker in [&hit, &spared] {
             wait_until("a first datagram", || talker.board.datagrams.received.load(Acquire) > 0)?;
         }
         Ok((hit, spared))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
-    }
-
     /// A file with these fields of the spec, each line with its indentation.
-    fn file(&self, fields: &str) -> Result<PathBuf> {
-        let file = self.path("experiment.yaml");
-        let text = format!(
-            "apiVersion: kchaos.dev/v1alpha1\nkind: Experiment\nmetadata: {{name: test}}\nspec:\n  hypothesis: It holds.\n  \
-             targets: [{{cgroup: {}}}]\n{fields}",
-            self.target.path().display()
-        );
-        std::fs::write(&file, text)?;
-        Ok(file)
+    fn document(&self, fields: &str) -> String {
+        document(self.ground.target.path(), fields)
     }
 
     fn start(&self, fields: &str) -> Result<Running> {
-        let file = self.file(fields)?;
-        let reports: Vec<_> = ["r.json", "r.html", "r.md", "r.xml", "r.journal.json"]
-            .iter()
-            .map(|name| format!("--report {}", self.path(name).display()))
-            .collect();
-        Kchaos::new(&format!("run --json {} {}", file.display(), reports.join(" "))).at(&self.runner).start()
-    }
-
-    fn read(&self, name: &str) -> Result<String> {
-        std::fs::read_to_string(self.path(name)).with_context(|| name.to_owned())
-    }
-
-    fn record(&self, outcome: &str) -> Result<Value> {
-        let record: Value = serde_json::from_str(&self.read("r.json")?)?;
-        ensure!(record["verdict"]["outcome"] == outcome, "{}", record["verdict"]);
-        Ok(record)
-    }
-
-    fn check_clean(&self) -> Result<()> {
-        KernelObjects::now()?.since(&self.objects).wait_gone()?;
-        let furniture = self.netns.furniture()?;
-        ensure!(furniture == self.furniture, "left behind: {furniture} instead of {}", self.furniture);
-        Ok(())
+        self.reports.start(&self.document(fields), &self.ground.runner)
     }
 }
 
@@ -169,7 +118,7 @@ fn is_felt_in_its_on_phases_only(fault: &str) -> Result<()> {
     let received = hit.board.datagrams.received.load(Acquire);
     wait_until("datagrams behind the run", || hit.board.datagrams.received.load(Acquire) > received + 100)?;
     let felt = gaps(&hit.stop(Role::Second)?)?;
-    let record = scene.record("held")?;
+    let record = scene.reports.record("held")?;
     let course = course(&record)?;
     let shares: Vec<_> = course.iter().map(|dose| number(dose, "share_percent")).collect::<Result<_>>()?;
     // A change waits for the grace period of the one before, which takes seconds where readers wait for a processor: what is
@@ -199,7 +148,7 @@ fn is_felt_in_its_on_phases_only(fault: &str) -> Result<()> {
     let lost: u64 = felt.iter().map(|gap| gap.2).sum();
     ensure!(record["faults"][0]["injected"] == lost, "{lost} lost, but {}", record["faults"][0]);
     check_spared(spared)?;
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 #[test]
@@ -209,7 +158,8 @@ fn a_ramp_has_its_shares() -> Result<()> {
     let (mut hit, spared) = scene.talkers()?;
     let fields = "  duration: 10s\n  faults:\n    - name: lossy\n      network: {loss: 100%, match: {protocol: udp}}\n      \
                   schedule: {ramp: {from: 0%, to: 40%, over: 8s, steps: 5}}\n";
-    let plan = Command::new(binary()?).arg("plan").arg(scene.file(fields)?).output()?;
+    let plan =
+        Command::new(binary()?).arg("plan").arg(scene.reports.write(&scene.document(fields))?).output()?;
     let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
     for told in ["goes from 0% to 40% in 5 steps over 8s", "lossy at 10%", "6.400 s  lossy at 40%"] {
         ensure!(plan.contains(told), "{told} is not in {plan}");
@@ -228,7 +178,7 @@ fn a_ramp_has_its_shares() -> Result<()> {
     );
     let result = hit.stop(Role::Second)?;
     ensure!(result["overflows"] == 0, "{result}");
-    let record = scene.record("held")?;
+    let record = scene.reports.record("held")?;
     let course = course(&record)?;
     ensure!(course.len() == shares.len(), "{course:?}");
     for dose in course.iter().filter(|dose| dose["drawn"].as_u64() > Some(0)) {
@@ -242,10 +192,10 @@ fn a_ramp_has_its_shares() -> Result<()> {
     ensure!(lost <= injected && lost > 0, "{lost} lost, {injected} injected");
     ensure!(result["missing"].as_array().is_some_and(|missing| !missing.is_empty()), "{result}");
     for form in ["r.html", "r.md"] {
-        ensure!(scene.read(form)?.contains("lossy"), "{form}");
+        ensure!(scene.reports.read(form)?.contains("lossy"), "{form}");
     }
     check_spared(spared)?;
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 #[test]
@@ -255,7 +205,7 @@ fn a_delay_at_rest_holds_nothing_back() -> Result<()> {
         skip!("{reason}");
     }
     let scene = Scene::new()?;
-    let place = Place::default().in_cgroup(&scene.target).in_netns(&scene.netns);
+    let place = Place::default().in_cgroup(&scene.ground.target).in_netns(&scene.ground.netns);
     // The sender does not wait for the receiver.
     let mut victim = Victim::start(&place, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1 --alone")?;
     victim.ready()?;
@@ -285,13 +235,13 @@ fn a_delay_at_rest_holds_nothing_back() -> Result<()> {
     wait_until("many more", || datagrams.received.load(Acquire) > received + 6_000)?;
     running.signal(Signal::SIGINT)?;
     running.finish()?.expect_status(130)?;
-    let course = course(&scene.record("interrupted")?)?;
+    let course = course(&scene.reports.record("interrupted")?)?;
     ensure!(
         course.len() == 2 && count(&course[1], "injected")? == 0 && count(&course[1], "drawn")? > 0,
         "{course:?}"
     );
     drop(victim);
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 /// Names and shares of all steps that were told.
@@ -324,14 +274,14 @@ fn stages(server: u16, second: &str) -> String {
 fn a_stage_has_its_own_faults_and_its_own_verdict() -> Result<()> {
     let scene = Scene::new()?;
     let (mut hit, spared) = scene.talkers()?;
-    let place = Place::default().in_cgroup(&scene.target).in_netns(&scene.netns);
+    let place = Place::default().in_cgroup(&scene.ground.target).in_netns(&scene.ground.netns);
     let mut server = Victim::start(&place, "web --listen 127.0.0.1:8080")?;
     server.ready()?;
     let finished = scene.start(&stages(8080, "6s"))?.finish()?;
     finished.expect_status(4)?;
     let names: Vec<_> = finished.events("stage").iter().map(|event| event["stage"].clone()).collect();
     ensure!(names == ["calm", "storm"], "{names:?}");
-    let record = scene.record("deviated")?;
+    let record = scene.reports.record("deviated")?;
     let stages = record["stages"].as_array().context("no stages")?;
     let outcomes: Vec<_> = stages.iter().map(|stage| &stage["outcome"]).collect();
     ensure!(outcomes == ["held", "deviated"], "{stages:?}");
@@ -357,12 +307,12 @@ fn a_stage_has_its_own_faults_and_its_own_verdict() -> Result<()> {
     for (form, words) in
         [("r.html", "storm"), ("r.md", "storm"), ("r.xml", "stage: storm"), ("r.journal.json", "storm")]
     {
-        ensure!(scene.read(form)?.contains(words), "{form} does not say {words}");
+        ensure!(scene.reports.read(form)?.contains(words), "{form} does not say {words}");
     }
     hit.stop(Role::Second)?;
     check_spared(spared)?;
     drop(server);
-    scene.check_clean()
+    scene.ground.check_clean()
 }
 
 #[test]
@@ -370,7 +320,7 @@ fn a_stage_has_its_own_faults_and_its_own_verdict() -> Result<()> {
 fn an_end_in_the_middle_leaves_nothing_and_says_what_was_cut() -> Result<()> {
     let scene = Scene::new()?;
     let (mut hit, spared) = scene.talkers()?;
-    let place = Place::default().in_cgroup(&scene.target).in_netns(&scene.netns);
+    let place = Place::default().in_cgroup(&scene.ground.target).in_netns(&scene.ground.netns);
     let mut server = Victim::start(&place, "web --listen 127.0.0.1:8080")?;
     server.ready()?;
     let pulse = format!(
@@ -384,32 +334,33 @@ fn an_end_in_the_middle_leaves_nothing_and_says_what_was_cut() -> Result<()> {
         if signal == Signal::SIGINT {
             // Whoever follows a schedule is not changed by hand.
             let id = running.event("step", |_| true)?["run"].as_str().unwrap_or_default().to_owned();
-            let set = Kchaos::new(&format!("set {id} --loss 5% --protocol udp")).at(&scene.runner).run()?;
+            let set =
+                Kchaos::new(&format!("set {id} --loss 5% --protocol udp")).at(&scene.ground.runner).run()?;
             set.expect_status(2)?;
             ensure!(set.text().contains("schedule"), "{}", set.text());
         }
         running.signal(signal)?;
         running.finish()?.expect_status(status)?;
         if signal != Signal::SIGKILL {
-            let record = scene.record("interrupted")?;
+            let record = scene.reports.record("interrupted")?;
             ensure!(record["summary"]["undone"]["programs"] == 0, "{}", record["summary"]);
             ensure!(!course(&record)?.is_empty(), "{}", record["faults"]);
         }
         let received = hit.board.datagrams.received.load(Acquire);
         wait_until("datagrams", || hit.board.datagrams.received.load(Acquire) > received + 100)?;
-        KernelObjects::now()?.since(&scene.objects).wait_gone()?;
+        KernelObjects::now()?.since(&scene.ground.objects).wait_gone()?;
     }
     let mut running = scene.start(&stages(8080, "600s").replace("duration: 3s", "duration: 600s"))?;
     running.event("stage", |event| event["stage"] == "calm")?;
     running.signal(Signal::SIGINT)?;
     running.finish()?.expect_status(130)?;
-    let record = scene.record("interrupted")?;
+    let record = scene.reports.record("interrupted")?;
     let outcomes: Vec<_> =
         record["stages"].as_array().into_iter().flatten().map(|stage| &stage["outcome"]).collect();
     ensure!(outcomes == ["cut", "not_reached"], "{}", record["stages"]);
-    ensure!(scene.read("r.html")?.contains("cut: stage calm"), "the page does not say what was cut");
+    ensure!(scene.reports.read("r.html")?.contains("cut: stage calm"), "the page does not say what was cut");
     hit.stop(Role::Second)?;
     check_spared(spared)?;
     drop(server);
-    scene.check_clean()
+    scene.ground.check_clean()
 }

@@ -6,51 +6,29 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::Role;
-use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::ground::Ground;
 use integration_tests::kchaos::{Kchaos, Running};
-use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
-use integration_tests::netns::NetNs;
 use integration_tests::patience::{monotonic_ns, wait_until};
 use integration_tests::samples::packets;
-use integration_tests::spawn::{Place, Victim};
 use nix::sys::signal::Signal;
 
-struct Scene {
-    cgroup: TestCgroup,
-    target: Cgroup,
-    runner: Place,
-    netns: NetNs,
-    furniture: String,
-    objects: KernelObjects,
-}
+struct Scene(Ground);
 
 impl Scene {
     fn new() -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let target = cgroup.child("target")?;
-        let netns = NetNs::new()?.with_clsact_where_needed()?;
-        let runner = cgroup.runner()?.in_netns(&netns);
-        let furniture = netns.furniture()?;
-        Ok(Self { cgroup, target, runner, netns, furniture, objects: KernelObjects::now()? })
+        Ok(Self(Ground::new()?))
     }
 
     fn inject(&self, words: &str) -> Result<Running> {
-        Kchaos::new(&format!("inject --json --cgroup {} {words}", self.target.path().display()))
-            .at(&self.runner)
+        Kchaos::new(&format!("inject --json --cgroup {} {words}", self.0.target.path().display()))
+            .at(&self.0.runner)
             .start()
     }
 
-    fn victim(&self, cgroup: &Cgroup, arguments: &str) -> Result<Victim> {
-        Victim::start(&Place::default().in_cgroup(cgroup).in_netns(&self.netns), arguments)
-    }
-
     fn check_clean(&self) -> Result<()> {
-        KernelObjects::now()?.since(&self.objects).wait_gone()?;
-        ensure!(self.target.exists(), "the target's cgroup is gone");
-        let furniture = self.netns.furniture()?;
-        ensure!(furniture == self.furniture, "left behind: {furniture} instead of {}", self.furniture);
-        Ok(())
+        ensure!(self.0.target.exists(), "the target's cgroup is gone");
+        self.0.check_clean()
     }
 }
 
@@ -58,29 +36,29 @@ impl Scene {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn descendants_from_before_and_during_the_run_are_reached() -> Result<()> {
     let scene = Scene::new()?;
-    let old = scene.target.child("old")?.child("older")?;
-    let beside = scene.cgroup.child("beside")?;
+    let old = scene.0.target.child("old")?.child("older")?;
+    let beside = scene.0.cgroup.child("beside")?;
     // A socket made before the run belongs to the target as well.
-    let mut early = scene.victim(&old, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    let mut early = scene.0.victim(&old, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
     early.ready()?;
     wait_until("datagrams before the fault", || early.board.datagrams.received.load(Acquire) > 50)?;
     ensure!(early.board.datagrams.lost.load(Acquire) == 0, "losses before the fault");
     let mut running = scene.inject("--loss 30% --protocol udp --duration 600s")?;
     running.armed()?;
     wait_until("losses of a socket made before", || early.board.datagrams.lost.load(Acquire) > 20)?;
-    let young = scene.target.child("young")?.child("younger")?;
+    let young = scene.0.target.child("young")?.child("younger")?;
     let mut sent = 0;
     for (cgroup, name) in
-        [(&scene.target, "the target itself"), (&old, "an old cgroup"), (&young, "a young cgroup")]
+        [(&scene.0.target, "the target itself"), (&old, "an old cgroup"), (&young, "a young cgroup")]
     {
-        let mut victim = scene.victim(cgroup, &format!("udp-pair --to 127.0.0.1:7002 -n {}", packets()))?;
+        let mut victim = scene.0.victim(cgroup, &format!("udp-pair --to 127.0.0.1:7002 -n {}", packets()))?;
         victim.finish(Role::Second)?;
         let traffic = Traffic::read(&victim.board)?;
         traffic.check_silent()?;
         check_share(name, traffic.lost(), traffic.sent, 0.3)?;
         sent += traffic.sent;
     }
-    let mut victim = scene.victim(&beside, &format!("udp-pair --to 127.0.0.1:7003 -n {}", packets()))?;
+    let mut victim = scene.0.victim(&beside, &format!("udp-pair --to 127.0.0.1:7003 -n {}", packets()))?;
     victim.finish(Role::Second)?;
     Traffic::read(&victim.board)?.check_unharmed()?;
     running.signal(Signal::SIGINT)?;
@@ -96,7 +74,7 @@ fn descendants_from_before_and_during_the_run_are_reached() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn the_duration_ends_the_run() -> Result<()> {
     let scene = Scene::new()?;
-    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    let mut victim = scene.0.victim(&scene.0.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
     victim.ready()?;
     let start_ns = monotonic_ns();
     let mut running = scene.inject("--loss 50% --duration 2s")?;
@@ -134,7 +112,7 @@ fn a_run_that_hit_nothing_is_no_success() -> Result<()> {
     ensure!(summary.code == 9 && summary.outcome == "nothing_injected", "{summary:?}");
     scene.check_clean()?;
     // Traffic that does not match is not enough either.
-    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1")?;
+    let mut victim = scene.0.victim(&scene.0.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1")?;
     let finished = scene.inject("--loss 100% --protocol tcp --duration 1s")?.finish()?;
     finished.expect_status(9)?;
     let summary = finished.summary()?;
@@ -153,7 +131,7 @@ fn a_run_that_hit_nothing_is_no_success() -> Result<()> {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn signals_end_the_run_early() -> Result<()> {
     let scene = Scene::new()?;
-    let mut victim = scene.victim(&scene.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
+    let mut victim = scene.0.victim(&scene.0.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 2")?;
     victim.ready()?;
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let mut running = scene.inject("--loss 50% --duration 600s")?;
@@ -176,10 +154,10 @@ fn signals_end_the_run_early() -> Result<()> {
 fn a_cgroup_may_be_named_in_three_ways() -> Result<()> {
     let scene = Scene::new()?;
     let mount = integration_tests::cgroup::mount_point()?;
-    let below = scene.target.path().strip_prefix(&mount)?.display().to_string();
-    for name in [scene.target.path().display().to_string(), format!("/{below}"), below] {
+    let below = scene.0.target.path().strip_prefix(&mount)?.display().to_string();
+    for name in [scene.0.target.path().display().to_string(), format!("/{below}"), below] {
         let line = format!("inject --json --cgroup {name} --loss 50% --observe --duration 100ms");
-        let finished = Kchaos::new(&line).at(&scene.runner).run()?;
+        let finished = Kchaos::new(&line).at(&scene.0.runner).run()?;
         finished.expect_status(0)?;
         finished.summary()?;
     }
@@ -199,7 +177,8 @@ fn two_runs_at_once_count_their_own() -> Result<()> {
     let mut lost = Vec::new();
     for (scene, probability) in [(&scene, 1.0), (&other, 0.3)] {
         let mut victim = scene
-            .victim(&scene.target, &format!("udp-pair --to 127.0.0.1:7001 -n {}", packets().min(2_000)))?;
+            .0
+            .victim(&scene.0.target, &format!("udp-pair --to 127.0.0.1:7001 -n {}", packets().min(2_000)))?;
         victim.finish(Role::Second)?;
         let traffic = Traffic::read(&victim.board)?;
         check_share("one of two runs", traffic.lost(), traffic.sent, probability)?;

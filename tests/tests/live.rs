@@ -2,41 +2,30 @@
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::Role;
-use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::control::{ask, is_listed};
+use integration_tests::ground::Ground;
 use integration_tests::kchaos::{Kchaos, Running};
 use integration_tests::kernel_objects::KernelObjects;
-use integration_tests::netns::NetNs;
 use integration_tests::patience::wait_until;
 use integration_tests::screen::Screen;
 use integration_tests::spawn::{Place, Victim};
 use nix::sys::signal::Signal;
 
-struct Scene {
-    _cgroup: TestCgroup,
-    target: Cgroup,
-    runner: Place,
-    netns: NetNs,
-}
+struct Scene(Ground);
 
 impl Scene {
     fn new() -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let target = cgroup.child("target")?;
-        let netns = NetNs::new()?.with_clsact_where_needed()?;
-        let runner = cgroup.runner()?.in_netns(&netns);
-        Ok(Self { _cgroup: cgroup, target, runner, netns })
+        Ok(Self(Ground::new()?))
     }
 
     fn inject(&self, faults: &str) -> Result<(Running, String)> {
-        let mut running = Kchaos::inject(faults, self.target.path()).at(&self.runner).start()?;
+        let mut running = Kchaos::inject(faults, self.0.target.path()).at(&self.0.runner).start()?;
         let run = running.armed()?.run;
         Ok((running, run))
     }
 
     fn victim(&self) -> Result<Victim> {
-        let place = Place::default().in_cgroup(&self.target).in_netns(&self.netns);
-        let mut victim = Victim::start(&place, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1")?;
+        let mut victim = self.0.victim(&self.0.target, "udp-pair --to 127.0.0.1:7001 --rate-per-ms 1")?;
         victim.ready()?;
         Ok(victim)
     }
@@ -65,7 +54,7 @@ fn a_run_is_watched_and_ended_by_key() -> Result<()> {
     let mut screen = Screen::new()?;
     let modes = screen.modes()?;
     let view = top(&run, &screen)?;
-    let target = scene.target.path().display().to_string();
+    let target = scene.0.target.path().display().to_string();
     screen.wait_for("the run on the screen", |text| {
         text.contains(&run) && text.contains("armed") && text.contains("30.0%") && text.contains(&target)
     })?;

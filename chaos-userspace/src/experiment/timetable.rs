@@ -57,6 +57,12 @@ pub struct Timetable {
 }
 
 impl Script {
+    /// Puts a schedule to the others; its place.
+    pub fn add(&mut self, schedule: Schedule) -> usize {
+        self.schedules.push(schedule);
+        self.schedules.len() - 1
+    }
+
     /// Whether all faults act all the time.
     pub fn is_plain(&self) -> bool {
         self.stages.is_empty() && self.schedules.is_empty()

@@ -157,17 +157,12 @@ fn read_part(part: &Part<'_>, calls: &[Call], plot: &mut Plot, findings: &mut Fi
         let schedule = match &fault.schedule {
             Some(written) => {
                 let schedule = read(written, part.lasts, &field(&path, "schedule"), findings);
-                schedule.map(|schedule| {
-                    plot.script.schedules.push(schedule);
-                    plot.script.schedules.len() - 1
-                })
+                schedule.map(|schedule| plot.script.add(schedule))
             }
-            None => shared.clone().flatten().map(|schedule| {
-                *shared_at.get_or_insert_with(|| {
-                    plot.script.schedules.push(schedule);
-                    plot.script.schedules.len() - 1
-                })
-            }),
+            None => shared
+                .clone()
+                .flatten()
+                .map(|schedule| *shared_at.get_or_insert_with(|| plot.script.add(schedule))),
         };
         if let Some(number) = schedule {
             let has_model = fault.network.as_ref().is_some_and(|network| {
