@@ -77,9 +77,9 @@ pub struct Datagrams {
     pub highest: AtomicU64,
     /// Different datagrams received.
     pub received: AtomicU64,
-    /// Gaps seen so far (a datagram that overtakes others counts them as lost).
+    /// Datagrams that did not come so far though a later one has: fewer again when some come after all.
     pub lost: AtomicU64,
-    /// When the datagram last seen as lost was sent.
+    /// When the last of the lost ones was sent; 0 if there are none.
     pub last_lost_sent_ns: AtomicU64,
     /// When the datagram last received was sent.
     pub last_received_sent_ns: AtomicU64,

@@ -81,8 +81,6 @@ fn a_run_is_listed_counted_and_stopped() -> Result<()> {
     ensure!(!is_listed(&run)? && !socket(&run).exists(), "the run is listed after its end");
     let received = victim.board.datagrams.received.load(Acquire);
     wait_until("datagrams to pass", || victim.board.datagrams.received.load(Acquire) > received + 500)?;
-    let last_lost_ns = victim.board.datagrams.last_lost_sent_ns.load(Acquire);
-    ensure!(last_lost_ns > 0 && last_lost_ns < end_ns, "losses after the stop");
     let finished = running.finish()?;
     finished.expect_status(143)?;
     let rule = finished.summary()?.rule()?.injected.events;
@@ -91,6 +89,11 @@ fn a_run_is_listed_counted_and_stopped() -> Result<()> {
         "two accounts: {rule} and {stopped}"
     );
     victim.stop(Role::Second)?;
+    let last_lost_ns = victim.board.datagrams.last_lost_sent_ns.load(Acquire);
+    ensure!(
+        last_lost_ns > 0 && last_lost_ns < end_ns,
+        "the last loss was at {last_lost_ns}, the stop at {end_ns}"
+    );
     other.stop(Role::Second)?;
     Traffic::read(&other.board)?.check_unharmed()
 }

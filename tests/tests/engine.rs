@@ -151,8 +151,7 @@ fn loses_nothing(victim: &Victim, who: &str) -> Result<()> {
     wait_until(&format!("{who} to receive"), || received() > from + 20)?;
     let (before, from) = (lost(victim), received());
     wait_until(&format!("{who} to receive more"), || received() > from + 100)?;
-    ensure!(lost(victim) == before, "{who} lost {} datagrams", lost(victim) - before);
-    Ok(())
+    wait_until(&format!("{who} to lose no datagram"), || lost(victim) <= before).map(drop)
 }
 
 #[test]
@@ -184,8 +183,8 @@ fn runs_of_one_engine_begin_and_end_on_their_own() -> Result<()> {
         let injected = closed.counters[slot].outcomes[Outcome::Injected as usize].events;
         loses_nothing(victim, "a victim after the engine's end")?;
         // Taking the last clsact filter away costs packets of its own.
-        let exact = injected == lost(victim) || (!has_tcx() && injected < lost(victim));
-        ensure!(exact, "run {slot} injected {injected}, its victim lost {}", lost(victim));
+        let what = format!("the victim of run {slot} to have lost the {injected} injected");
+        wait_until(&what, || injected == lost(victim) || (!has_tcx() && injected < lost(victim)))?;
     }
     ensure!(closed.finish(), "a cgroup was left that nobody made");
     victims[2].stop(Role::Second)?;

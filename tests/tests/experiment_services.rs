@@ -1,7 +1,5 @@
 //! Experiments on real services: one that holds, one that deviates, one that is given up; all of them recover.
 
-use std::ops::Deref;
-
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::alone::Alone;
 use integration_tests::client::{image_missing, nginx_conf, postgres, run, serve};
@@ -13,46 +11,34 @@ use integration_tests::skip;
 use serde_json::{Value, json};
 
 /// Where a service is the target.
-struct Scene(Alone);
-
-impl Deref for Scene {
-    type Target = Alone;
-
-    fn deref(&self) -> &Alone {
-        &self.0
-    }
+fn scene() -> Result<Alone> {
+    Alone::in_netns(NetNs::new()?.with_clsact_where_needed()?)
 }
 
-impl Scene {
-    fn new() -> Result<Self> {
-        Ok(Self(Alone::in_netns(NetNs::new()?.with_clsact_where_needed()?)?))
-    }
-
-    /// Runs an experiment on the target to its verdict; nothing is left, and the steady state is back.
-    fn run(&self, duration: &str, loss: &str, port: u16, rest: &str, status: i32) -> Result<Value> {
-        let before = KernelObjects::now()?;
-        let (file, report) = (self.path("experiment.yaml"), self.path("record.json"));
-        let text = format!(
-            "apiVersion: kchaos.dev/v1alpha1\nkind: Experiment\nmetadata: {{name: service}}\nspec:\n  hypothesis: It serves.\n  \
-             duration: {duration}\n  targets: [{{cgroup: {}}}]\n  faults:\n    - network: {{loss: {loss}, match: {{protocol: tcp, \
-             localPorts: [{port}]}}}}\n  recovery: 5m\n{rest}",
-            self.target_cgroup.path().display()
-        );
-        std::fs::write(&file, text)?;
-        let finished = Kchaos::new(&format!("run --json {file} --report {report}")).at(&self.runner).run()?;
-        finished.expect_status(status)?;
-        let record: Value = serde_json::from_str(&std::fs::read_to_string(&report)?)?;
-        ensure!(record["faults"][0]["finding"] == "confirmed", "{}", record["faults"]);
-        ensure!(record["summary"]["bystander"]["lost"] == 0, "{}", record["summary"]);
-        let recovered = record["recovery"]["took_s"].as_f64().context("it did not recover")?;
-        measure(
-            "experiment",
-            json!({"outcome": record["verdict"]["outcome"], "recovered_s": recovered,
-            "undone_ms": record["summary"]["undone"]["took_ms"], "abort": record["abort"]}),
-        );
-        KernelObjects::now()?.since(&before).wait_gone()?;
-        Ok(record)
-    }
+/// Runs an experiment on the target to its verdict; nothing is left, and the steady state is back.
+fn verdict(scene: &Alone, duration: &str, loss: &str, port: u16, rest: &str, status: i32) -> Result<Value> {
+    let before = KernelObjects::now()?;
+    let (file, report) = (scene.path("experiment.yaml"), scene.path("record.json"));
+    let text = format!(
+        "apiVersion: kchaos.dev/v1alpha1\nkind: Experiment\nmetadata: {{name: service}}\nspec:\n  hypothesis: It serves.\n  \
+         duration: {duration}\n  targets: [{{cgroup: {}}}]\n  faults:\n    - network: {{loss: {loss}, match: {{protocol: tcp, \
+         localPorts: [{port}]}}}}\n  recovery: 5m\n{rest}",
+        scene.target_cgroup.path().display()
+    );
+    std::fs::write(&file, text)?;
+    let finished = Kchaos::new(&format!("run --json {file} --report {report}")).at(&scene.runner).run()?;
+    finished.expect_status(status)?;
+    let record: Value = serde_json::from_str(&std::fs::read_to_string(&report)?)?;
+    ensure!(record["faults"][0]["finding"] == "confirmed", "{}", record["faults"]);
+    ensure!(record["summary"]["bystander"]["lost"] == 0, "{}", record["summary"]);
+    let recovered = record["recovery"]["took_s"].as_f64().context("it did not recover")?;
+    measure(
+        "experiment",
+        json!({"outcome": record["verdict"]["outcome"], "recovered_s": recovered,
+        "undone_ms": record["summary"]["undone"]["took_ms"], "abort": record["abort"]}),
+    );
+    KernelObjects::now()?.since(&before).wait_gone()?;
+    Ok(record)
 }
 
 #[test]
@@ -61,7 +47,7 @@ fn nginx_serves_over_a_lossy_link() -> Result<()> {
     if let Some(reason) = image_missing() {
         skip!("{reason}");
     }
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let home = scene.path("");
     std::fs::write(scene.path("page"), "kchaos")?;
     std::fs::write(scene.path("conf"), nginx_conf(&home, "127.0.0.1:8080"))?;
@@ -71,7 +57,7 @@ fn nginx_serves_over_a_lossy_link() -> Result<()> {
     // TCP sends again what is lost, and the client asks again what took too long.
     let probe = "  steadyState:\n    - name: page\n      http: {url: \"http://127.0.0.1:8080/page\", measure: body}\n      \
                  tolerance: {equals: kchaos}\n      timeout: 60s\n      retries: 3\n      interval: 50ms\n";
-    let record = scene.run("8s", "30%", 8080, probe, 0)?;
+    let record = verdict(&scene, "8s", "30%", 8080, probe, 0)?;
     ensure!(record["verdict"]["outcome"] == "held", "{}", record["verdict"]);
     ensure!(
         record["probes"][0]["during"].as_array().is_some_and(|all| all.len() > 1),
@@ -87,7 +73,7 @@ fn postgresql_does_not_answer_while_it_is_cut_off() -> Result<()> {
     if let Some(reason) = image_missing() {
         skip!("{reason}");
     }
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let data = scene.path("data");
     let nobody = scene.target.clone().as_nobody();
     let init = postgres("initdb")?;
@@ -118,7 +104,7 @@ fn postgresql_does_not_answer_while_it_is_cut_off() -> Result<()> {
          \"host=127.0.0.1 user=kchaos dbname=postgres\"]}}\n      timeout: 8s\n      interval: 100ms\n",
         scene.path("script.sql")
     );
-    let record = scene.run("12s", "100%", 5432, &probe, 4)?;
+    let record = verdict(&scene, "12s", "100%", 5432, &probe, 4)?;
     let deviation = record["verdict"]["deviations"][0].as_str().unwrap_or_default();
     ensure!(deviation.starts_with("transactions failed"), "{}", record["verdict"]);
     run(&scene.beside, &ask)?.expect(0).context("after the experiment")?;
@@ -131,7 +117,7 @@ fn redis_is_left_alone_when_too_much_fails() -> Result<()> {
     if let Some(reason) = image_missing() {
         skip!("{reason}");
     }
-    let scene = Scene::new()?;
+    let scene = scene()?;
     let home = scene.path("");
     let words = [
         "redis-server",
@@ -152,7 +138,7 @@ fn redis_is_left_alone_when_too_much_fails() -> Result<()> {
     let _redis = serve(&scene.target, &words, scene.log("redis")?, &ask, &scene.beside)?;
     let rest = "  steadyState:\n    - name: writes\n      command: {argv: [redis-cli, set, k, \"1\"], measure: stdout}\n      \
                 tolerance: {equals: OK}\n      timeout: 5s\n      interval: 100ms\n  abort:\n    - {probe: writes, consecutive: 2}\n";
-    let record = scene.run("600s", "100%", 6379, rest, 5)?;
+    let record = verdict(&scene, "600s", "100%", 6379, rest, 5)?;
     ensure!(record["abort"]["condition"] == "writes failed 2 times in a row", "{}", record["abort"]);
     let last = record["abort"]["last_fault_within_ms"].as_f64().unwrap_or(f64::INFINITY);
     ensure!(last < 10_000.0, "{}", record["abort"]);

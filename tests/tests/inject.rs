@@ -87,18 +87,16 @@ fn the_duration_ends_the_run() -> Result<()> {
     ensure!(summary.code == 0 && summary.outcome == "done", "{summary:?}");
     // `armed` is reported after the fact, so the test sees a little less than the whole duration.
     ensure!(lasted.as_secs_f64() > 1.0, "the run of 2 s ended {lasted:?} after it was armed");
-    let lost_at_end = victim.board.datagrams.lost.load(Acquire);
     let received = victim.board.datagrams.received.load(Acquire);
     wait_until("datagrams after the run", || victim.board.datagrams.received.load(Acquire) > received + 500)?;
+    let received = victim.stop(Role::Second)?;
     let last_lost_ns = victim.board.datagrams.last_lost_sent_ns.load(Acquire);
-    let lost = victim.board.datagrams.lost.load(Acquire);
-    ensure!(last_lost_ns > start_ns && last_lost_ns <= end_ns, "losses outside the run");
-    let injected = summary.rule()?.injected.events;
     ensure!(
-        injected == lost,
-        "{lost} datagrams were lost ({lost_at_end} at the end), kchaos says {injected}"
+        (start_ns..=end_ns).contains(&last_lost_ns),
+        "the last loss was at {last_lost_ns}, the run from {start_ns} to {end_ns}: {received}"
     );
-    victim.stop(Role::Second)?;
+    let (injected, lost) = (summary.rule()?.injected.events, victim.board.datagrams.lost.load(Acquire));
+    ensure!(injected == lost, "{lost} datagrams were lost, kchaos says {injected}: {received}");
     scene.check_clean()
 }
 

@@ -225,9 +225,9 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
     let counts = &board.datagrams;
     let mut seen = Bitmap::default();
     let mut delays_us = vec![];
-    let (mut received, mut duplicates, mut out_of_order, mut lost, mut expected) =
-        (0u64, 0u64, 0u64, 0u64, 0u64);
-    let (mut gaps, mut last_sent_ns) = (vec![], 0);
+    let mut absent = Absent::default();
+    let (mut received, mut duplicates, mut out_of_order, mut expected) = (0u64, 0u64, 0u64, 0u64);
+    let mut last_sent_ns = 0;
     let mut buffer = [0u8; 65_536];
     let mut last_arrival = Instant::now();
     loop {
@@ -257,22 +257,26 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
         delays_us.push(delay_us);
         if sequence < expected {
             out_of_order += 1;
+            absent.came_late(sequence);
         } else if sequence > expected {
-            lost += sequence - expected;
-            if gaps.len() < GAPS_MAX {
-                gaps.push([last_sent_ns, sent_ns, sequence - expected]);
-            }
-            counts.lost.store(lost, Relaxed);
-            counts.last_lost_sent_ns.store(previous_ns, Release);
+            let gap = Gap {
+                count: sequence - expected,
+                before_ns: last_sent_ns,
+                last_ns: previous_ns,
+                behind_ns: sent_ns,
+            };
+            absent.0.insert(sequence - 1, gap);
         }
         expected = expected.max(sequence + 1);
+        counts.lost.store(expected - received, Relaxed);
+        counts.last_lost_sent_ns.store(absent.last_sent_ns(), Release);
         last_sent_ns = sent_ns;
         counts.last_received_sent_ns.store(sent_ns, Release);
         counts.received.store(received, Release);
         counts.highest.store(expected, Release);
     }
     Ok(json!({
-        "act": "udp-recv", "gaps": gaps, "received": received, "duplicates": duplicates, "out_of_order": out_of_order,
+        "act": "udp-recv", "gaps": absent.gaps(), "received": received, "duplicates": duplicates, "out_of_order": out_of_order,
         "delays_us": percentiles(&mut delays_us), "missing": seen.missing(expected), "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
     }))
 }
@@ -334,6 +338,39 @@ fn percentiles(values: &mut [u64]) -> Vec<u64> {
     (0..=100).map(|percent| values[last * percent / 100]).collect()
 }
 
+/// Datagrams that later ones have overtaken: lost, until they come after all (a sender that changes its processor is enough).
+/// By the last of each gap.
+#[derive(Default)]
+struct Absent(BTreeMap<u64, Gap>);
+
+/// Datagrams of which none has come: how many, and when the one before them, their last and the one behind them were sent.
+struct Gap {
+    count: u64,
+    before_ns: u64,
+    last_ns: u64,
+    behind_ns: u64,
+}
+
+impl Absent {
+    fn came_late(&mut self, sequence: u64) {
+        let Some((&last, gap)) = self.0.range_mut(sequence..).next() else { return };
+        gap.count = gap.count.saturating_sub(1);
+        if gap.count == 0 {
+            self.0.remove(&last);
+        }
+    }
+
+    /// The first gaps, as a report holds them.
+    fn gaps(&self) -> Vec<[u64; 3]> {
+        self.0.values().take(GAPS_MAX).map(|gap| [gap.before_ns, gap.behind_ns, gap.count]).collect()
+    }
+
+    /// When the last of those still absent was sent (at the latest); 0 if there are none.
+    fn last_sent_ns(&self) -> u64 {
+        self.0.last_key_value().map_or(0, |(_, gap)| gap.last_ns)
+    }
+}
+
 #[derive(Default)]
 struct Bitmap(Vec<u64>);
 
@@ -368,6 +405,21 @@ mod tests {
         assert!(!bitmap.insert(64) && !bitmap.insert(0));
         assert_eq!(bitmap.missing(4), [1, 2, 3]);
         assert_eq!(bitmap.missing(1_001).len(), 1_001 - 4);
+    }
+
+    #[test]
+    fn what_comes_late_is_not_absent() {
+        let mut absent = Absent::default();
+        assert_eq!(absent.last_sent_ns(), 0);
+        absent.0.insert(4, Gap { count: 2, before_ns: 20, last_ns: 40, behind_ns: 50 });
+        absent.0.insert(9, Gap { count: 1, before_ns: 80, last_ns: 90, behind_ns: 100 });
+        assert_eq!(absent.gaps(), [[20, 50, 2], [80, 100, 1]]);
+        absent.came_late(9);
+        assert_eq!(absent.last_sent_ns(), 40);
+        absent.came_late(3);
+        assert_eq!(absent.last_sent_ns(), 40);
+        absent.came_late(4);
+        assert_eq!(absent.last_sent_ns(), 0);
     }
 
     #[test]
