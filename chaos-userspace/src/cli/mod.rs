@@ -4,6 +4,7 @@
 mod any_words;
 mod clean;
 mod command;
+mod console;
 mod convert;
 mod delay;
 mod detach;
@@ -42,6 +43,7 @@ use clap::{Args, Parser, Subcommand};
 use failure::Failure;
 use std::{
     ffi::OsString,
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -223,9 +225,16 @@ fn start_log(verbose: u8) {
         2 => "debug,aya=warn,aya_obj=warn",
         _ => "trace",
     };
-    let environment = env_logger::Env::default().default_filter_or(level);
+    // What becomes of a message is not the log's to see, so it is told.
+    let is_colored = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let environment = env_logger::Env::default()
+        .default_filter_or(level)
+        .default_write_style_or(if is_colored { "always" } else { "never" });
     // A second start can only happen in tests of this crate, where the first one serves as well.
-    let _ = env_logger::Builder::from_env(environment).format_timestamp_micros().try_init();
+    let _ = env_logger::Builder::from_env(environment)
+        .format_timestamp_micros()
+        .target(env_logger::Target::Pipe(Box::new(console::Log)))
+        .try_init();
 }
 
 /// The faults that flags describe, for tests of what else describes faults.

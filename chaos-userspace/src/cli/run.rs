@@ -1,6 +1,6 @@
 //! The two ends of every run: what is checked before, and the summary.
 
-use super::{exit, failure::Failure, target::Chosen};
+use super::{console, exit, failure::Failure, target::Chosen};
 use crate::{
     host::{cgroup::Cgroup, privilege},
     inject::engine::{Closed, Options, Recording},
@@ -11,10 +11,7 @@ use crate::{
         summary::{EventCount, RuleSummary, Summary, Undone},
     },
 };
-use std::{
-    io::{self, Write as _},
-    path::Path,
-};
+use std::path::Path;
 
 /// Refuses early, with the capability that is missing.
 pub fn check_privileges() -> Result<(), Failure> {
@@ -136,8 +133,7 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
         exit::name(summary.code)
     };
     if !sink.is_stderr() {
-        // A terminal that has gone must not stop what follows.
-        let _ = io::stderr().write_all(summary.text().as_bytes());
+        console::say_at_length(&summary.text());
     }
     sink.write(&Event::Summary(&summary));
     summary

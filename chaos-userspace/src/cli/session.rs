@@ -1,6 +1,7 @@
 //! A run while it lives: what `exec` and `inject` share between a plan and a summary.
 
 use super::{
+    console,
     events::Events,
     exit,
     failure::Failure,
@@ -20,6 +21,7 @@ use crate::{
     runs::{
         halt,
         message::{Answer, CHOSEN_MAX, Request, RuleStatus, State, Status},
+        progress::Progress,
         server::{Caller, Server},
     },
 };
@@ -89,6 +91,8 @@ pub struct Session<'a> {
     follows: bool,
     /// Safety nets that would have refused it.
     pub allowed: Vec<&'static str>,
+    /// The experiment that it is part of.
+    pub progress: Option<Progress>,
     /// How it ends.
     pub ending: Ending,
 }
@@ -132,7 +136,7 @@ impl<'a> Session<'a> {
             .inspect_err(|error| log::warn!("nobody can list or stop this run by its id: {error}"))
             .ok();
         if !sink.is_stderr() {
-            eprintln!("kchaos {}: {}", plan.run, chosen.in_words());
+            console::say(&format!("kchaos {}: {}\n", plan.run, chosen.in_words()));
         }
         Ok(Self {
             plan: plan.clone(),
@@ -152,6 +156,7 @@ impl<'a> Session<'a> {
             halted,
             follows: false,
             allowed: vec![],
+            progress: None,
             ending: Ending::default(),
         })
     }
@@ -326,7 +331,8 @@ impl<'a> Session<'a> {
         Ok(faults)
     }
 
-    fn status(&self) -> Result<Status, Failure> {
+    /// How it goes.
+    pub fn status(&self) -> Result<Status, Failure> {
         let (counters, missed, held) = match (&self.engine, &self.closed) {
             (Some(engine), _) => (engine.counters()?, engine.missed(), engine.held()?),
             (None, Some(closed)) => (closed.counters.clone(), closed.missed.clone(), closed.held.clone()),
@@ -359,6 +365,7 @@ impl<'a> Session<'a> {
                 .take(CHOSEN_MAX)
                 .map(|cgroup| cgroup.path().to_path_buf())
                 .collect(),
+            experiment: self.progress.clone().map(Box::new),
         })
     }
 

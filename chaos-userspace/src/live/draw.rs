@@ -4,7 +4,10 @@ use super::model::{Board, Note, View};
 use crate::{
     experiment::share::Achieved,
     plan::explain::{escaped, shown},
-    runs::message::{RuleStatus, State, Status},
+    runs::{
+        message::{RuleStatus, State, Status},
+        progress::{Point, ProbeStatus, Progress},
+    },
 };
 use ratatui::{
     Frame,
@@ -17,6 +20,7 @@ use std::collections::VecDeque;
 
 const QUIET: Style = Style::new().add_modifier(Modifier::DIM);
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
+const FAILED: Style = Style::new().fg(Color::Red);
 
 /// Rows of the list of runs.
 const LIST_MAX: usize = 8;
@@ -31,7 +35,13 @@ const BAR: usize = 30;
 
 /// Draws all of it. What has no room is left out from below; the keys are always there.
 pub fn draw(frame: &mut Frame<'_>, board: &Board) {
-    let list = list(board);
+    let list = match (&board.own, board.chosen()) {
+        (Some(_), Some(view)) => own(view),
+        (Some(run), None) => {
+            vec![Line::from(vec![Span::styled("kchaos run  ", STRONG), Span::raw(run.clone())])]
+        }
+        (None, _) => list(board),
+    };
     let rows = |lines: &[Line<'_>]| u16::try_from(lines.len()).unwrap_or(u16::MAX);
     let notes = u16::try_from(board.notes.len()).unwrap_or(u16::MAX).min(NOTES_MAX) + 1;
     let areas = Layout::vertical([
@@ -98,6 +108,31 @@ fn list(board: &Board) -> Vec<Line<'static>> {
     lines
 }
 
+/// What a run says of itself.
+fn own(view: &View) -> Vec<Line<'static>> {
+    let Some(progress) = &view.sample.status.experiment else { return vec![] };
+    let Progress { experiment, hypothesis, phase, stage, .. } = &**progress;
+    let now = match phase.as_str() {
+        "before" => "is there a steady state?",
+        "faults" => "under fault",
+        "after" => "does the steady state return?",
+        other => other,
+    };
+    let color = Style::new().fg(if phase == "faults" { Color::Red } else { Color::Yellow });
+    let stage =
+        stage.as_ref().filter(|_| phase == "faults").map(|stage| format!(", stage {}", escaped(stage)));
+    vec![
+        Line::from(vec![
+            Span::styled("kchaos run  ", STRONG),
+            Span::styled(format!("{}  ", escaped(experiment)), STRONG),
+            Span::styled(now.to_owned(), color),
+            Span::styled(stage.unwrap_or_default(), color),
+        ]),
+        Line::styled(escaped(hypothesis), QUIET),
+        Line::default(),
+    ]
+}
+
 fn one(view: &View) -> Vec<Line<'static>> {
     let status = &view.sample.status;
     let mut lines = vec![Line::from(vec![
@@ -112,6 +147,10 @@ fn one(view: &View) -> Vec<Line<'static>> {
     lines.push(Line::default());
     lines.extend(faults(view));
     lines.push(Line::default());
+    if let Some(progress) = status.experiment.as_ref().filter(|progress| !progress.probes.is_empty()) {
+        lines.extend(probes(&progress.probes));
+        lines.push(Line::default());
+    }
     let part = |known: Option<String>| known.unwrap_or_else(|| "unknown".to_owned());
     lines.push(Line::from(vec![
         Span::styled("overhead  ", QUIET),
@@ -145,6 +184,8 @@ fn time(status: &Status) -> Line<'static> {
     let since = status.armed_s.unwrap_or(0.0);
     let label = Span::styled("time      ", QUIET);
     match status.remaining_s {
+        _ if status.state == State::Starting => Line::from(vec![label, Span::raw("no fault acts yet")]),
+        _ if status.state == State::Ended => Line::from(vec![label, Span::raw("the faults are over")]),
         None => Line::from(vec![label, Span::raw(format!("live for {}, until it is ended", clock(since)))]),
         Some(left) => {
             let whole = (since + left).max(f64::EPSILON);
@@ -191,6 +232,56 @@ fn faults(view: &View) -> Vec<Line<'static>> {
     lines
 }
 
+/// Columns of what a probe tolerates, and of its last answer.
+const PROBE_WORDS: usize = 22;
+
+fn probes(all: &[ProbeStatus]) -> Vec<Line<'static>> {
+    let width = all.iter().map(|probe| escaped(&probe.name).chars().count()).max().unwrap_or(0).max(8);
+    let head = format!(
+        "{:width$} {:>PROBE_WORDS$}  {:PROBE_WORDS$} {:>12}  last answers",
+        "probe", "tolerated", "last", "failed"
+    );
+    let mut lines = vec![Line::styled(head, QUIET)];
+    for ProbeStatus { name, tolerated, answers, failed, last, course } in all {
+        let newest_holds = course.back().is_none_or(|point| point.holds);
+        let mut spans = vec![
+            Span::raw(format!("{:width$} {:>PROBE_WORDS$}  ", escaped(name), cut(&escaped(tolerated)))),
+            Span::styled(
+                format!("{:PROBE_WORDS$}", cut(&escaped(last.as_deref().unwrap_or("not asked yet")))),
+                if newest_holds { Style::new() } else { FAILED },
+            ),
+            Span::raw(format!(" {:>12}  ", format!("{} of {}", thousands(*failed), thousands(*answers)))),
+        ];
+        let skipped = course.len().saturating_sub(SPARKS);
+        let shown: Vec<_> = course.iter().skip(skipped).copied().collect();
+        spans.extend(answers_as_columns(&shown));
+        lines.push(Line::from(spans));
+    }
+    lines
+}
+
+/// One column per answer: as high as its share of the highest number, or a full one of what is no number. What was not
+/// tolerated is red, and a cross where nothing was measured.
+fn answers_as_columns(course: &[Point]) -> impl Iterator<Item = Span<'static>> {
+    let highest = course.iter().filter_map(|point| point.value).fold(0.0, f64::max);
+    course.iter().map(move |Point { value, holds }| {
+        let column = match (value, holds) {
+            (Some(value), _) => height(*value, highest),
+            (None, true) => '▇',
+            (None, false) => '×',
+        };
+        Span::styled(column.to_string(), if *holds { Style::new().fg(Color::Green) } else { FAILED })
+    })
+}
+
+/// As much of a text as has room in a column.
+fn cut(text: &str) -> String {
+    if text.chars().count() <= PROBE_WORDS {
+        return text.to_owned();
+    }
+    text.chars().take(PROBE_WORDS - 1).chain(['…']).collect()
+}
+
 fn notes_in(board: &Board, area: Rect) -> Vec<Line<'static>> {
     let room = usize::from(area.height.saturating_sub(1));
     let last = board.notes.iter().skip(board.notes.len().saturating_sub(room));
@@ -208,6 +299,9 @@ fn footer(board: &Board) -> Line<'static> {
             format!("End {run} and undo all of it?  y yes   any other key no"),
             Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
         ),
+        None if board.own.is_some() => {
+            Line::styled("x end the run and undo all of it   q go on without this view", QUIET)
+        }
         None => Line::styled("↑↓ choose   x end the chosen run   q leave, runs go on", QUIET),
     }
 }
@@ -271,17 +365,22 @@ fn short(percent: f64) -> String {
 
 /// The last rates, each column as high as its share of the highest.
 fn sparks(rates: &VecDeque<f64>) -> String {
-    const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let in_column = rates.len().div_ceil(SPARKS).max(1);
     let all: Vec<_> = rates.iter().copied().collect();
     let columns: Vec<f64> =
         all.rchunks(in_column).rev().map(|part| part.iter().sum::<f64>() / part.len() as f64).collect();
     let highest = columns.iter().copied().fold(0.0, f64::max);
-    let height = |rate: &f64| match highest {
-        0.0 => HEIGHTS[0],
-        _ => HEIGHTS[((rate / highest * 7.0).round() as usize).min(7)],
-    };
-    columns.iter().map(height).collect()
+    columns.iter().map(|rate| height(*rate, highest)).collect()
+}
+
+/// A column as high as a value's share of the highest.
+fn height(value: f64, highest: f64) -> char {
+    const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    if highest <= 0.0 {
+        HEIGHTS[0]
+    } else {
+        HEIGHTS[((value.max(0.0) / highest * 7.0).round() as usize).min(7)]
+    }
 }
 
 #[cfg(test)]
@@ -342,6 +441,75 @@ overhead  owner: 1.0% of a processor, 14 MiB of memory
         assert!(
             frame(&board, 80, 24).ends_with("End a1b2c3d4 and undo all of it?  y yes   any other key no\n")
         );
+    }
+
+    #[test]
+    fn a_run_shows_its_experiment_and_its_probes() {
+        let begin = Instant::now();
+        let mut board = Board::of_experiment(begin, "a1b2c3d4");
+        assert!(frame(&board, 80, 24).starts_with("kchaos run  a1b2c3d4\n"));
+        let mut one = sample("a1b2c3d4", 100, 5.0);
+        let point = |value: f64, holds| Point { value: Some(value), holds };
+        let probe = |name: &str, tolerated: &str, last: &str, course: &[Point]| ProbeStatus {
+            name: name.to_owned(),
+            tolerated: tolerated.to_owned(),
+            answers: 1_000,
+            failed: 1,
+            last: Some(last.to_owned()),
+            course: course.iter().copied().collect(),
+        };
+        let probes = vec![
+            probe(
+                "page",
+                "200",
+                "503 is not 200",
+                &[point(200.0, true), Point { value: None, holds: false }],
+            ),
+            probe(
+                "wait",
+                "at most 300 ms",
+                "12 ms",
+                &[point(0.1, true), point(0.4, false), point(0.012, true)],
+            ),
+            probe(
+                "body",
+                "a text of more characters than there is room",
+                "kchaos",
+                &[Point { value: None, holds: true }],
+            ),
+        ];
+        one.status.experiment = Some(Box::new(Progress {
+            experiment: "slow".to_owned(),
+            hypothesis: "Customers do not notice\u{9b}2J.".to_owned(),
+            phase: "faults".to_owned(),
+            stage: Some("worse".to_owned()),
+            probes,
+        }));
+        board.take(round(begin, vec![one.clone()]));
+        let wide = frame(&board, 120, 40);
+        assert!(
+            wide.starts_with(
+                "kchaos run  slow  under fault, stage worse\nCustomers do not notice\\u{9b}2J.\n\na1b2c3d4  by process 812\n"
+            ),
+            "{wide}"
+        );
+        let expected = "
+probe                 tolerated  last                         failed  last answers
+page                        200  503 is not 200           1 of 1 000  █×
+wait             at most 300 ms  12 ms                    1 of 1 000  ▃█▁
+body";
+        assert!(wide.contains(expected), "{wide}");
+        assert!(
+            wide.contains("a text of more charac…  kchaos ") && wide.ends_with("without this view\n"),
+            "{wide}"
+        );
+        assert!(board.notes.is_empty(), "{:?}", board.notes);
+        for (state, words) in [(State::Starting, "no fault acts yet"), (State::Ended, "the faults are over")]
+        {
+            one.status.state = state;
+            board.take(round(begin + Duration::from_secs(1), vec![one.clone()]));
+            assert!(frame(&board, 80, 30).contains(words));
+        }
     }
 
     #[test]

@@ -24,7 +24,10 @@ pub fn press(board: &mut Board, key: KeyEvent) -> Action {
     }
     let last = board.runs.len().saturating_sub(1);
     match key.code {
-        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Action::Leave,
+        // Where the run is ours, the key does what it does to every command.
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+            return board.own.clone().map_or(Action::Leave, Action::Stop);
+        }
         KeyCode::Char('q') | KeyCode::Esc => return Action::Leave,
         KeyCode::Up | KeyCode::Char('k') => board.chosen = board.chosen.saturating_sub(1),
         KeyCode::Down | KeyCode::Char('j') => board.chosen = (board.chosen + 1).min(last),
@@ -58,5 +61,8 @@ mod tests {
         assert_eq!(press(&mut board, key('q')), Action::Leave);
         let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert_eq!(press(&mut board, interrupt), Action::Leave);
+        let mut own = Board::of_experiment(begin, "a");
+        assert_eq!(press(&mut own, interrupt), Action::Stop("a".to_owned()));
+        assert_eq!(press(&mut own, key('q')), Action::Leave);
     }
 }

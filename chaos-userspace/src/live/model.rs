@@ -37,6 +37,7 @@ impl View {
         self.problem = None;
         let passed = at.saturating_duration_since(self.at).as_secs_f64();
         if passed <= 0.0 {
+            self.sample = sample;
             return;
         }
         // `kchaos set` keeps the rules and their accounts.
@@ -87,13 +88,20 @@ pub struct Board {
     pub asked: Option<String>,
     /// What happened, the newest last.
     pub notes: VecDeque<Note>,
+    /// The run whose own view this is; `None` of a view of all runs.
+    pub own: Option<String>,
     begin: Instant,
 }
 
 impl Board {
     /// Nothing is known yet.
     pub fn new(begin: Instant) -> Self {
-        Self { runs: vec![], chosen: 0, asked: None, notes: VecDeque::new(), begin }
+        Self { runs: vec![], chosen: 0, asked: None, notes: VecDeque::new(), own: None, begin }
+    }
+
+    /// The view that a run of an experiment has of itself: nothing but that run, which tells by itself what happens.
+    pub fn of_experiment(begin: Instant, run: &str) -> Self {
+        Self { own: Some(run.to_owned()), ..Self::new(begin) }
     }
 
     /// Says something.
@@ -115,14 +123,14 @@ impl Board {
             let id = sample.status.run.clone();
             match known.map(|place| before.swap_remove(place)) {
                 Some(mut view) => {
-                    if view.sample.status.state != state {
+                    if view.sample.status.state != state && self.own.is_none() {
                         self.note(at, format!("{id} is {}", state.name()));
                     }
                     view.take(sample, at);
                     self.runs.push(view);
                 }
                 None => {
-                    if state != State::Ended {
+                    if state != State::Ended && self.own.is_none() {
                         self.note(at, format!("{id} is {}", state.name()));
                     }
                     self.runs.push(View::new(sample, at));
@@ -190,6 +198,7 @@ pub(super) mod tests {
                     "/sys/fs/cgroup/shop.slice/shop.service".into(),
                     "/sys/fs/cgroup/shop.slice/cart.service".into(),
                 ],
+                experiment: None,
             },
             processes: vec![3, 1],
             cpu: Some(Duration::from_secs_f64(armed_s / 100.0)),

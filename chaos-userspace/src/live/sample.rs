@@ -61,15 +61,22 @@ impl Round {
     }
 }
 
-fn ask(run: Run) -> Result<Sample, client::Error> {
-    let id = run.id.clone();
-    match run.ask(&Request::Status, Some(PATIENCE))? {
-        Answer::Status(status) => Ok(Sample {
+impl Sample {
+    /// What an owner says, and what the kernel says of its targets and of itself.
+    pub fn of(status: Status) -> Self {
+        Self {
             processes: status.chosen.iter().map(|path| cgroup::processes(path).len()).collect(),
             cpu: process::processor_time(status.pid as i32),
             memory: process::resident_bytes(status.pid as i32),
             status,
-        }),
+        }
+    }
+}
+
+fn ask(run: Run) -> Result<Sample, client::Error> {
+    let id = run.id.clone();
+    match run.ask(&Request::Status, Some(PATIENCE))? {
+        Answer::Status(status) => Ok(Sample::of(status)),
         // Its last word.
         _ => Err(client::Error::Ended(id)),
     }

@@ -1,5 +1,6 @@
 //! What is said on an owner's socket: one JSON object per line, a request and its answer.
 
+use super::progress::Progress;
 use crate::{
     plan::explain::shown,
     report::summary::{Count, RuleSummary},
@@ -57,7 +58,7 @@ pub enum Answer {
 pub struct Status {
     /// The run.
     pub run: String,
-    /// `exec` or `inject`.
+    /// `exec`, `inject` or `run`.
     pub command: String,
     /// The owner.
     pub pid: u32,
@@ -78,6 +79,9 @@ pub struct Status {
     /// The first [`CHOSEN_MAX`] targets.
     #[serde(default)]
     pub chosen: Vec<PathBuf>,
+    /// The experiment that it is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Box<Progress>>,
 }
 
 impl Status {

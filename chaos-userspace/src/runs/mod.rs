@@ -3,6 +3,7 @@
 pub mod client;
 pub mod halt;
 pub mod message;
+pub mod progress;
 pub mod server;
 
 use crate::inject::journal;

@@ -1,6 +1,9 @@
 //! The course of an experiment: before, under fault, after.
 
-use super::super::{failure::Failure, signals::Signals, target::Chosen};
+use super::{
+    super::{console, failure::Failure, signals::Signals, target::Chosen},
+    view::View,
+};
 use crate::{
     experiment::{
         Experiment,
@@ -9,18 +12,17 @@ use crate::{
         verdict::{self, Facts},
     },
     plan::Plan,
-    report::event::{Event, Sink},
+    report::{
+        event::{Event, Sink},
+        summary::RuleSummary,
+    },
+    runs::progress::Progress,
     steady::{
         Probe,
         ask::{self, Answer, Scene, Target},
     },
 };
-use std::{
-    io::{self, Write as _},
-    path::Path,
-    sync::Arc,
-    time::Instant,
-};
+use std::{path::Path, sync::Arc, time::Instant};
 use tokio::task::JoinSet;
 
 /// An experiment on its way.
@@ -42,6 +44,10 @@ pub struct Course<'a> {
     pub(super) left: Vec<String>,
     pub(super) failed: Option<(u8, String)>,
     pub(super) injected: Option<u64>,
+    /// What the faults came to, once they are over.
+    pub(super) came_to: Option<Vec<RuleSummary>>,
+    pub(super) progress: Progress,
+    pub(super) view: Option<View>,
 }
 
 impl<'a> Course<'a> {
@@ -67,13 +73,16 @@ impl<'a> Course<'a> {
             scene,
             start: Instant::now(),
             signals,
-            record,
             not_met: vec![],
             interrupted: None,
             aborted: None,
             left: vec![],
             failed: None,
             injected: None,
+            came_to: None,
+            progress: Progress::new(&record),
+            view: None,
+            record,
         })
     }
 
@@ -148,6 +157,8 @@ impl<'a> Course<'a> {
     fn begin(&mut self, name: &'static str, sink: &mut Sink) {
         let at_s = self.now();
         self.record.phases.push(Phase { name, from_s: at_s, to_s: at_s });
+        name.clone_into(&mut self.progress.phase);
+        self.show_rest();
         sink.write(&Event::Phase { run: &self.plan.run, phase: name, at_s });
     }
 
@@ -161,9 +172,13 @@ impl<'a> Course<'a> {
     }
 
     /// Tells an answer.
-    pub(super) fn tell(&self, place: usize, phase: &str, answer: &Answer, sink: &mut Sink) {
+    pub(super) fn tell(&mut self, place: usize, phase: &str, answer: &Answer, sink: &mut Sink) {
+        self.progress.take(place, answer);
         let probe = &self.probes[place].name;
         sink.write(&Event::Answer { run: &self.plan.run, probe, phase, answer });
+        if phase != "faults" {
+            self.show_rest();
+        }
     }
 
     /// Asks some probes at once. `Err` with the signal that came meanwhile.
@@ -199,7 +214,6 @@ impl<'a> Course<'a> {
 
 fn say(note: &Note, sink: &Sink) {
     if !sink.is_stderr() {
-        // A terminal that has gone must not stop the rest.
-        let _ = writeln!(io::stderr(), "{:8.3} s  {}", note.at_s, note.text);
+        console::say(&format!("{:8.3} s  {}\n", note.at_s, note.text));
     }
 }

@@ -8,6 +8,7 @@ use super::{
     },
     course::Course,
     follow::{Follower, Moment},
+    view,
 };
 use crate::{
     cli::exit,
@@ -71,11 +72,14 @@ impl Course<'_> {
         if let Some(change) = follower.as_mut().map(|follower| follower.begin(armed)) {
             self.tell_change(change, sink);
         }
+        self.show(&mut session);
         let mut asking = JoinSet::new();
         let mut answers = self.keep_asking(&mut asking, armed);
         let watched = self.experiment.abort.iter().any(is_looked_at);
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut shown = interval(view::PERIOD);
+        shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             tokio::select! {
                 biased;
@@ -106,6 +110,7 @@ impl Course<'_> {
                         break Ok(End::Given { up, since });
                     }
                 }
+                _ = shown.tick() => self.show(&mut session),
             }
         };
         session.disarm();
@@ -165,6 +170,7 @@ impl Course<'_> {
             self.close_courses(follower, armed, disarmed);
         }
         self.record.summary = serde_json::to_value(&summary).ok();
+        self.came_to = Some(summary.rules);
         Ok(())
     }
 

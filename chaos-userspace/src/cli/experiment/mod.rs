@@ -7,6 +7,7 @@ mod during;
 mod follow;
 mod reports;
 mod stages;
+mod view;
 
 use super::{Common, exit, failure::Failure, file, run, safety, target::Chosen};
 use crate::{
@@ -36,6 +37,10 @@ pub struct Run {
     /// Toolkit); repeat for more
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
+
+    /// On a terminal too, tell what happens line by line instead of in a live view
+    #[arg(long)]
+    plain: bool,
 }
 
 /// Runs the command.
@@ -65,6 +70,9 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
             let length = experiment.spec.duration.unwrap_or_default();
             course
                 .follow(experiment.script.timetable(length, seed), experiment.script.draws().then_some(seed));
+        }
+        if !arguments.plain {
+            course.open_view(sink);
         }
         course.run(allowed, sink).await;
         Ok::<_, Failure>(course.finish())

@@ -1,6 +1,6 @@
 //! Where reports go.
 
-use super::super::{exit, failure::Failure};
+use super::super::{console, exit, failure::Failure};
 use crate::{
     experiment::record::Record,
     report::{
@@ -107,8 +107,7 @@ pub fn tell(record: &Record, written: &Written, sink: &mut Sink) {
         for problem in &written.problems {
             text += &format!("kchaos: the report could not be written: {problem}\n");
         }
-        // A terminal that has gone has nobody to tell.
-        let _ = io::stderr().write_all(text.as_bytes());
+        console::say(&text);
     }
     sink.write(&Event::Verdict {
         run: &record.run,

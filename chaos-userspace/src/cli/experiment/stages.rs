@@ -16,6 +16,7 @@ impl Course<'_> {
     pub(super) fn tell_change(&mut self, change: Change, sink: &mut Sink) {
         let at_s = change.at.saturating_duration_since(self.start).as_secs_f64();
         if let Some(number) = change.stage {
+            self.progress.stage = self.record.stages.get(number).map(|stage| stage.name.clone());
             self.end_stage(number, at_s);
             if let Some(stage) = self.record.stages.get_mut(number) {
                 (stage.from_s, stage.to_s) = (Some(at_s), Some(at_s));

@@ -1,0 +1,92 @@
+//! What is said to people while something runs: on standard error, or in the view that has the terminal just then.
+
+use anstream::adapter::strip_str;
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc::Sender},
+};
+
+/// The view that has the terminal.
+static VIEW: Mutex<Option<Held>> = Mutex::new(None);
+
+struct Held {
+    show: Sender<String>,
+    /// Said meanwhile: comes to the terminal when it is free again.
+    later: Vec<u8>,
+}
+
+/// Says whole lines. A terminal that has gone must not stop the rest, so nothing is told of its errors.
+pub fn say(text: &str) {
+    put(text, true);
+}
+
+/// Says what is too much for a view: only where lines stay.
+pub fn say_at_length(text: &str) {
+    put(text, false);
+}
+
+fn put(text: &str, is_shown: bool) {
+    let mut view = view();
+    let Some(held) = &mut *view else {
+        let _ = io::stderr().write_all(text.as_bytes());
+        return;
+    };
+    if is_shown {
+        for line in text.lines() {
+            // A view that has ended shows nothing any more.
+            let _ = held.show.send(strip_str(line).to_string());
+        }
+    }
+    if io::stderr().is_terminal() {
+        held.later.extend_from_slice(text.as_bytes());
+    } else {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// A view takes the terminal: it is sent every line from now on.
+pub fn lend(show: Sender<String>) {
+    *view() = Some(Held { show, later: vec![] });
+}
+
+/// The terminal is free again, and what was said meanwhile appears on it.
+pub fn take_back() {
+    if let Some(held) = view().take() {
+        let _ = io::stderr().write_all(&held.later);
+    }
+}
+
+fn view() -> MutexGuard<'static, Option<Held>> {
+    VIEW.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the log goes.
+pub struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        say(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn while_a_view_has_the_terminal_it_hears_line_by_line() {
+        let (show, shown) = mpsc::channel();
+        lend(show);
+        say("one\n\u{1b}[33mtwo\u{1b}[0m\n");
+        say_at_length("a table\n");
+        let _ = Log.write_all(b"a warning\n");
+        take_back();
+        assert_eq!(shown.iter().collect::<Vec<_>>(), ["one", "two", "a warning"]);
+    }
+}
