@@ -286,8 +286,9 @@ fn notes_in(board: &Board, area: Rect) -> Vec<Line<'static>> {
     let room = usize::from(area.height.saturating_sub(1));
     let last = board.notes.iter().skip(board.notes.len().saturating_sub(room));
     let line = |Note { at, text }: &Note| {
-        let at = Span::styled(format!("{:>8}  ", clock(at.as_secs_f64())), QUIET);
-        Line::from(vec![at, Span::raw(escaped(text))])
+        // What a run says of itself has its time already.
+        let at = board.own.is_none().then(|| format!("{:>8}  ", clock(at.as_secs_f64())));
+        Line::from(vec![Span::styled(at.unwrap_or_default(), QUIET), Span::raw(escaped(text))])
     };
     let head = Line::styled("what happened", QUIET);
     if area.height == 0 { vec![] } else { std::iter::once(head).chain(last.map(line)).collect() }

@@ -10,6 +10,9 @@ use std::{
 /// Rates that are kept of each fault: a minute of rounds.
 pub const RATES: usize = 120;
 
+/// Two answers that are closer than this make no rate: a handful of events would look like thousands in a second.
+const SHORTEST: Duration = Duration::from_millis(200);
+
 /// Things that happened and are still shown.
 const NOTES: usize = 50;
 
@@ -24,26 +27,43 @@ pub struct View {
     pub cpu_percent: Option<f64>,
     /// Why the last answer did not come.
     pub problem: Option<String>,
+    /// What the next rates count from.
+    before: Before,
+}
+
+/// What was known at the end of the last rates.
+#[derive(Clone, Debug)]
+struct Before {
     at: Instant,
+    /// By rule.
+    injected: Vec<u64>,
+    cpu: Option<Duration>,
+}
+
+impl Before {
+    fn of(sample: &Sample, at: Instant) -> Self {
+        let injected = sample.status.rules.iter().map(|rule| rule.injected.events).collect();
+        Self { at, injected, cpu: sample.cpu }
+    }
 }
 
 impl View {
     fn new(sample: Sample, at: Instant) -> Self {
         let rates = vec![VecDeque::new(); sample.status.rules.len()];
-        Self { sample, rates, cpu_percent: None, problem: None, at }
+        Self { before: Before::of(&sample, at), sample, rates, cpu_percent: None, problem: None }
     }
 
     fn take(&mut self, sample: Sample, at: Instant) {
         self.problem = None;
-        let passed = at.saturating_duration_since(self.at).as_secs_f64();
-        if passed <= 0.0 {
+        let passed = at.saturating_duration_since(self.before.at);
+        if passed < SHORTEST {
             self.sample = sample;
             return;
         }
+        let passed = passed.as_secs_f64();
         // `kchaos set` keeps the rules and their accounts.
         self.rates.resize(sample.status.rules.len(), VecDeque::new());
-        let before = self.sample.status.rules.iter().map(|rule| rule.injected.events);
-        let before = before.chain(std::iter::repeat(0));
+        let before = self.before.injected.iter().copied().chain(std::iter::repeat(0));
         for ((rule, before), rates) in sample.status.rules.iter().zip(before).zip(&mut self.rates) {
             if rates.len() == RATES {
                 rates.pop_front();
@@ -52,9 +72,10 @@ impl View {
         }
         self.cpu_percent = sample
             .cpu
-            .zip(self.sample.cpu)
+            .zip(self.before.cpu)
             .map(|(now, before)| now.saturating_sub(before).as_secs_f64() / passed * 100.0);
-        (self.sample, self.at) = (sample, at);
+        self.before = Before::of(&sample, at);
+        self.sample = sample;
     }
 
     /// Faults inflicted in a second, of all rules.
@@ -219,6 +240,9 @@ pub(super) mod tests {
         board.take(round(begin + Duration::from_secs(2), vec![sample("a", 400, 3.0)]));
         assert_eq!(board.runs[0].rate(), 150.0);
         assert!((board.runs[0].cpu_percent.unwrap() - 1.0).abs() < 1e-9);
+        board.take(round(begin + Duration::from_millis(2_010), vec![sample("a", 500, 3.0)]));
+        assert_eq!(board.runs[0].rate(), 150.0);
+        assert_eq!(board.runs[0].sample.status.rules[0].injected.events, 500);
         // Counters that go back are another account: no rate below nothing.
         board.take(round(begin + Duration::from_secs(3), vec![sample("a", 0, 4.0)]));
         assert_eq!(board.runs[0].rate(), 0.0);

@@ -27,7 +27,7 @@ use std::{
 };
 
 /// How often the run is asked for what is shown.
-pub(super) const PERIOD: Duration = Duration::from_millis(250);
+pub(super) const PERIOD: Duration = Duration::from_millis(500);
 /// A key is heard at once; what the experiment tells, within this time.
 const TICK: Duration = Duration::from_millis(50);
 
