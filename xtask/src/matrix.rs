@@ -132,7 +132,8 @@ impl Matrix {
             .collect()
     }
 
-    /// Tests that this kernel leaves to others with small samples, and those others.
+    /// Tests that this kernel leaves to others with small samples, and those others. `file::*` are those of a file that are not
+    /// shared by their own name.
     pub fn left_by<'a>(&'a self, kernel: &'a str) -> impl Iterator<Item = (&'a str, String)> {
         let others = self.shares.iter().filter(move |share| !share.kernels.iter().any(|name| name == kernel));
         others.flat_map(|share| share.tests.iter().map(|test| (test.as_str(), share.kernels.join(", "))))
@@ -158,6 +159,9 @@ impl Matrix {
                 if !seen.insert(test) {
                     problems.push(format!("{test} is shared twice"));
                 }
+                if test.contains('*') && !test.ends_with("::*") {
+                    problems.push(format!("{test}: a share has whole names and `file::*` only"));
+                }
                 let runs = |name: &&String| {
                     let kernel = self.kernels.iter().find(|kernel| kernel.name == **name);
                     kernel.is_some_and(|kernel| {
@@ -166,7 +170,9 @@ impl Matrix {
                 };
                 let idle: Vec<_> =
                     share.kernels.iter().filter(|name| !runs(name)).map(String::as_str).collect();
-                if share.kernels.is_empty() || !idle.is_empty() {
+                // Of a whole file it is enough if one of them runs it: others have their reasons test by test.
+                let allowed = if test.ends_with('*') { share.kernels.len().saturating_sub(1) } else { 0 };
+                if share.kernels.is_empty() || idle.len() > allowed {
                     problems.push(format!("{test} is left to {}, which does not run it", idle.join(", ")));
                 }
             }
@@ -218,6 +224,22 @@ mod tests {
         assert_eq!(matrix.left_by("old").collect::<Vec<_>>(), [("loss::long", "new".to_owned())]);
         assert_eq!(matrix.left_by("new").count(), 0);
         assert_eq!(matrix.shared_with("new").collect::<Vec<_>>(), ["loss::long"]);
+    }
+
+    #[test]
+    fn a_share_has_whole_names_and_whole_files() {
+        let problems = |test: &str| {
+            matrix(&format!("[[share]]\ntests = [\"{test}\"]\nkernels = [\"new\"]\n")).problems_of_shares()
+        };
+        assert_eq!(problems("loss::*"), [""; 0]);
+        let delay = |kernels: &str| {
+            matrix(&format!("[[share]]\ntests = [\"delay::*\"]\nkernels = [{kernels}]\n"))
+                .problems_of_shares()
+        };
+        assert_eq!(delay("\"old\", \"new\""), [""; 0]);
+        assert_eq!(delay("\"old\"").len(), 1);
+        assert!(problems("loss::udp*").iter().any(|problem| problem.contains("whole names")));
+        assert!(problems("l*").iter().any(|problem| problem.contains("whole names")));
     }
 
     #[test]

@@ -42,6 +42,16 @@ pub fn leaving_out<'a>(program: &str, left: impl Iterator<Item = &'a str>) -> Ve
     arguments
 }
 
+/// The arguments with which `program` runs those of these tests (`file::function`) that are its own; nothing if none are.
+pub fn only<'a>(program: &str, tests: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
+    let own = tests.filter_map(|test| test.strip_prefix(program)?.strip_prefix("::"));
+    let own: Vec<_> = own.filter(|function| *function != "*").map(str::to_owned).collect();
+    if own.is_empty() {
+        return None;
+    }
+    Some(ARGUMENTS.map(str::to_owned).into_iter().chain(own).chain(["--exact".to_owned()]).collect())
+}
+
 /// The environment variable without which a stable test program refuses them.
 pub const UNSTABLE: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");
 
@@ -234,6 +244,9 @@ mod tests {
         let left = || ["loss::udp", "loss_models::tcp", "loss::lo"].into_iter();
         assert_eq!(leaving_out("loss", left()), ["--skip", "udp", "--skip", "lo", "--exact"]);
         assert_eq!(leaving_out("exec", left()), [""; 0]);
+        let only = only("loss", left()).unwrap_or_default();
+        assert_eq!(only.split_at(ARGUMENTS.len()).1, ["udp", "lo", "--exact"]);
+        assert_eq!(super::only("exec", left()).or(super::only("exec", ["exec::*"].into_iter())), None);
     }
 
     #[test]

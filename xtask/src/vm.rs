@@ -158,7 +158,7 @@ impl Bench<'_> {
         let whole = !machine_failed && self.options.filter.is_none();
         course.complaints.extend(skip_complaints(kernel, &collector, whole));
         if whole {
-            let ran = |name: &&str| collector.tests.iter().any(|test| test.name == **name);
+            let ran = |name: &&str| collector.tests.iter().any(|test| matrix::covers(name, &test.name));
             let unknown = self.matrix.shared_with(&kernel.name).filter(|name| !ran(name));
             let complaint =
                 |name| format!("{name} is shared in tests/matrix.toml, but there is no such test");
@@ -193,6 +193,10 @@ impl Bench<'_> {
         let whole = filters.is_empty() && *samples == Samples::Small;
         let left: Vec<_> = self.matrix.left_by(name).filter(|_| whole).collect();
         let tests = tests.filter_map(|test| {
+            let is_left = left.iter().any(|(left, _)| left.strip_suffix("::*") == Some(test.name.as_str()));
+            if is_left {
+                return Some((test, results::only(&test.name, self.matrix.shared_with(name))?));
+            }
             let mut arguments = results::arguments(&test.name, &filters)?;
             arguments.extend(results::leaving_out(&test.name, left.iter().map(|(test, _)| *test)));
             Some((test, arguments))
@@ -297,8 +301,14 @@ fn skip_complaints(kernel: &Kernel, collector: &Collector, whole: bool) -> Vec<S
     let mut complaints = Vec::new();
     for test in &collector.tests {
         let (Outcome::Skipped(reason) | Outcome::Left(reason)) = &test.outcome else { continue };
-        let listed: Vec<&String> =
-            kernel.skips.keys().filter(|listed| matrix::covers(listed, &test.name)).collect();
+        // A file that is left as a whole is left with what is skipped in it.
+        let is_left = matches!(test.outcome, Outcome::Left(_));
+        let listed: Vec<&String> = {
+            let means = |listed: &&String| {
+                matrix::covers(listed, &test.name) || is_left && matrix::covers(&test.name, listed)
+            };
+            kernel.skips.keys().filter(means).collect()
+        };
         if listed.is_empty() && matches!(test.outcome, Outcome::Skipped(_)) {
             complaints.push(format!(
                 "{} was skipped ({reason}), which tests/matrix.toml does not allow",
