@@ -122,6 +122,9 @@ fn another_rate_is_felt_and_a_bad_one_changes_nothing() -> Result<()> {
         set.events
     );
     share(50.0)?;
+    let status = ask(&format!("status {run}"))?.fine()?;
+    let before = &status.about(&run).context("no status")?["rules"][0]["drawn_before"];
+    ensure!(before["injected"].as_u64() > Some(0) && before["spared"].as_u64() > Some(0), "{before}");
     for (words, says) in [
         ("--loss 60% --duplicate 1%", &["loss, duplicate", "stop"][..]),
         ("--loss 60% --protocol tcp --observe", &["other packets", "--observe"]),

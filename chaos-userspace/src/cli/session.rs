@@ -20,7 +20,7 @@ use crate::{
     },
     runs::{
         halt,
-        message::{Answer, CHOSEN_MAX, Request, RuleStatus, State, Status},
+        message::{Answer, CHOSEN_MAX, Drawn, Request, RuleStatus, State, Status},
         progress::Progress,
         server::{Caller, Server},
     },
@@ -47,15 +47,6 @@ pub enum News {
     Signal(Arrived),
     /// The duration is over, or all runs of this host are halted.
     Over,
-}
-
-/// What draws have come to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drawn {
-    /// Events that were inflicted.
-    pub injected: u64,
-    /// Those that only the draw has spared.
-    pub spared: u64,
 }
 
 /// How a run is watched.
@@ -89,6 +80,8 @@ pub struct Session<'a> {
     halted: mpsc::Receiver<()>,
     /// Its shares follow a timetable.
     follows: bool,
+    /// By rule: what was drawn before its present share was asked for.
+    drawn_before: Vec<Drawn>,
     /// Safety nets that would have refused it.
     pub allowed: Vec<&'static str>,
     /// The experiment that it is part of.
@@ -155,6 +148,7 @@ impl<'a> Session<'a> {
             bystander,
             halted,
             follows: false,
+            drawn_before: vec![Drawn::default(); plan.rules.len()],
             allowed: vec![],
             progress: None,
             ending: Ending::default(),
@@ -285,6 +279,13 @@ impl<'a> Session<'a> {
         Ok(grace)
     }
 
+    /// The share of this rule that is asked for now counts from here.
+    pub fn share_begins(&mut self, rule: usize, drawn: Drawn) {
+        if let Some(before) = self.drawn_before.get_mut(rule) {
+            *before = drawn;
+        }
+    }
+
     /// Calls it by this name in `kchaos list`.
     pub fn name(&mut self, command: &'static str) {
         self.command = command;
@@ -326,6 +327,7 @@ impl<'a> Session<'a> {
         let wanted = set::plan(words, &self.plan)?;
         engine.change(0, &wanted)?;
         self.plan = wanted;
+        self.drawn_before = self.drawn()?;
         let faults: Vec<_> = self.plan.rules.iter().map(|rule| rule.fault.to_string()).collect();
         sink.write(&Event::Set { run: &self.plan.run, faults: &faults });
         Ok(faults)
@@ -340,7 +342,7 @@ impl<'a> Session<'a> {
         };
         let ended = self.engine.is_none() || self.ending.interrupted_by.is_some();
         let rules = RuleSummary::all(&self.plan, &counters, &missed, &held);
-        let rules = self.plan.rules.iter().zip(&rules);
+        let rules = self.plan.rules.iter().zip(&rules).zip(&self.drawn_before);
         let remaining =
             self.over.as_ref().map(|over| over.deadline().duration_since(tokio::time::Instant::now()));
         Ok(Status {
@@ -357,7 +359,7 @@ impl<'a> Session<'a> {
             observe: self.plan.observe,
             armed_s: self.armed.map(|since| since.elapsed().as_secs_f64()),
             remaining_s: remaining.filter(|_| !ended).map(|left| left.as_secs_f64()),
-            rules: rules.map(|(rule, sum)| RuleStatus::new(&rule.fault, sum)).collect(),
+            rules: rules.map(|((rule, sum), before)| RuleStatus::new(&rule.fault, sum, *before)).collect(),
             chosen: self
                 .chosen
                 .cgroups

@@ -213,7 +213,8 @@ fn faults(view: &View) -> Vec<Line<'static>> {
         let asked =
             rule.asked_percent.map_or_else(|| "model".to_owned(), |share| format!("{}%", short(share)));
         let injected = rule.injected.events;
-        let achieved = Achieved::of(injected, injected + rule.spared_by_draw).map_or_else(
+        let drawn = rule.drawn();
+        let achieved = Achieved::of(drawn.injected, drawn.injected + drawn.spared).map_or_else(
             || "-".to_owned(),
             |share| format!("{}% ({} to {})", short(share.percent), short(share.low), short(share.high)),
         );
@@ -387,7 +388,10 @@ fn height(value: f64, highest: f64) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::model::tests::{round, sample};
+    use crate::{
+        live::model::tests::{round, sample},
+        runs::message::Drawn,
+    };
     use ratatui::{Terminal, backend::TestBackend};
     use std::time::{Duration, Instant};
 
@@ -442,6 +446,17 @@ overhead  owner: 1.0% of a processor, 14 MiB of memory
         assert!(
             frame(&board, 80, 24).ends_with("End a1b2c3d4 and undo all of it?  y yes   any other key no\n")
         );
+    }
+
+    #[test]
+    fn a_share_is_compared_with_what_was_drawn_since_it_is_asked_for() {
+        let begin = Instant::now();
+        let mut board = Board::new(begin);
+        let mut one = sample("a", 1_000, 1.0);
+        one.status.rules[0].drawn_before = Drawn { injected: 900, spared: 8_600 };
+        board.take(round(begin, vec![one]));
+        let frame = frame(&board, 120, 30);
+        assert!(frame.contains(" 20.0% (16.7 to 23.7)     10 000      1 000 "), "{frame}");
     }
 
     #[test]

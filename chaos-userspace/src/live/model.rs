@@ -190,7 +190,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         report::summary::Count,
-        runs::message::{RuleStatus, Status},
+        runs::message::{Drawn, RuleStatus, Status},
     };
 
     pub fn sample(run: &str, injected: u64, armed_s: f64) -> Sample {
@@ -214,6 +214,7 @@ pub(super) mod tests {
                     injected: count(injected),
                     asked_percent: Some(10.0),
                     spared_by_draw: 10_000 - injected,
+                    drawn_before: Drawn::default(),
                 }],
                 chosen: vec![
                     "/sys/fs/cgroup/shop.slice/shop.service".into(),

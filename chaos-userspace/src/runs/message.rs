@@ -137,11 +137,23 @@ pub struct RuleStatus {
     /// Events whose turn it was and which only the draw has spared.
     #[serde(default)]
     pub spared_by_draw: u64,
+    /// What of these was drawn before the present share was asked for: by `kchaos set`, or by a schedule.
+    #[serde(default)]
+    pub drawn_before: Drawn,
+}
+
+/// What draws have come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drawn {
+    /// Events that were inflicted.
+    pub injected: u64,
+    /// Those that only the draw has spared.
+    pub spared: u64,
 }
 
 impl RuleStatus {
     /// From the rule's account so far.
-    pub fn new(fault: &Fault, summary: &RuleSummary) -> Self {
+    pub fn new(fault: &Fault, summary: &RuleSummary, drawn_before: Drawn) -> Self {
         let is_model = matches!(fault, Fault::Network(fault) if matches!(fault.effect, Effect::LossModel(_)));
         Self {
             name: summary.name.clone(),
@@ -151,6 +163,15 @@ impl RuleStatus {
             seen: summary.seen,
             matched: summary.matched,
             injected: summary.injected,
+            drawn_before,
+        }
+    }
+
+    /// What was drawn since the present share is asked for.
+    pub fn drawn(&self) -> Drawn {
+        Drawn {
+            injected: self.injected.events.saturating_sub(self.drawn_before.injected),
+            spared: self.spared_by_draw.saturating_sub(self.drawn_before.spared),
         }
     }
 }

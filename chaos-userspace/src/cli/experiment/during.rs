@@ -94,7 +94,7 @@ impl Course<'_> {
                         Ok(None) => {}
                         Err(failure) => break Err(failure),
                     },
-                    (Moment::Settled, Some(follower)) => if let Err(failure) = follower.settle(&session) {
+                    (Moment::Settled, Some(follower)) => if let Err(failure) = follower.settle(&mut session) {
                         break Err(failure);
                     },
                     (_, None) => {}

@@ -1,10 +1,7 @@
 //! Following a timetable: other shares at their time, each with its own account.
 
 use crate::{
-    cli::{
-        failure::Failure,
-        session::{Drawn, Session},
-    },
+    cli::{failure::Failure, session::Session},
     experiment::{
         record::DoseRecord,
         schedule::Dose,
@@ -12,6 +9,7 @@ use crate::{
         timetable::{Timetable, Turn},
     },
     plan::Plan,
+    runs::message::Drawn,
     spec::{Fault, loss_model::Model, network::Effect, units::Percent},
 };
 use std::time::{Duration, Instant};
@@ -185,18 +183,22 @@ impl Follower {
         let at = Instant::now();
         self.grace = Some(tokio::task::spawn_blocking(move || grace.wait()));
         for fault in &changed {
-            self.close(*fault, at, until.get(*fault).copied());
+            let until = until.get(*fault).copied();
+            self.close(*fault, at, until);
+            // Until it is known better, when the last change has come about everywhere.
+            session.share_begins(*fault, until.unwrap_or_default());
         }
         let shares = self.open_all(&changed, at, None);
         Ok(Some(Change { at, shares, stage }))
     }
 
     /// What is counted from now on belongs to the new shares.
-    pub fn settle(&mut self, session: &Session<'_>) -> Result<(), Failure> {
+    pub fn settle(&mut self, session: &mut Session<'_>) -> Result<(), Failure> {
         let now = session.drawn()?;
-        for (open, now) in self.open.iter_mut().zip(now) {
-            if let Some(open) = open {
-                open.before.get_or_insert(now);
+        for (rule, (open, now)) in self.open.iter_mut().zip(now).enumerate() {
+            if let Some(open @ Open { before: None, .. }) = open {
+                open.before = Some(now);
+                session.share_begins(rule, now);
             }
         }
         Ok(())

@@ -5,9 +5,9 @@ use super::{
     follow::{Change, Follower},
 };
 use crate::{
-    cli::session::Drawn,
     experiment::record::{FaultRecord, StageOutcome},
     report::event::{Event, Sink, Step},
+    runs::message::Drawn,
 };
 use std::time::Instant;
 

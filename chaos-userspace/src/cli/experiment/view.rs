@@ -11,7 +11,7 @@ use crate::{
         terminal::Lent,
     },
     report::{event::Sink, summary::RuleSummary},
-    runs::message::{CHOSEN_MAX, RuleStatus, State, Status},
+    runs::message::{CHOSEN_MAX, Drawn, RuleStatus, State, Status},
 };
 use chaos_common::{counter::RuleCounters, latency::Held};
 use nix::{
@@ -114,7 +114,7 @@ impl Course<'_> {
             observe: self.plan.observe,
             armed_s: None,
             remaining_s: None,
-            rules: rules.map(|(rule, sum)| RuleStatus::new(&rule.fault, sum)).collect(),
+            rules: rules.map(|(rule, sum)| RuleStatus::new(&rule.fault, sum, Drawn::default())).collect(),
             chosen: paths.take(CHOSEN_MAX).collect(),
             experiment: Some(Box::new(self.progress.clone())),
         });
