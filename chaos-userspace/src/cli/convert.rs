@@ -11,7 +11,8 @@ use std::{
 /// Arguments of `kchaos convert`.
 #[derive(Args, Debug)]
 pub struct Convert {
-    /// NetworkChaos or IOChaos of Chaos Mesh, or command lines of tc or pumba; - is standard input
+    /// NetworkChaos or IOChaos of Chaos Mesh, Disruption of Datadog, an experiment of Chaos Toolkit, or command lines of tc or
+    /// pumba; - is standard input
     file: PathBuf,
 
     /// Who stands for what the source selects: unit=NAME, cgroup=PATH or container=ID

@@ -80,7 +80,7 @@ enum Command {
     Run(experiment::Run),
     /// Explain what would be attached where; changes nothing
     Plan(plan::Plan),
-    /// Convert a fault of Chaos Mesh, tc or pumba into an experiment file, and say what became of every field
+    /// Convert what Chaos Mesh, Datadog, Chaos Toolkit, pumba or tc read into an experiment file, and say what became of every field
     Convert(convert::Convert),
     /// Print the JSON Schema of experiment files, for editors and for checks
     Schema,

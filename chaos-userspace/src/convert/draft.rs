@@ -120,6 +120,10 @@ pub struct Draft {
     pub annotations: Vec<(String, Out)>,
     /// How long the faults act.
     pub duration: Option<String>,
+    /// Whether faults are counted only.
+    pub observes: bool,
+    /// When the faults act.
+    pub schedule: Option<Out>,
     /// How many of the targets are hit.
     pub count: Option<String>,
     /// Who is hit.
@@ -147,6 +151,9 @@ impl Draft {
         if let Some(duration) = &self.duration {
             add("duration", Out::text(duration));
         }
+        if self.observes {
+            add("mode", Out::text("observe"));
+        }
         if !self.targets.is_empty() {
             add("targets", Out::List(self.targets.clone()));
         }
@@ -160,6 +167,9 @@ impl Draft {
         let faults: Vec<_> = faults.collect();
         if !faults.is_empty() {
             add("faults", Out::List(faults));
+        }
+        if let Some(schedule) = &self.schedule {
+            add("schedule", schedule.clone());
         }
         if let Some(mechanism) = self.mechanism {
             add("mechanism", Out::text(mechanism));

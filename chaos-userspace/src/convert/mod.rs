@@ -6,6 +6,11 @@
 mod chaos_mesh;
 mod chaos_mesh_io;
 mod chaos_mesh_network;
+mod chaos_toolkit;
+mod chaos_toolkit_probe;
+mod datadog;
+mod datadog_disk;
+mod datadog_network;
 mod draft;
 mod netem;
 mod packets;
@@ -24,7 +29,7 @@ use source::scalar;
 use table::Table;
 
 /// What is read.
-const KNOWN: &str = "NetworkChaos and IOChaos of chaos-mesh.org/v1alpha1, and command lines of tc (netem, tbf) and pumba (netem) are read";
+const KNOWN: &str = "NetworkChaos and IOChaos of chaos-mesh.org/v1alpha1, Disruption of chaos.datadoghq.com/v1beta1, experiments of Chaos Toolkit, and command lines of tc (netem, tbf) and pumba (netem) are read";
 
 /// What a source cannot say of this host.
 #[derive(Clone, Debug, Default)]
@@ -125,10 +130,18 @@ fn read_document(node: &Node, options: &Options, draft: &mut Draft, table: &mut 
             chaos_mesh::read(node, options, draft, table);
             Ok(())
         }
+        (Some("chaos.datadoghq.com/v1beta1"), Some("Disruption")) => {
+            datadog::read(node, options, draft, table);
+            Ok(())
+        }
         (Some("kchaos.dev/v1alpha1"), _) => Err("this is a file of kchaos already: run it".to_owned()),
         (Some(version), Some(kind)) => Err(format!(
             "{kind} of {version} is not converted: {KNOWN}; take the fault out of a Schedule or Workflow"
         )),
+        (None, None) if chaos_toolkit::is_it(node) => {
+            chaos_toolkit::read(node, options, draft, table);
+            Ok(())
+        }
         _ => Err(format!("this is no source that is known: {KNOWN}")),
     }
 }

@@ -19,7 +19,9 @@ pub struct Packets {
     pub protocol: Option<String>,
     /// Remote ends, each with its port.
     pub remotes: Vec<(String, Option<String>)>,
-    /// Ports of all remote ends.
+    /// Remote ends that are spared.
+    pub spared: Vec<String>,
+    /// Ports of all remote ends; `!` before those that are spared.
     pub remote_ports: Vec<String>,
     /// Ports of the target.
     pub local_ports: Vec<String>,
@@ -58,8 +60,13 @@ impl Packets {
         for (port, remotes) in by_port {
             let ports: Vec<_> =
                 port.into_iter().chain(self.remote_ports.iter().map(String::as_str)).collect();
-            let bare =
-                |ports: &[&str]| Out::List(ports.iter().map(|port| Out::Bare((*port).to_owned())).collect());
+            // Plain, what begins so is a tag of YAML.
+            let as_port = |port: &&str| {
+                if port.starts_with('!') { Out::text(*port) } else { Out::Bare((*port).to_owned()) }
+            };
+            let bare = |ports: &[&str]| Out::List(ports.iter().map(as_port).collect());
+            let remotes = remotes.into_iter().map(str::to_owned);
+            let remotes = remotes.chain(self.spared.iter().map(|remote| format!("!{remote}")));
             let local: Vec<_> = self.local_ports.iter().map(String::as_str).collect();
             let mut matches = vec![];
             if let Some(protocol) = &self.protocol {

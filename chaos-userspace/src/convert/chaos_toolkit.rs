@@ -1,0 +1,330 @@
+//! Experiments of Chaos Toolkit: what is believed, what is done, and what a host cannot do for them.
+
+use super::{
+    Options, chaos_toolkit_probe,
+    draft::{Draft, Out},
+    read_commands,
+    source::{Fields, scalar},
+    table::Table,
+};
+use crate::experiment::yaml::{Node, Value};
+use std::collections::BTreeMap;
+
+/// Longest name that is made of a title.
+const NAME_MAX: usize = 60;
+
+/// Values that stand for `${NAME}`; nothing of those that only a run of the source knows.
+#[derive(Debug, Default)]
+pub struct Constants(BTreeMap<String, Option<String>>);
+
+impl Constants {
+    /// A text with its values filled in; what cannot be is refused.
+    pub fn fill(&self, path: &str, text: &str, table: &mut Table) -> Option<String> {
+        let mut filled = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            filled += before;
+            let Some((name, behind)) = after.split_once('}') else {
+                rest = &rest[before.len()..];
+                break;
+            };
+            match self.0.get(name) {
+                Some(Some(value)) => filled += value,
+                _ => {
+                    table.refused(
+                        path,
+                        format!("what ${{{name}}} is, is not known here: write its value into the source"),
+                    );
+                    return None;
+                }
+            }
+            rest = behind;
+        }
+        Some(filled + rest)
+    }
+
+    /// A single value of a mapping, filled in.
+    pub fn text(&self, fields: &mut Fields<'_>, name: &str, table: &mut Table) -> Option<(String, String)> {
+        let (path, text) = fields.text(name, table)?;
+        let text = self.fill(&path, text, table)?;
+        Some((path, text))
+    }
+}
+
+/// Whether a document is one.
+pub fn is_it(node: &Node) -> bool {
+    let Value::Map(fields) = &node.value else { return false };
+    let has = |name: &str| fields.iter().any(|(given, _, _)| given == name);
+    has("title") && (has("method") || has("steady-state-hypothesis"))
+}
+
+/// Reads an experiment.
+pub fn read(node: &Node, options: &Options, draft: &mut Draft, table: &mut Table) {
+    let Some(mut document) = Fields::of(node, "", table) else { return };
+    draft.origin = "an experiment of Chaos Toolkit".to_owned();
+    draft.name = "experiment".to_owned();
+    document.without("version", "left out: kchaos has versions of its own", table);
+    if let Some((path, title)) = document.text("title", table) {
+        draft.name = name_of(title);
+        draft.annotations.push(("title".to_owned(), Out::text(title)));
+        table.exact(&path, format!("metadata.name: {}, and metadata.annotations.title", draft.name));
+    }
+    if let Some((path, text)) = document.text("description", table) {
+        draft.annotations.push(("description".to_owned(), Out::text(text)));
+        table.exact(&path, "metadata.annotations.description");
+    }
+    if let Some(tags) = document.texts("tags", table) {
+        let all: Vec<_> = tags.iter().map(|(_, tag)| *tag).collect();
+        draft.annotations.push(("tags".to_owned(), Out::text(all.join(", "))));
+        tags.iter().for_each(|(path, _)| table.exact(path, "metadata.annotations.tags"));
+    }
+    let constants = read_configuration(&mut document, table);
+    document.refuse("secrets", "kchaos keeps no secrets: leave out what needs them", table);
+    document.refuse("controls", "kchaos runs no code around the steps", table);
+    document.without("extensions", "left out: they belong to other tools", table);
+    document.without("contributions", "left out: they change nothing that is done", table);
+    let mode = read_runtime(&mut document, table);
+    if let Some(mut hypothesis) = document.map("steady-state-hypothesis", table) {
+        if let Some((path, title)) = hypothesis.text("title", table) {
+            table.exact(&path, "hypothesis");
+            draft.hypothesis = Some(title.to_owned());
+        }
+        hypothesis.refuse("controls", "kchaos runs no code around the steps", table);
+        for (path, node) in hypothesis.list("probes", table).unwrap_or_default() {
+            chaos_toolkit_probe::read(node, &path, mode, &constants, draft, table);
+        }
+        hypothesis.rest(table);
+    }
+    let mut length = 0.0;
+    for (path, node) in document.list("method", table).unwrap_or_default() {
+        read_step(node, &path, &constants, options, draft, &mut length, table);
+    }
+    if !draft.faults.is_empty() && length > 0.0 && draft.duration.is_none() && options.duration.is_none() {
+        draft.duration = Some(format!("{length}s"));
+        table.exact("(duration)", format!("{length}s: the pauses from the fault on"));
+    }
+    for (path, node) in document.list("rollbacks", table).unwrap_or_default() {
+        read_rollback(node, &path, table);
+    }
+    document.rest(table);
+}
+
+/// A title as a name: letters, digits and dashes.
+fn name_of(title: &str) -> String {
+    let mut name = String::new();
+    for letter in title.to_lowercase().chars() {
+        if letter.is_ascii_alphanumeric() {
+            name.push(letter);
+        } else if !name.ends_with('-') && !name.is_empty() {
+            name.push('-');
+        }
+        if name.len() >= NAME_MAX {
+            break;
+        }
+    }
+    let name = name.trim_end_matches('-');
+    if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
+}
+
+fn read_configuration(document: &mut Fields<'_>, table: &mut Table) -> Constants {
+    let mut constants = Constants::default();
+    let Some((path, node)) = document.take("configuration", table) else { return constants };
+    let Value::Map(fields) = &node.value else {
+        table.refused(&path, format!("{} stands here: write a mapping", node.value.kind()));
+        return constants;
+    };
+    for (name, _, value) in fields {
+        let path = crate::experiment::findings::field(&path, name);
+        let text = scalar(value).map(str::to_owned);
+        match &text {
+            Some(_) => table.exact(&path, format!("stands for ${{{name}}}")),
+            None => table.approximated(
+                &path,
+                format!("left out: its value is looked up when the source is run; where ${{{name}}} is used is refused"),
+            ),
+        }
+        constants.0.insert(name.clone(), text);
+    }
+    constants
+}
+
+/// When probes are asked, by the strategy of the hypothesis.
+fn read_runtime(document: &mut Fields<'_>, table: &mut Table) -> &'static str {
+    let mut mode = "edge";
+    let Some(mut runtime) = document.map("runtime", table) else { return mode };
+    runtime.without("rollbacks", "left out: kchaos takes everything away, whatever happens", table);
+    if let Some(mut hypothesis) = runtime.map("hypothesis", table) {
+        if let Some((path, strategy)) = hypothesis.text("strategy", table) {
+            let known = [
+                ("default", "edge"),
+                ("before-method-only", "start"),
+                ("after-method-only", "end"),
+                ("during-method-only", "during"),
+                ("continuously", "continuous"),
+            ];
+            match known.iter().find(|(name, _)| *name == strategy) {
+                Some((_, ours)) => {
+                    table.exact(&path, format!("mode: {ours}"));
+                    mode = ours;
+                }
+                None => table.refused(&path, format!("'{strategy}' is not a strategy that probes can have")),
+            }
+        }
+        hypothesis.rest(table);
+    }
+    runtime.rest(table);
+    mode
+}
+
+/// A step of the method: a command of tc or pumba is a fault, and the pauses from there on are its time.
+fn read_step(
+    node: &Node,
+    path: &str,
+    constants: &Constants,
+    options: &Options,
+    draft: &mut Draft,
+    length: &mut f64,
+    table: &mut Table,
+) {
+    let Some(mut step) = Fields::of(node, path, table) else { return };
+    step.refuse("ref", "write what it refers to in its place", table);
+    let name = step.text("name", table);
+    let kind = step.text("type", table);
+    let had = draft.faults.len();
+    match &kind {
+        Some((at, "probe")) => {
+            table.approximated(
+                at,
+                "left out with its provider: nothing there judges it; below steadyState it is judged",
+            );
+            for field in ["provider", "tolerance"] {
+                step.without(field, "see type", table);
+            }
+        }
+        Some((at, "action")) => {
+            table.exact(at, "see its provider");
+            match step.map("provider", table) {
+                Some(provider) => read_action(provider, constants, options, draft, table),
+                None => table.refused(&step.path("provider"), "it is missing"),
+            }
+        }
+        Some((at, other)) => table.refused(at, format!("'{other}' is not one of action, probe")),
+        None => {}
+    }
+    if let Some((at, name)) = name {
+        let is_fault = draft.faults.len() > had;
+        if is_fault && let Some((ours, ..)) = draft.faults.last_mut() {
+            *ours = name_of(name);
+        }
+        table.exact(&at, if is_fault { "the fault's name" } else { "see type" });
+    }
+    let acts = !draft.faults.is_empty();
+    if let Some(mut pauses) = step.map("pauses", table) {
+        for side in ["before", "after"] {
+            let Some((at, text)) = constants.text(&mut pauses, side, table) else { continue };
+            match text.parse::<f64>() {
+                Ok(seconds) if (0.0..=31_536_000.0).contains(&seconds) => {
+                    // What is waited for before the fault is not its time.
+                    let counts = acts && (draft.faults.len() == had || side == "after");
+                    if counts {
+                        *length += seconds;
+                    }
+                    let note = if counts { "part of duration" } else { "left out: no fault acts yet" };
+                    if counts { table.exact(&at, note) } else { table.approximated(&at, note) }
+                }
+                _ => table.refused(&at, format!("'{text}' is no number of seconds")),
+            }
+        }
+        pauses.rest(table);
+    }
+    step.without("background", "left out: faults act until the end", table);
+    for name in ["controls", "configuration", "secrets"] {
+        step.refuse(name, "kchaos runs no code around the steps, and has one configuration", table);
+    }
+    step.rest(table);
+}
+
+fn read_action(
+    mut provider: Fields<'_>,
+    constants: &Constants,
+    options: &Options,
+    draft: &mut Draft,
+    table: &mut Table,
+) {
+    match provider.text("type", table) {
+        Some((at, "process")) => {
+            table.exact(&at, "see arguments");
+            let words = chaos_toolkit_probe::words(&mut provider, constants, table);
+            provider.without("timeout", "left out: nothing is run that could hang", table);
+            provider.rest(table);
+            let Some(words) = words else { return };
+            // They name what they read after themselves.
+            let (origin, name) = (draft.origin.clone(), draft.name.clone());
+            read_commands(&[words], options, draft, table);
+            (draft.origin, draft.name) = (origin, name);
+        }
+        Some((at, "python")) => {
+            table.refused(&at, "kchaos runs no Python: write the fault that the function inflicts");
+            for name in ["module", "func", "arguments", "secrets"] {
+                provider.refuse(name, "see type", table);
+            }
+            provider.rest(table);
+        }
+        Some((at, other)) => {
+            table.refused(
+                &at,
+                format!("an action by '{other}' inflicts nothing that kchaos could: start it beside"),
+            );
+            for name in
+                ["url", "method", "headers", "arguments", "timeout", "secrets", "verify_tls", "max_retries"]
+            {
+                provider.refuse(name, "see type", table);
+            }
+            provider.rest(table);
+        }
+        None => {
+            table.refused(&provider.path("type"), "it is missing: write process, http or python");
+            provider.rest(table);
+        }
+    }
+}
+
+fn read_rollback(node: &Node, path: &str, table: &mut Table) {
+    let program = |node: &Node| {
+        let Value::Map(fields) = &node.value else { return None };
+        let (_, _, provider) = fields.iter().find(|(name, _, _)| name == "provider")?;
+        let Value::Map(fields) = &provider.value else { return None };
+        let (_, _, path) = fields.iter().find(|(name, _, _)| name == "path")?;
+        scalar(path).map(|path| path.rsplit('/').next().unwrap_or_default().to_owned())
+    };
+    match program(node).as_deref() {
+        Some("tc" | "pumba" | "docker" | "podman" | "nerdctl" | "sudo") => {
+            table.exact(path, "kchaos takes away everything itself, whatever happens");
+        }
+        _ => table.refused(path, "kchaos undoes what it has done, and nothing else: do it beside"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_become_names() {
+        assert_eq!(name_of("Does it bear 5% loss?  (v2)"), "does-it-bear-5-loss-v2");
+        assert_eq!(name_of("…"), "experiment");
+        assert!(name_of(&"a ".repeat(100)).len() <= NAME_MAX);
+    }
+
+    #[test]
+    fn what_stands_for_something_else_is_filled_in_or_refused() {
+        let constants =
+            Constants(BTreeMap::from([("a".to_owned(), Some("1".to_owned())), ("b".to_owned(), None)]));
+        let mut table = Table::default();
+        let mut fill = |text: &str| constants.fill("x", text, &mut table);
+        assert_eq!(fill("${a}-${a}$").as_deref(), Some("1-1$"));
+        assert_eq!(fill("${a").as_deref(), Some("${a"));
+        assert_eq!((fill("${b}"), fill("${c}")), (None, None));
+        assert_eq!(table.refusals(), 2);
+    }
+}
