@@ -6,6 +6,9 @@
 //! attaches, watches over and removes them; [`observe`] reads what happened; [`report`] tells it; [`runs`] lets a live
 //! run be asked and changed; [`experiment`] is a file that says what has to hold around a spec; [`live`] shows runs as they go. [`cli`] is on top.
 
+// They panic where nobody reads: `cli::console` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod cli;
 pub mod convert;
 pub mod encode;

@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{Termios, tcgetattr};
 
@@ -18,6 +21,8 @@ pub struct Screen {
     seen: Arc<Mutex<vt100::Parser>>,
 }
 
+/// How often it is looked whether anybody still looks.
+const LOOK_MS: u8 = 50;
 const ROWS: u16 = 40;
 const COLUMNS: u16 = 120;
 
@@ -26,14 +31,22 @@ impl Screen {
     pub fn new() -> Result<Self> {
         let size = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(Some(&size), None).context("opening a pseudo terminal")?;
+        // A program that had this end as well would never hear of a terminal that has gone.
+        fcntl(&pair.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("fcntl(F_SETFD)")?;
         let seen = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
         let mut drawn = File::from(pair.master.try_clone()?);
-        // Ends when the terminal does.
+        // Ends when nobody has the other end, or when nobody looks at this one: then the terminal hangs up.
         std::thread::spawn({
-            let seen = Arc::clone(&seen);
+            let looked_at = Arc::downgrade(&seen);
             move || {
                 let mut bytes = [0; 4096];
-                while let Ok(count @ 1..) = drawn.read(&mut bytes) {
+                while let Some(seen) = looked_at.upgrade() {
+                    let mut ready = [PollFd::new(drawn.as_fd(), PollFlags::POLLIN)];
+                    match poll(&mut ready, LOOK_MS) {
+                        Ok(0) | Err(Errno::EINTR) => continue,
+                        _ => {}
+                    }
+                    let Ok(count @ 1..) = drawn.read(&mut bytes) else { return };
                     seen.lock().unwrap_or_else(PoisonError::into_inner).process(&bytes[..count]);
                 }
             }

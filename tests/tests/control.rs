@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +13,7 @@ use integration_tests::capability::{counts_exactly, delay_missing, fails_syscall
 use integration_tests::cgroup::Cgroup;
 use integration_tests::control::{ask, ask_from, is_listed};
 use integration_tests::ground::Ground;
-use integration_tests::kchaos::{Kchaos, Running};
+use integration_tests::kchaos::{Kchaos, Running, binary};
 use integration_tests::loss::Traffic;
 use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
 use integration_tests::skip;
@@ -96,6 +97,30 @@ fn a_run_is_listed_counted_and_stopped() -> Result<()> {
     );
     other.stop(Role::Second)?;
     Traffic::read(&other.board)?.check_unharmed()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn whoever_does_not_read_the_answer_makes_no_panic() -> Result<()> {
+    let scene = Scene::new()?;
+    let (running, run) = scene.inject("--loss 30%")?;
+    let said =
+        |stdout: Stdio| Command::new(binary()?).arg("list").stdout(stdout).output().context("kchaos list");
+    let nobody = || {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        Ok::<_, std::io::Error>(Stdio::from(writer))
+    };
+    let gone = said(nobody()?)?;
+    ensure!(gone.status.code() == Some(0) && gone.stderr.is_empty(), "{gone:?}");
+    let full = said(Stdio::from(fs::File::options().write(true).open("/dev/full")?))?;
+    let text = String::from_utf8_lossy(&full.stderr);
+    ensure!(full.status.code() == Some(1) && text.contains("standard output: No space left"), "{full:?}");
+    // What is to be done is done, whoever listens.
+    let stopped = Command::new(binary()?).args(["stop", &run]).stdout(nobody()?).output()?;
+    ensure!(stopped.status.code() == Some(0) && stopped.stderr.is_empty(), "{stopped:?}");
+    running.finish()?.expect_status(143)?;
+    scene.ground.check_clean()
 }
 
 #[test]

@@ -127,6 +127,34 @@ fn whoever_leaves_the_view_leaves_the_run_alone() -> Result<()> {
     scene.ground.check_clean()
 }
 
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_terminal_that_goes_ends_the_run_and_it_reports() -> Result<()> {
+    let scene = Scene::new()?;
+    let file = scene.file("600s")?;
+    // Whoever is told of it first: the process, or its view.
+    let mut command = Command::new("setsid");
+    command
+        .arg("--ctty")
+        .arg(binary()?)
+        .arg("run")
+        .arg(&file)
+        .arg("--report")
+        .arg(scene.reports.path("r.json"));
+    let end = || Ok::<_, anyhow::Error>(Stdio::from(scene.screen.end()?));
+    command.stdin(end()?).stdout(end()?).stderr(end()?);
+    scene.ground.runner.apply(&mut command)?;
+    let mut process = Process::start(command)?;
+    scene.wait_for_faults()?;
+    let Scene { ground, reports, screen, talker: _talker } = scene;
+    drop(screen);
+    let status = process.wait()?;
+    ensure!(status.code() == Some(129), "{status}");
+    let record: serde_json::Value = serde_json::from_str(&reports.read("r.json")?)?;
+    ensure!(record["verdict"]["outcome"] == "interrupted", "{}", record["verdict"]);
+    ground.check_clean()
+}
+
 /// With all of its ends on the terminal, as people have it.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]

@@ -1,14 +1,16 @@
 //! `kchaos top` on a terminal: what it shows is what happens, a key ends a run, and the terminal is given back.
 
+use std::process::{Command, Stdio};
+
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::Role;
 use integration_tests::control::{ask, is_listed};
 use integration_tests::ground::Ground;
-use integration_tests::kchaos::{Kchaos, Running};
+use integration_tests::kchaos::{Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::patience::wait_until;
 use integration_tests::screen::Screen;
-use integration_tests::spawn::{Place, Victim};
+use integration_tests::spawn::{Place, Process, Victim};
 use nix::sys::signal::Signal;
 
 struct Scene(Ground);
@@ -110,6 +112,25 @@ fn the_terminal_is_given_back_and_the_run_goes_on() -> Result<()> {
     }
     running.interrupt()?;
     Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn the_view_goes_with_its_terminal() -> Result<()> {
+    let scene = Scene::new()?;
+    let (running, run) = scene.inject("--loss 30%")?;
+    let screen = Screen::new()?;
+    let mut command = Command::new("setsid");
+    command.arg("--ctty").arg(binary()?).arg("top");
+    let end = || Ok::<_, anyhow::Error>(Stdio::from(screen.end()?));
+    command.stdin(end()?).stdout(end()?).stderr(end()?);
+    let mut view = Process::start(command)?;
+    screen.wait_for("the run on the screen", |text| text.contains(&run))?;
+    drop(screen);
+    let status = view.wait()?;
+    ensure!(status.code().is_some_and(|code| code < 10), "{status}");
+    ensure!(is_listed(&run)?, "the run went with the view");
+    running.interrupt().map(drop)
 }
 
 #[test]

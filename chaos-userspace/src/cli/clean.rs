@@ -1,6 +1,6 @@
 //! `kchaos clean`: removes what an owner killed together with its guardian left behind.
 
-use super::{exit, failure::Failure, run};
+use super::{console, exit, failure::Failure, run};
 use crate::{
     host::cgroup::{self, Hierarchy},
     inject::journal::Journal,
@@ -56,16 +56,19 @@ pub fn run(json: bool) -> Result<u8, Failure> {
         }
     }
     if json {
-        println!("{}", serde_json::json!({"event": "clean", "removed": removed, "left": left}));
+        console::out(format_args!(
+            "{}",
+            serde_json::json!({"event": "clean", "removed": removed, "left": left})
+        ));
     } else {
         for line in &removed {
-            println!("removed {line}");
+            console::out(format_args!("removed {line}"));
         }
         for line in &left {
-            println!("left {line}");
+            console::out(format_args!("left {line}"));
         }
         if removed.is_empty() && left.is_empty() {
-            println!("nothing to clean");
+            console::out(format_args!("nothing to clean"));
         }
     }
     Ok(if left.is_empty() { exit::DONE } else { exit::ROLLBACK_INCOMPLETE })

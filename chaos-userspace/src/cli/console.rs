@@ -2,8 +2,9 @@
 
 use anstream::adapter::strip_str;
 use std::{
+    fmt,
     io::{self, IsTerminal as _, Write},
-    sync::{Mutex, MutexGuard, PoisonError, mpsc::Sender},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc::Sender},
 };
 
 /// The view that has the terminal.
@@ -13,6 +14,38 @@ struct Held {
     show: Sender<String>,
     /// Said meanwhile: comes to the terminal when it is free again.
     later: Vec<u8>,
+}
+
+/// Why a part of the result could not be written.
+static UNWRITTEN: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line of the result.
+pub fn out(line: fmt::Arguments<'_>) {
+    out_text(&format!("{line}\n"));
+}
+
+/// Prints a text of the result, which has its ends of lines. What cannot be written must not stop what is still to be done: it is
+/// told at the end by [`unwritten`].
+pub fn out_text(text: &str) {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        // Whoever has gone has what it wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            let _ = UNWRITTEN.set(error);
+        }
+    }
+}
+
+/// Why a part of the result could not be written, if it could not.
+pub fn unwritten() -> Option<&'static io::Error> {
+    UNWRITTEN.get()
+}
+
+/// Says a line.
+pub fn err(line: fmt::Arguments<'_>) {
+    say(&format!("{line}\n"));
 }
 
 /// Says whole lines. A terminal that has gone must not stop the rest, so nothing is told of its errors.

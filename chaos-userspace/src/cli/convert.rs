@@ -1,6 +1,6 @@
 //! `kchaos convert`: what teams already have in git, as an experiment file.
 
-use super::{exit, failure::Failure, file};
+use super::{console, exit, failure::Failure, file};
 use crate::convert::{self, Options};
 use clap::Args;
 use std::{
@@ -59,7 +59,7 @@ pub fn run(arguments: &Convert, json: bool) -> Result<u8, Failure> {
         let object = serde_json::json!({"file": written, "fields": converted.table, "refused": refused});
         format!("{object}\n")
     } else {
-        eprint!("{}", converted.table.text());
+        console::say(&converted.table.text());
         written.cloned().unwrap_or_default()
     };
     match io::stdout().write_all(output.as_bytes()) {
@@ -73,7 +73,7 @@ pub fn run(arguments: &Convert, json: bool) -> Result<u8, Failure> {
         (0, _) => Ok(exit::DONE),
         (_, Some(_)) => {
             if !json {
-                eprintln!("kchaos: {fields}: the file does without");
+                console::err(format_args!("kchaos: {fields}: the file does without"));
             }
             Ok(exit::USAGE)
         }

@@ -1,5 +1,6 @@
 //! A run without a terminal: the same command line in a session of its own.
 
+use super::console;
 use super::failure::Failure;
 use nix::unistd;
 use std::{
@@ -33,7 +34,7 @@ pub fn start(words: &[OsString]) -> Result<u8, Failure> {
         let code = status.code().and_then(|code| u8::try_from(code).ok());
         return code.ok_or_else(|| Failure::internal(format!("the detached process ended: {status}")));
     }
-    print!("{line}");
+    console::out_text(&line);
     Ok(super::exit::DONE)
 }
 

@@ -1,6 +1,6 @@
 //! `kchaos doctor`: what this host can do.
 
-use super::{exit, failure::Failure};
+use super::{console, exit, failure::Failure};
 use crate::{
     host::{cgroup::Hierarchy, kernel, privilege},
     inject::object::OBJECT,
@@ -63,9 +63,12 @@ pub fn run(json: bool) -> Result<u8, Failure> {
         rows.push(Row::new(what, mechanism, test(&abilities)));
     }
     if json {
-        println!("{}", serde_json::json!({"event": "doctor", "kernel": kernel::release(), "rows": rows}));
+        console::out(format_args!(
+            "{}",
+            serde_json::json!({"event": "doctor", "kernel": kernel::release(), "rows": rows})
+        ));
     } else {
-        print!("{}", table(&rows));
+        console::out_text(&table(&rows));
     }
     let any_fault = rows[prerequisites..].iter().any(|row| row.works);
     Ok(if any_fault { exit::DONE } else { exit::UNABLE })

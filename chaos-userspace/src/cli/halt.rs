@@ -1,6 +1,6 @@
 //! `kchaos halt` and `kchaos resume`: a lever for who has to know that nothing is injected on this host.
 
-use super::{exit, failure::Failure, run, stop};
+use super::{console, exit, failure::Failure, run, stop};
 use crate::runs::{client, halt};
 use clap::Args;
 
@@ -18,9 +18,9 @@ pub fn halt(arguments: &Halt, json: bool) -> Result<u8, Failure> {
     let failed = |error| Failure::new(exit::UNABLE, format!("{}: {error}", halt::path().display()));
     halt::halt(&arguments.reason).map_err(failed)?;
     if json {
-        println!("{}", serde_json::json!({"event": "halted", "reason": arguments.reason}));
+        console::out(format_args!("{}", serde_json::json!({"event": "halted", "reason": arguments.reason})));
     } else {
-        println!("no run begins on this host until kchaos resume");
+        console::out(format_args!("no run begins on this host until kchaos resume"));
     }
     // Each owner has seen the file; this waits until all are gone.
     stop::stop_all(client::all()?, json)
@@ -32,9 +32,12 @@ pub fn resume(json: bool) -> Result<u8, Failure> {
     let resumed = halt::resume()
         .map_err(|error| Failure::new(exit::UNABLE, format!("{}: {error}", halt::path().display())))?;
     if json {
-        println!("{}", serde_json::json!({"event": "resumed", "was_halted": resumed}));
+        console::out(format_args!("{}", serde_json::json!({"event": "resumed", "was_halted": resumed})));
     } else {
-        println!("{}", if resumed { "runs may begin again" } else { "runs were not halted" });
+        console::out(format_args!(
+            "{}",
+            if resumed { "runs may begin again" } else { "runs were not halted" }
+        ));
     }
     Ok(exit::DONE)
 }

@@ -1,6 +1,6 @@
 //! `kchaos list` and `kchaos status`: what runs, and how it is going.
 
-use super::{exit, failure::Failure};
+use super::{console, exit, failure::Failure};
 use crate::runs::{
     client::{self, Run},
     message::{self, Answer, Request},
@@ -25,26 +25,26 @@ pub fn list(json: bool) -> Result<u8, Failure> {
     for run in runs {
         let id = run.id.clone();
         match ask(run) {
-            Ok(status) if json => println!("{}", event("run", &status)),
-            Ok(status) => println!("{}", line(&status)),
+            Ok(status) if json => console::out(format_args!("{}", event("run", &status))),
+            Ok(status) => console::out(format_args!("{}", line(&status))),
             // It ended meanwhile.
             Err(Problem::Client(client::Error::Ended(_))) => continue,
             Err(problem) => {
                 let failure = Failure::from(problem);
                 if json {
-                    println!(
+                    console::out(format_args!(
                         "{}",
                         serde_json::json!({"event": "run", "run": id, "problem": failure.message})
-                    );
+                    ));
                 } else {
-                    println!("{id}  {}", failure.message);
+                    console::out(format_args!("{id}  {}", failure.message));
                 }
             }
         }
         any = true;
     }
     if !any && !json {
-        println!("nothing runs");
+        console::out(format_args!("nothing runs"));
     }
     Ok(exit::DONE)
 }
@@ -53,9 +53,9 @@ pub fn list(json: bool) -> Result<u8, Failure> {
 pub fn status(arguments: &Status, json: bool) -> Result<u8, Failure> {
     let status = ask(client::find(&arguments.id)?)?;
     if json {
-        println!("{}", event("status", &status));
+        console::out(format_args!("{}", event("status", &status)));
     } else {
-        print!("{}", text(&status));
+        console::out_text(&text(&status));
     }
     Ok(exit::DONE)
 }

@@ -135,7 +135,10 @@ pub fn main() -> ExitCode {
     let mut sink = match Sink::open(cli.common.json.as_deref()) {
         Ok(sink) => sink,
         Err(error) => {
-            eprintln!("kchaos: --json: cannot write {:?}: {error}", cli.common.json.unwrap_or_default());
+            console::err(format_args!(
+                "kchaos: --json: cannot write {:?}: {error}",
+                cli.common.json.unwrap_or_default()
+            ));
             return ExitCode::from(exit::USAGE);
         }
     };
@@ -167,13 +170,18 @@ pub fn main() -> ExitCode {
         Command::Sleeper => sleeper::live().map(|()| exit::DONE).map_err(Failure::internal),
         Command::Bystander => bystander::live()
             .map(|felt| {
-                println!("{}", serde_json::json!(felt));
+                console::out(format_args!("{}", serde_json::json!(felt)));
                 exit::DONE
             })
             .map_err(Failure::internal),
     };
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => match console::unwritten() {
+            Some(error) if code == exit::DONE => {
+                tell(&Failure::internal(format!("standard output: {error}")), is_exec, &mut sink)
+            }
+            _ => ExitCode::from(code),
+        },
         Err(failure) => tell(&failure, is_exec, &mut sink),
     }
 }
@@ -181,10 +189,10 @@ pub fn main() -> ExitCode {
 fn tell(failure: &Failure, is_exec: bool, sink: &mut Sink) -> ExitCode {
     if !sink.is_stderr() {
         for line in failure.message.lines() {
-            eprintln!("kchaos: {line}");
+            console::err(format_args!("kchaos: {line}"));
         }
         if is_exec && failure.exec_status.is_none() {
-            eprintln!("kchaos: code {} ({})", failure.code, exit::name(failure.code));
+            console::err(format_args!("kchaos: code {} ({})", failure.code, exit::name(failure.code)));
         }
     }
     sink.write(&Event::Error { code: failure.code, message: &failure.message });

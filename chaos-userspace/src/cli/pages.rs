@@ -1,6 +1,6 @@
 //! `kchaos completions` and `kchaos man`: what the command line says of itself, for shells and for man(1).
 
-use super::{Cli, exit, failure::Failure};
+use super::{Cli, console, exit, failure::Failure};
 use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 use std::{io::Write as _, path::PathBuf};
@@ -55,9 +55,9 @@ pub fn man(arguments: &Man, json: bool) -> Result<u8, Failure> {
     let failed = |error| Failure::new(exit::USAGE, format!("{}: {error}", directory.display()));
     clap_mangen::generate_to(visible(), directory).map_err(failed)?;
     if json {
-        println!("{}", serde_json::json!({"event": "written", "directory": directory}));
+        console::out(format_args!("{}", serde_json::json!({"event": "written", "directory": directory})));
     } else {
-        println!("man pages of kchaos and its commands are in {}", directory.display());
+        console::out(format_args!("man pages of kchaos and its commands are in {}", directory.display()));
     }
     Ok(exit::DONE)
 }

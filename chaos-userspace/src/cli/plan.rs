@@ -1,7 +1,7 @@
 //! `kchaos plan`: what would be attached where.
 
 use super::{
-    exit,
+    console, exit,
     failure::Failure,
     faults::Faults,
     file, run, safety,
@@ -82,7 +82,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 })
             })
             .collect();
-        println!(
+        console::out(format_args!(
             "{}",
             serde_json::json!({
                 "event": "plan",
@@ -96,14 +96,14 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 "steady_state": experiment.iter().flat_map(|experiment| experiment.promises()).collect::<Vec<_>>(),
                 "abort": experiment.iter().flat_map(|experiment| experiment.ends()).collect::<Vec<_>>(),
             })
-        );
+        ));
     } else {
         if let Some(experiment) = &experiment {
-            println!("Hypothesis: {}", experiment.hypothesis);
+            console::out(format_args!("Hypothesis: {}", experiment.hypothesis));
         }
-        print!("{}", plan::explain::explain(&plan, &target, &warnings));
+        console::out_text(&plan::explain::explain(&plan, &target, &warnings));
         if let Some(experiment) = &experiment {
-            print!("{}", experiment.explain());
+            console::out_text(&experiment.explain());
         }
     }
     Ok(exit::DONE)

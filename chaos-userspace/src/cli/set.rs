@@ -1,7 +1,7 @@
 //! `kchaos set`: other rates for a live run.
 
 use super::{
-    Cli, Command, exit,
+    Cli, Command, console, exit,
     failure::Failure,
     faults::Faults,
     list::{PATIENCE, unexpected},
@@ -38,9 +38,12 @@ pub fn run(arguments: &Set, words: &[OsString], json: bool) -> Result<u8, Failur
     match run.ask(&Request::Set { words }, Some(3 * PATIENCE))? {
         Answer::Set { faults } => {
             if json {
-                println!("{}", serde_json::json!({"event": "set", "run": id, "faults": faults}));
+                console::out(format_args!(
+                    "{}",
+                    serde_json::json!({"event": "set", "run": id, "faults": faults})
+                ));
             } else {
-                println!("{id}  {}", faults.join("; "));
+                console::out(format_args!("{id}  {}", faults.join("; ")));
             }
             Ok(exit::DONE)
         }

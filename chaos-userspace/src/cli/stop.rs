@@ -1,6 +1,6 @@
 //! `kchaos stop`: ends live runs, with their rollback.
 
-use super::{exit, failure::Failure, list::unexpected};
+use super::{console, exit, failure::Failure, list::unexpected};
 use crate::runs::{
     client::{self, Run},
     message::{Answer, Request},
@@ -26,7 +26,7 @@ pub fn run(arguments: &Stop, json: bool) -> Result<u8, Failure> {
         None => client::all()?,
     };
     if runs.is_empty() && !json {
-        println!("nothing runs");
+        console::out(format_args!("nothing runs"));
     }
     stop_all(runs, json)
 }
@@ -79,20 +79,23 @@ fn stop(run: Run, json: bool) -> Result<u8, Failure> {
                 let event = serde_json::json!({
                     "event": "stopped", "run": id, "code": code, "outcome": outcome, "summary": summary,
                 });
-                println!("{event}");
+                console::out(format_args!("{event}"));
             } else {
-                println!("{id}  ended ({outcome}) in {} ms", summary["undone"]["took_ms"]);
+                console::out(format_args!("{id}  ended ({outcome}) in {} ms", summary["undone"]["took_ms"]));
                 for problem in summary["undone"]["problems"].as_array().into_iter().flatten() {
-                    println!("{id}  NOT UNDONE: {problem}");
+                    console::out(format_args!("{id}  NOT UNDONE: {problem}"));
                 }
             }
             Ok(if code == exit::ROLLBACK_INCOMPLETE { code } else { exit::DONE })
         }
         Ended::ByItself => {
             if json {
-                println!("{}", serde_json::json!({"event": "stopped", "run": id, "code": null}));
+                console::out(format_args!(
+                    "{}",
+                    serde_json::json!({"event": "stopped", "run": id, "code": null})
+                ));
             } else {
-                println!("{id}  has ended by itself");
+                console::out(format_args!("{id}  has ended by itself"));
             }
             Ok(exit::DONE)
         }

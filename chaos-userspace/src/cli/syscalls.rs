@@ -1,6 +1,6 @@
 //! `kchaos syscalls`: which call can be made to fail here, and how.
 
-use super::{exit, failure::Failure, run};
+use super::{console, exit, failure::Failure, run};
 use crate::{
     plan::syscall,
     probe::{Abilities as _, Unable, kernel::Kernel},
@@ -43,9 +43,9 @@ pub fn run(arguments: &Syscalls, json: bool) -> Result<u8, Failure> {
     let rows: Vec<Row> = calls.into_iter().map(|call| row(call, &kernel)).collect();
     for row in &rows {
         if json {
-            println!("{}", serde_json::json!({"event": "syscall", "call": row}));
+            console::out(format_args!("{}", serde_json::json!({"event": "syscall", "call": row})));
         } else {
-            print!("{}", line(row));
+            console::out_text(&line(row));
         }
     }
     let any = rows.iter().any(|row| !row.mechanisms.is_empty());

@@ -13,12 +13,12 @@ use crate::{
         model::Board,
         sample::Round,
         terminal::Lent,
+        typed::Typed,
     },
     runs::client,
 };
 use clap::Args;
 use nix::sys::signalfd::SignalFd;
-use ratatui::crossterm::event::{self, Event};
 use std::{
     io::{self, IsTerminal as _},
     sync::mpsc::{self, Sender},
@@ -77,11 +77,10 @@ fn watch(lent: &mut Lent, ends: &SignalFd, only: String) -> Result<(), Failure> 
     // Ends with this process: it only reads.
     thread::spawn(move || ask_again_and_again(&only, &asker));
     let mut board = Board::new(Instant::now());
+    let typed = Typed::listen();
     loop {
-        lent.0.draw(|frame| draw(frame, &board)).map_err(unable)?;
-        if event::poll(TICK).map_err(unable)?
-            && let Event::Key(key) = event::read().map_err(unable)?
-        {
+        lent.draw(|frame| draw(frame, &board)).map_err(unable)?;
+        if let Some(key) = typed.next(TICK).map_err(unable)? {
             match keys::press(&mut board, key) {
                 Action::Stay => {}
                 Action::Leave => return Ok(()),

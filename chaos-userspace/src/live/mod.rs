@@ -6,3 +6,4 @@ pub mod keys;
 pub mod model;
 pub mod sample;
 pub mod terminal;
+pub mod typed;

@@ -9,6 +9,7 @@ use crate::{
         model::Board,
         sample::{Round, Sample},
         terminal::Lent,
+        typed::Typed,
     },
     report::{event::Sink, summary::RuleSummary},
     runs::message::{CHOSEN_MAX, Drawn, RuleStatus, State, Status},
@@ -18,7 +19,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use ratatui::crossterm::event::{self, Event};
 use std::{
     io::{self, IsTerminal as _},
     sync::mpsc::{self, Receiver, Sender, TryRecvError},
@@ -128,6 +128,7 @@ fn watch(
     shown: &Receiver<Box<Status>>,
     said: &Receiver<String>,
 ) -> io::Result<()> {
+    let typed = Typed::listen();
     loop {
         for line in said.try_iter() {
             board.note(Instant::now(), line);
@@ -142,10 +143,8 @@ fn watch(
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
         }
-        lent.0.draw(|frame| draw(frame, &board))?;
-        if event::poll(TICK)?
-            && let Event::Key(key) = event::read()?
-        {
+        lent.draw(|frame| draw(frame, &board))?;
+        if let Some(key) = typed.next(TICK)? {
             match keys::press(&mut board, key) {
                 Action::Stay => {}
                 Action::Leave => return Ok(()),

@@ -107,7 +107,7 @@ impl Handle {
             ForkResult::Child => {
                 drop(started);
                 let failed = run(mount, File::from(end), sleeper);
-                eprintln!("kchaos: starting the sleeper's handle: {failed}");
+                log::error!("starting the sleeper's handle: {failed}");
                 // SAFETY: ends the child at once; nothing of the sleeper's may run twice.
                 unsafe { libc::_exit(1) }
             }
