@@ -100,6 +100,23 @@ pub fn nginx_conf(home: &str, listen: &str) -> String {
     )
 }
 
+/// A server of names in the foreground, which knows all names below `example.test` as 192.0.2.7 and nothing else.
+pub fn dnsmasq(listen: &str) -> [&str; 11] {
+    [
+        "dnsmasq",
+        "--no-daemon",
+        "--conf-file=/dev/null",
+        "--user=root",
+        "--pid-file=",
+        "--no-resolv",
+        "--no-hosts",
+        "--address=/example.test/192.0.2.7",
+        "--bind-interfaces",
+        "--listen-address",
+        listen,
+    ]
+}
+
 /// A program of PostgreSQL, which Debian puts where not everybody's path leads.
 pub fn postgres(program: &str) -> Result<String> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").context("no PostgreSQL in the image")?;

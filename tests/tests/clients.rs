@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::capability::delay_missing;
 use integration_tests::cgroup::{Cgroup, TestCgroup};
-use integration_tests::client::{Answer, image_missing, nginx_conf, postgres, run, serve};
+use integration_tests::client::{Answer, dnsmasq, image_missing, nginx_conf, postgres, run, serve};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::measure::measure;
 use integration_tests::samples::pings;
@@ -166,20 +166,7 @@ fn dig_waits_retries_and_gives_up() -> Result<()> {
     let scene = Scene::new()?;
     let to = format!("@{FAR4}");
     let ask = ["dig", &to, "+short", "+tries=1", "+timeout=2", "db.example.test"];
-    let words = [
-        "dnsmasq",
-        "--no-daemon",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--pid-file=",
-        "--no-resolv",
-        "--no-hosts",
-        "--address=/example.test/192.0.2.7",
-        "--bind-interfaces",
-        "--listen-address",
-        FAR4,
-    ];
-    let _dnsmasq = serve(&scene.server, &words, scene.log("dnsmasq")?, &ask, &scene.beside)?;
+    let _dnsmasq = serve(&scene.server, &dnsmasq(FAR4), scene.log("dnsmasq")?, &ask, &scene.beside)?;
     let once = ["dig", &to, "+tries=1", "+timeout=5", "db.example.test"];
     scene.delayed(&once, |answer| answer.number("Query time: "))?;
     // Each question is asked up to 15 times: all of them are lost once in 10^10 cases.

@@ -11,7 +11,7 @@ use integration_tests::capability::{
     counted_errors_missing, counts_exactly, delay_missing, file_errors_missing, kprobe_override_works,
     on_host,
 };
-use integration_tests::client::{image_missing, nginx_conf, serve};
+use integration_tests::client::{dnsmasq, image_missing, nginx_conf, serve};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::measure::measure;
@@ -265,20 +265,8 @@ fn packets_dns_outage() -> Result<()> {
     needed!(image_missing());
     let scene = Scene::new()?;
     let ask = ["dig", "@127.0.0.1", "+short", "+tries=1", "+timeout=2", "db.example.test"];
-    let words = [
-        "dnsmasq",
-        "--no-daemon",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--pid-file=",
-        "--no-resolv",
-        "--no-hosts",
-        "--address=/example.test/192.0.2.7",
-        "--bind-interfaces",
-        "--listen-address",
-        "127.0.0.1",
-    ];
-    let _names = serve(&scene.0.beside, &words, scene.0.log("dnsmasq")?, &ask, &scene.0.beside)?;
+    let _names =
+        serve(&scene.0.beside, &dnsmasq("127.0.0.1"), scene.0.log("dnsmasq")?, &ask, &scene.0.beside)?;
     let _shop = scene.nginx(&scene.0.target, 8080, "shop", PAGES)?;
     let asked = scene.0.path("asked");
     let _questions = scene.again(&scene.0.target, &format!("{} >> {asked}", ask.join(" ")))?;

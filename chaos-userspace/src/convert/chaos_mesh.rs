@@ -63,6 +63,19 @@ fn strings(node: &Node) -> Option<Vec<(String, Out)>> {
     fields.iter().map(|(name, _, value)| Some((name.clone(), Out::text(scalar(value)?)))).collect()
 }
 
+/// Reads how long, in Go's words.
+pub fn read_duration(spec: &mut Fields<'_>, draft: &mut Draft, table: &mut Table) {
+    if let Some((path, text)) = spec.text("duration", table) {
+        match units::go_duration(text) {
+            Ok(time) => {
+                table.exact(&path, format!("duration: {time}"));
+                draft.duration = Some(time);
+            }
+            Err(why) => table.refused(&path, why),
+        }
+    }
+}
+
 /// Reads what all kinds have: who, how many, how long.
 pub fn read_common(spec: &mut Fields<'_>, options: &Options, draft: &mut Draft, table: &mut Table) {
     match spec.take("selector", table) {
@@ -74,15 +87,7 @@ pub fn read_common(spec: &mut Fields<'_>, options: &Options, draft: &mut Draft, 
     }
     let value = spec.text("value", table);
     read_mode(spec, value, "spec.mode", draft, table);
-    if let Some((path, text)) = spec.text("duration", table) {
-        match units::go_duration(text) {
-            Ok(time) => {
-                table.exact(&path, format!("duration: {time}"));
-                draft.duration = Some(time);
-            }
-            Err(why) => table.refused(&path, why),
-        }
-    }
+    read_duration(spec, draft, table);
     spec.refuse("remoteCluster", "kchaos works on the host it is started on: run the file there", table);
 }
 

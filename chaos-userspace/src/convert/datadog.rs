@@ -2,7 +2,7 @@
 
 use super::{
     Options,
-    chaos_mesh::read_metadata,
+    chaos_mesh::{read_duration, read_metadata},
     datadog_disk, datadog_network,
     draft::{Draft, Out},
     source::Fields,
@@ -46,15 +46,7 @@ pub fn read(node: &Node, options: &Options, draft: &mut Draft, table: &mut Table
 
 fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &mut Table) {
     let (is_pod, counted) = read_who(&mut spec, options, draft, table);
-    if let Some((path, text)) = spec.text("duration", table) {
-        match units::go_duration(text) {
-            Ok(time) => {
-                table.exact(&path, format!("duration: {time}"));
-                draft.duration = Some(time);
-            }
-            Err(why) => table.refused(&path, why),
-        }
-    }
+    read_duration(&mut spec, draft, table);
     let pulses = read_pulse(&mut spec, draft, table);
     if let Some((path, text)) = spec.text("dryRun", table) {
         match text {
