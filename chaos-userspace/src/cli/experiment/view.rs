@@ -43,7 +43,8 @@ impl View {
     /// # Errors
     /// If the terminal cannot be switched.
     pub fn open(run: &str, sink: &Sink) -> io::Result<Option<Self>> {
-        if sink.is_stderr() || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if sink.is_stderr() || is_dumb || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
             return Ok(None);
         }
         let lent = Lent::take()?;
