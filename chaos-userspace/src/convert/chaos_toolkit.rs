@@ -10,6 +10,8 @@ use super::{
 use crate::experiment::yaml::{Node, Value};
 use std::collections::BTreeMap;
 
+/// What becomes of the strategy that is theirs if nothing is said.
+const WHOLE: &str = "mode: continuous, also while the fault acts: theirs is asked before and after the method, where its fault still acts";
 /// Longest name that is made of a title.
 const NAME_MAX: usize = 60;
 
@@ -39,6 +41,12 @@ impl Constants {
                 }
             }
             rest = behind;
+        }
+        // Their templates know names without braces as well.
+        let is_name = |next: char| next.is_ascii_alphabetic() || next == '_' || next == '$';
+        if text.split('$').skip(1).any(|after| after.starts_with(is_name)) || text.contains("$$") {
+            table.refused(path, "'$' before a name or another '$': write ${NAME}, or the value");
+            return None;
         }
         Some(filled + rest)
     }
@@ -95,10 +103,11 @@ pub fn read(node: &Node, options: &Options, draft: &mut Draft, table: &mut Table
         }
         hypothesis.rest(table);
     }
-    let mut length = 0.0;
+    let mut time = Time::default();
     for (path, node) in document.list("method", table).unwrap_or_default() {
-        read_step(node, &path, &constants, options, draft, &mut length, table);
+        read_step(node, &path, &constants, options, draft, &mut time, table);
     }
+    let Time { seconds: length, .. } = time;
     if !draft.faults.is_empty() && length > 0.0 && draft.duration.is_none() && options.duration.is_none() {
         draft.duration = Some(format!("{length}s"));
         table.exact("(duration)", format!("{length}s: the pauses from the fault on"));
@@ -150,22 +159,35 @@ fn read_configuration(document: &mut Fields<'_>, table: &mut Table) -> Constants
 
 /// When probes are asked, by the strategy of the hypothesis.
 fn read_runtime(document: &mut Fields<'_>, table: &mut Table) -> &'static str {
-    let mut mode = "edge";
-    let Some(mut runtime) = document.map("runtime", table) else { return mode };
+    // Theirs is asked before and after the method, where the fault of an open method still acts.
+    let mut mode = "continuous";
+    let Some(mut runtime) = document.map("runtime", table) else {
+        table.approximated("(runtime.hypothesis.strategy)", WHOLE);
+        return mode;
+    };
+    let mut is_said = false;
     runtime.without("rollbacks", "left out: kchaos takes everything away, whatever happens", table);
     if let Some(mut hypothesis) = runtime.map("hypothesis", table) {
         if let Some((path, strategy)) = hypothesis.text("strategy", table) {
             let known = [
-                ("default", "edge"),
+                ("default", "continuous"),
                 ("before-method-only", "start"),
-                ("after-method-only", "end"),
+                ("after-method-only", "during"),
                 ("during-method-only", "during"),
                 ("continuously", "continuous"),
             ];
             match known.iter().find(|(name, _)| *name == strategy) {
                 Some((_, ours)) => {
-                    table.exact(&path, format!("mode: {ours}"));
+                    match strategy {
+                        "default" => table.approximated(&path, WHOLE),
+                        "after-method-only" => table.approximated(
+                            &path,
+                            "mode: during: theirs is asked after the method, where its fault still acts",
+                        ),
+                        _ => table.exact(&path, format!("mode: {ours}")),
+                    }
                     mode = ours;
+                    is_said = true;
                 }
                 None => table.refused(&path, format!("'{strategy}' is not a strategy that probes can have")),
             }
@@ -173,7 +195,18 @@ fn read_runtime(document: &mut Fields<'_>, table: &mut Table) -> &'static str {
         hypothesis.rest(table);
     }
     runtime.rest(table);
+    if !is_said {
+        table.approximated("(runtime.hypothesis.strategy)", WHOLE);
+    }
     mode
+}
+
+/// How long the fault of a method acts.
+#[derive(Default)]
+struct Time {
+    seconds: f64,
+    /// Whether a step has taken it away.
+    is_over: bool,
 }
 
 /// A step of the method: a command of tc or pumba is a fault, and the pauses from there on are its time.
@@ -183,7 +216,7 @@ fn read_step(
     constants: &Constants,
     options: &Options,
     draft: &mut Draft,
-    length: &mut f64,
+    time: &mut Time,
     table: &mut Table,
 ) {
     let Some(mut step) = Fields::of(node, path, table) else { return };
@@ -218,18 +251,23 @@ fn read_step(
         }
         table.exact(&at, if is_fault { "the fault's name" } else { "see type" });
     }
-    let acts = !draft.faults.is_empty();
+    // What takes the fault away ends its time.
+    let ended = time.is_over;
+    time.is_over |= takes_away(node);
+    let acts = !draft.faults.is_empty() && !ended;
     if let Some(mut pauses) = step.map("pauses", table) {
         for side in ["before", "after"] {
             let Some((at, text)) = constants.text(&mut pauses, side, table) else { continue };
             match text.parse::<f64>() {
                 Ok(seconds) if (0.0..=31_536_000.0).contains(&seconds) => {
                     // What is waited for before the fault is not its time.
-                    let counts = acts && (draft.faults.len() == had || side == "after");
+                    let begins = draft.faults.len() > had;
+                    let ends = time.is_over && !ended;
+                    let counts = acts && !(begins && side == "before") && !(ends && side == "after");
                     if counts {
-                        *length += seconds;
+                        time.seconds += seconds;
                     }
-                    let note = if counts { "part of duration" } else { "left out: no fault acts yet" };
+                    let note = if counts { "part of duration" } else { "left out: no fault acts then" };
                     if counts { table.exact(&at, note) } else { table.approximated(&at, note) }
                 }
                 _ => table.refused(&at, format!("'{text}' is no number of seconds")),
@@ -290,19 +328,29 @@ fn read_action(
 }
 
 fn read_rollback(node: &Node, path: &str, table: &mut Table) {
-    let program = |node: &Node| {
-        let Value::Map(fields) = &node.value else { return None };
-        let (_, _, provider) = fields.iter().find(|(name, _, _)| name == "provider")?;
-        let Value::Map(fields) = &provider.value else { return None };
-        let (_, _, path) = fields.iter().find(|(name, _, _)| name == "path")?;
-        scalar(path).map(|path| path.rsplit('/').next().unwrap_or_default().to_owned())
-    };
-    match program(node).as_deref() {
-        Some("tc" | "pumba" | "docker" | "podman" | "nerdctl" | "sudo") => {
-            table.exact(path, "kchaos takes away everything itself, whatever happens");
-        }
-        _ => table.refused(path, "kchaos undoes what it has done, and nothing else: do it beside"),
+    if takes_away(node) {
+        table.exact(path, "kchaos takes away everything itself, whatever happens");
+    } else {
+        table.refused(path, "kchaos undoes what it has done, and nothing else: do it beside");
     }
+}
+
+/// Whether a step does nothing but take a qdisc away.
+fn takes_away(node: &Node) -> bool {
+    fn entry<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
+        let Value::Map(fields) = &node.value else { return None };
+        fields.iter().find(|(given, _, _)| given == name).map(|(_, _, node)| node)
+    }
+    let Some(provider) = entry(node, "provider") else { return false };
+    let mut words: Vec<&str> = entry(provider, "path").and_then(scalar).into_iter().collect();
+    match entry(provider, "arguments") {
+        Some(Node { value: Value::List(list), .. }) => words.extend(list.iter().filter_map(scalar)),
+        Some(node) => words.extend(scalar(node).unwrap_or_default().split_whitespace()),
+        None => {}
+    }
+    let is = |word: &str, name: &str| word.rsplit('/').next() == Some(name);
+    let words = if words.first().is_some_and(|word| is(word, "sudo")) { &words[1..] } else { &words[..] };
+    matches!(words, [program, "qdisc", "del" | "delete", rest @ ..] if is(program, "tc") && !rest.iter().any(|word| word.contains([';', '&', '|'])))
 }
 
 #[cfg(test)]
@@ -324,7 +372,8 @@ mod tests {
         let mut fill = |text: &str| constants.fill("x", text, &mut table);
         assert_eq!(fill("${a}-${a}$").as_deref(), Some("1-1$"));
         assert_eq!(fill("${a").as_deref(), Some("${a"));
-        assert_eq!((fill("${b}"), fill("${c}")), (None, None));
-        assert_eq!(table.refusals(), 2);
+        assert_eq!((fill("${b}"), fill("${c}"), fill("$a"), fill("x$$")), (None, None, None, None));
+        assert_eq!(fill("$.state").as_deref(), Some("$.state"));
+        assert_eq!(table.refusals(), 4);
     }
 }

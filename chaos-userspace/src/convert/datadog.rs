@@ -48,6 +48,7 @@ fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: 
     let (is_pod, counted) = read_who(&mut spec, options, draft, table);
     read_duration(&mut spec, draft, table);
     let pulses = read_pulse(&mut spec, draft, table);
+    let mut is_meant = true;
     if let Some((path, text)) = spec.text("dryRun", table) {
         match text {
             "true" => {
@@ -57,7 +58,11 @@ fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: 
                 );
                 draft.observes = true;
             }
-            _ => table.exact(&path, "faults are inflicted"),
+            "false" => table.exact(&path, "faults are inflicted"),
+            other => {
+                table.refused(&path, format!("'{other}' is not one of true, false"));
+                is_meant = false;
+            }
         }
     }
     if let Some((path, text)) = spec.text("maxRuns", table) {
@@ -96,7 +101,7 @@ fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: 
     }
     spec.rest(table);
     // Without what bounds them, faults would hit more than was asked for.
-    if !(is_pod && counted && pulses) {
+    if !(is_pod && counted && pulses && is_meant) {
         draft.faults.clear();
     }
 }

@@ -21,6 +21,8 @@ struct Kind {
     local_port: Option<String>,
     /// The port of whatever host.
     remote_port: Option<String>,
+    /// Whether it is any host: named beside others, it would be narrowed to them.
+    is_any: bool,
 }
 
 /// Reads `spec.network`.
@@ -32,7 +34,7 @@ pub fn read(mut network: Fields<'_>, options: &Options, draft: &mut Draft, table
     let mut groups: Vec<(Kind, Packets)> = vec![];
     let mut add = |kind: Kind, remote: Option<(String, Option<String>)>| {
         let place = groups.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
-            let Kind { protocol, local_port, remote_port } = kind.clone();
+            let Kind { protocol, local_port, remote_port, .. } = kind.clone();
             let local_ports = local_port.into_iter().collect();
             let mut packets = Packets { protocol, local_ports, ..packets.clone() };
             packets.remote_ports.extend(remote_port);
@@ -46,7 +48,7 @@ pub fn read(mut network: Fields<'_>, options: &Options, draft: &mut Draft, table
     for (path, node) in hosts {
         match read_host(node, &path, "", table) {
             Some((kind, Some(remote), port)) => add(kind, Some((remote, port))),
-            Some((kind, None, port)) => add(Kind { remote_port: port, ..kind }, None),
+            Some((kind, None, port)) => add(Kind { remote_port: port, is_any: true, ..kind }, None),
             None => {}
         }
     }
@@ -92,8 +94,9 @@ pub fn read(mut network: Fields<'_>, options: &Options, draft: &mut Draft, table
             "a fault for each protocol and port: a rate is each one's own, and a packet that two of them mean is hit by both",
         );
     }
-    for (Kind { protocol, local_port, remote_port }, packets) in &groups {
-        let parts = [protocol.as_deref(), local_port.as_deref(), remote_port.as_deref()];
+    for (Kind { protocol, local_port, remote_port, is_any }, packets) in &groups {
+        let parts =
+            [protocol.as_deref(), local_port.as_deref(), remote_port.as_deref(), is_any.then_some("any")];
         let mut name = "network".to_owned();
         for part in parts.into_iter().flatten().filter(|_| several) {
             name += &format!("-{part}");
