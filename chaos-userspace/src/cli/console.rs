@@ -27,14 +27,20 @@ pub fn out(line: fmt::Arguments<'_>) {
 /// Prints a text of the result, which has its ends of lines. What cannot be written must not stop what is still to be done: it is
 /// told at the end by [`unwritten`].
 pub fn out_text(text: &str) {
+    if let Err(error) = print(text.as_bytes()) {
+        let _ = UNWRITTEN.set(error);
+    }
+}
+
+/// Prints a whole result, behind which there is nothing to do.
+///
+/// # Errors
+/// If standard output takes no more; not if its reader has gone, as head(1), which has read enough.
+pub fn print(result: &[u8]) -> io::Result<()> {
     let mut out = io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => {}
-        // Whoever has gone has what it wanted.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        Err(error) => {
-            let _ = UNWRITTEN.set(error);
-        }
+    match out.write_all(result).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 

@@ -3,10 +3,7 @@
 use super::{console, exit, failure::Failure, file};
 use crate::convert::{self, Options};
 use clap::Args;
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 /// Arguments of `kchaos convert`.
 #[derive(Args, Debug)]
@@ -62,11 +59,7 @@ pub fn run(arguments: &Convert, json: bool) -> Result<u8, Failure> {
         console::say(&converted.table.text());
         written.cloned().unwrap_or_default()
     };
-    match io::stdout().write_all(output.as_bytes()) {
-        // Who has read enough, as head(1), is content.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(Failure::internal(error)),
-        _ => {}
-    }
+    console::print(output.as_bytes()).map_err(Failure::internal)?;
     let fields =
         if refused == 1 { "1 field is refused".to_owned() } else { format!("{refused} fields are refused") };
     match (refused, written) {

@@ -1,10 +1,10 @@
 //! Experiment files: read for `plan` and `run`, and their schema.
 
-use super::{exit, failure::Failure};
+use super::{console, exit, failure::Failure};
 use crate::experiment::{self, Experiment, yaml::BYTES_MAX};
 use std::{
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     path::Path,
 };
 
@@ -29,9 +29,6 @@ pub fn text(path: &Path) -> io::Result<String> {
 /// Prints the schema.
 pub fn schema() -> Result<u8, Failure> {
     let text = serde_json::to_string_pretty(&experiment::schema()).map_err(Failure::internal)?;
-    match writeln!(io::stdout(), "{text}") {
-        // Who has read enough, as head(1), is content.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::internal(error)),
-        _ => Ok(exit::DONE),
-    }
+    console::print(format!("{text}\n").as_bytes()).map_err(Failure::internal)?;
+    Ok(exit::DONE)
 }

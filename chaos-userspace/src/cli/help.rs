@@ -1,12 +1,11 @@
 //! `kchaos help`: of commands, and of faults with examples that can be copied.
 
 use super::{
-    Cli, exit,
+    Cli, console, exit,
     failure::Failure,
     help_file::{PARTS, Part},
 };
 use clap::{Args, CommandFactory as _};
-use std::io::{self, Write as _};
 
 /// Arguments of `kchaos help`.
 #[derive(Args, Debug)]
@@ -176,11 +175,8 @@ pub fn run(arguments: &Help) -> Result<u8, Failure> {
         None => general(),
         Some(topic) => of(topic)?,
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Who has read enough, as head(1), is content.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::internal(error)),
-        _ => Ok(exit::DONE),
-    }
+    console::print(text.as_bytes()).map_err(Failure::internal)?;
+    Ok(exit::DONE)
 }
 
 fn general() -> String {

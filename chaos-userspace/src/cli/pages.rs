@@ -3,7 +3,7 @@
 use super::{Cli, console, exit, failure::Failure};
 use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
-use std::{io::Write as _, path::PathBuf};
+use std::path::PathBuf;
 
 /// Arguments of `kchaos completions`.
 #[derive(Args, Debug)]
@@ -22,11 +22,8 @@ pub struct Man {
 /// Prints a script that completes commands and flags.
 pub fn completions(arguments: &Completions) -> Result<u8, Failure> {
     let script = script(arguments.shell);
-    match std::io::stdout().write_all(&script) {
-        // Who has read enough, as head(1), is content.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::internal(error)),
-        _ => Ok(exit::DONE),
-    }
+    console::print(&script).map_err(Failure::internal)?;
+    Ok(exit::DONE)
 }
 
 fn script(shell: Shell) -> Vec<u8> {
