@@ -279,7 +279,7 @@ impl<'a> Session<'a> {
         Ok(grace)
     }
 
-    /// The share of this rule that is asked for now counts from here.
+    /// The present share of this rule counts from here.
     pub fn share_begins(&mut self, rule: usize, drawn: Drawn) {
         if let Some(before) = self.drawn_before.get_mut(rule) {
             *before = drawn;
@@ -345,29 +345,17 @@ impl<'a> Session<'a> {
         let rules = self.plan.rules.iter().zip(&rules).zip(&self.drawn_before);
         let remaining =
             self.over.as_ref().map(|over| over.deadline().duration_since(tokio::time::Instant::now()));
+        let state = match self.armed {
+            _ if ended => State::Ended,
+            None => State::Starting,
+            Some(_) => State::Armed,
+        };
+        let rules = rules.map(|((rule, sum), before)| RuleStatus::new(&rule.fault, sum, *before)).collect();
         Ok(Status {
-            run: self.plan.run.clone(),
-            command: self.command.to_owned(),
-            pid: std::process::id(),
-            state: match self.armed {
-                _ if ended => State::Ended,
-                None => State::Starting,
-                Some(_) => State::Armed,
-            },
-            cgroup: self.chosen.first()?.path().to_path_buf(),
-            targets: self.chosen.cgroups.len(),
-            observe: self.plan.observe,
             armed_s: self.armed.map(|since| since.elapsed().as_secs_f64()),
             remaining_s: remaining.filter(|_| !ended).map(|left| left.as_secs_f64()),
-            rules: rules.map(|((rule, sum), before)| RuleStatus::new(&rule.fault, sum, *before)).collect(),
-            chosen: self
-                .chosen
-                .cgroups
-                .iter()
-                .take(CHOSEN_MAX)
-                .map(|cgroup| cgroup.path().to_path_buf())
-                .collect(),
             experiment: self.progress.clone().map(Box::new),
+            ..status_at_rest(&self.plan, self.command, self.chosen, state, rules)?
         })
     }
 
@@ -408,6 +396,31 @@ impl<'a> Session<'a> {
         }
         Ok(summary)
     }
+}
+
+/// How a run goes that nobody measures the time of: what it is to do, to whom, and what it came to.
+pub fn status_at_rest(
+    plan: &Plan,
+    command: &str,
+    chosen: &Chosen,
+    state: State,
+    rules: Vec<RuleStatus>,
+) -> Result<Status, Failure> {
+    let paths = chosen.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf());
+    Ok(Status {
+        run: plan.run.clone(),
+        command: command.to_owned(),
+        pid: std::process::id(),
+        state,
+        cgroup: chosen.first()?.path().to_path_buf(),
+        targets: chosen.cgroups.len(),
+        observe: plan.observe,
+        armed_s: None,
+        remaining_s: None,
+        rules,
+        chosen: paths.take(CHOSEN_MAX).collect(),
+        experiment: None,
+    })
 }
 
 /// Starts to forward what the kernel programs say, if they were asked to.

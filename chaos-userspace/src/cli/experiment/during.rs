@@ -72,7 +72,6 @@ impl Course<'_> {
         if let Some(change) = follower.as_mut().map(|follower| follower.begin(armed)) {
             self.tell_change(change, sink);
         }
-        self.show(&mut session);
         let mut asking = JoinSet::new();
         let mut answers = self.keep_asking(&mut asking, armed);
         let watched = self.experiment.abort.iter().any(is_looked_at);

@@ -2,7 +2,10 @@
 
 use super::course::Course;
 use crate::{
-    cli::{console, session::Session},
+    cli::{
+        console,
+        session::{Session, status_at_rest},
+    },
     live::{
         draw::draw,
         keys::{self, Action},
@@ -12,7 +15,7 @@ use crate::{
         typed::Typed,
     },
     report::{event::Sink, summary::RuleSummary},
-    runs::message::{CHOSEN_MAX, Drawn, RuleStatus, State, Status},
+    runs::message::{Drawn, RuleStatus, State, Status},
 };
 use chaos_common::{counter::RuleCounters, latency::Held};
 use nix::{
@@ -104,21 +107,14 @@ impl Course<'_> {
         let (nothing, none) = (vec![RuleCounters::default(); count], vec![Held::default(); count]);
         let before = RuleSummary::all(self.plan, &nothing, &vec![0; count], &none);
         let rules = self.plan.rules.iter().zip(self.came_to.as_ref().unwrap_or(&before));
-        let paths = self.chosen.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf());
-        view.show(Status {
-            run: self.plan.run.clone(),
-            command: "run".to_owned(),
-            pid: std::process::id(),
-            state: if self.came_to.is_some() { State::Ended } else { State::Starting },
-            cgroup: paths.clone().next().unwrap_or_default(),
-            targets: paths.len(),
-            observe: self.plan.observe,
-            armed_s: None,
-            remaining_s: None,
-            rules: rules.map(|(rule, sum)| RuleStatus::new(&rule.fault, sum, Drawn::default())).collect(),
-            chosen: paths.take(CHOSEN_MAX).collect(),
-            experiment: Some(Box::new(self.progress.clone())),
-        });
+        let rules = rules.map(|(rule, sum)| RuleStatus::new(&rule.fault, sum, Drawn::default())).collect();
+        let state = if self.came_to.is_some() { State::Ended } else { State::Starting };
+        match status_at_rest(self.plan, "run", self.chosen, state, rules) {
+            Ok(status) => {
+                view.show(Status { experiment: Some(Box::new(self.progress.clone())), ..status });
+            }
+            Err(failure) => log::debug!("nothing to show: {}", failure.message),
+        }
     }
 }
 
