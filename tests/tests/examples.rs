@@ -35,7 +35,7 @@ impl Scene {
         Ok(home)
     }
 
-    /// nginx with this inside its `server`; its error log is `error.log` of its home.
+    /// nginx with this inside its `server`; what it says is in `NAME.said`.
     fn nginx(&self, place: &Place, port: u16, name: &str, rules: &str) -> Result<Process> {
         let home = self.home(name)?;
         fs::write(format!("{home}/page"), "kchaos")?;

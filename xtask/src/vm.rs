@@ -303,12 +303,10 @@ fn skip_complaints(kernel: &Kernel, collector: &Collector, whole: bool) -> Vec<S
         let (Outcome::Skipped(reason) | Outcome::Left(reason)) = &test.outcome else { continue };
         // A file that is left as a whole is left with what is skipped in it.
         let is_left = matches!(test.outcome, Outcome::Left(_));
-        let listed: Vec<&String> = {
-            let means = |listed: &&String| {
-                matrix::covers(listed, &test.name) || is_left && matrix::covers(&test.name, listed)
-            };
-            kernel.skips.keys().filter(means).collect()
+        let means = |listed: &&String| {
+            matrix::covers(listed, &test.name) || is_left && matrix::covers(&test.name, listed)
         };
+        let listed: Vec<&String> = kernel.skips.keys().filter(means).collect();
         if listed.is_empty() && matches!(test.outcome, Outcome::Skipped(_)) {
             complaints.push(format!(
                 "{} was skipped ({reason}), which tests/matrix.toml does not allow",

@@ -45,10 +45,9 @@ pub fn read(node: &Node, options: &Options, draft: &mut Draft, table: &mut Table
 }
 
 fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &mut Table) {
-    let (is_pod, counted) = read_who(&mut spec, options, draft, table);
+    let mut bounded = read_who(&mut spec, options, draft, table);
     read_duration(&mut spec, draft, table);
-    let pulses = read_pulse(&mut spec, draft, table);
-    let mut is_meant = true;
+    bounded &= read_pulse(&mut spec, draft, table);
     if let Some((path, text)) = spec.text("dryRun", table) {
         match text {
             "true" => {
@@ -61,7 +60,7 @@ fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: 
             "false" => table.exact(&path, "faults are inflicted"),
             other => {
                 table.refused(&path, format!("'{other}' is not one of true, false"));
-                is_meant = false;
+                bounded = false;
             }
         }
     }
@@ -101,13 +100,13 @@ fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: 
     }
     spec.rest(table);
     // Without what bounds them, faults would hit more than was asked for.
-    if !(is_pod && counted && pulses && is_meant) {
+    if !bounded {
         draft.faults.clear();
     }
 }
 
-/// Who is hit: whether the level and the count are such that can be.
-fn read_who(spec: &mut Fields<'_>, options: &Options, draft: &mut Draft, table: &mut Table) -> (bool, bool) {
+/// Who is hit; false if the level or the count cannot be said.
+fn read_who(spec: &mut Fields<'_>, options: &Options, draft: &mut Draft, table: &mut Table) -> bool {
     let mut is_chosen = false;
     for name in ["selector", "advancedSelector", "filter", "containers"] {
         if let Some((path, _)) = spec.take(name, table) {
@@ -163,7 +162,7 @@ fn read_who(spec: &mut Fields<'_>, options: &Options, draft: &mut Draft, table: 
             false
         }
     };
-    (is_pod, is_counted)
+    is_pod && is_counted
 }
 
 /// When the faults act; false if it cannot be said.

@@ -127,7 +127,7 @@ fn read_effects(network: &mut Fields<'_>, packets: &mut Packets, table: &mut Tab
                 table.exact(&path, format!("{ours}: {share}%"));
                 packets.effects.push((ours, Out::text(format!("{share}%"))));
             }
-            None => packets.unchosen = true,
+            None => {}
         }
     }
     let delay = network.text("delay", table).map(|(path, text)| {
@@ -155,8 +155,7 @@ fn read_effects(network: &mut Fields<'_>, packets: &mut Packets, table: &mut Tab
                 packets::delay(&format!("{time}ms"), Some(&format!("{wide}ms")), None, None),
             ));
         }
-        Some((_, None)) => packets.unchosen = true,
-        None => {}
+        Some((_, None)) | None => {}
     }
     if let Some((path, share)) = &jitter
         && !packets.effects.iter().any(|(name, _)| *name == "delay")
