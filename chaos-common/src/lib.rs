@@ -25,6 +25,7 @@ pub mod syscall_match;
 pub mod target;
 #[cfg(feature = "user")]
 mod user;
+pub mod watch;
 
 /// Version of the layout of all map values and read-only globals. Both halves are built together and the loader
 /// refuses a kernel object with another number.

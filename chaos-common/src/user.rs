@@ -9,6 +9,7 @@ use crate::{
     syscall::Call,
     syscall_match::{Arguments, Wanted},
     target::Target,
+    watch::{Begun, Times},
 };
 
 macro_rules! pod {
@@ -34,5 +35,7 @@ pod!(
     Rule,
     Call,
     Target,
-    Wanted
+    Wanted,
+    Begun,
+    Times
 );

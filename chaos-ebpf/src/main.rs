@@ -30,6 +30,7 @@ mod scratch;
 mod syscall;
 mod syscall_match;
 mod target;
+mod watch;
 mod witness;
 
 #[panic_handler]

@@ -25,6 +25,7 @@ use chaos_common::{
     syscall::{Call, ROWS},
     syscall_match::{Arguments, COMM_BYTES, LENGTHS_MAX, PATTERN_BYTES, PATTERNS_MAX, Wanted},
     target::{FILTER_WORDS_MAX, Target},
+    watch::{Begun, Times, UNDER_WAY_MAX, WATCHED_MAX},
 };
 
 /// Bytes that bpf_csum_diff takes at most (net/core/filter.c).
@@ -187,3 +188,11 @@ pub static KC_PROCESSES: HashMap<ProcessKey, ProcessCount> = HashMap::with_max_e
 /// Packets that left the targets' sockets and those of them the egress hooks met, per CPU: `LEAVING_*`.
 #[map]
 pub static KC_LEAVING: PerCpuArray<u64> = PerCpuArray::with_max_entries(LEAVING, 0);
+
+/// Thread -> the watched call it is in.
+#[map]
+pub static KC_UNDER_WAY: HashMap<u64, Begun> = HashMap::with_max_entries(UNDER_WAY_MAX, 0);
+
+/// Slot of a watched call -> how long it took, per CPU.
+#[map]
+pub static KC_TIMES: PerCpuArray<Times> = PerCpuArray::with_max_entries(WATCHED_MAX, 0);

@@ -129,7 +129,7 @@ fn socket_errno() -> Option<i64> {
 
 /// What the loader writes over `MAGIC` in this copy: unknown to the compiler, a constant for the verifier.
 #[inline(always)]
-fn patched<const MAGIC: u32>() -> u32 {
+pub fn patched<const MAGIC: u32>() -> u32 {
     let value: u64;
     // SAFETY: loads an immediate.
     unsafe { asm!("{0} = {1}", out(reg) value, const MAGIC, options(pure, nomem)) };

@@ -66,7 +66,10 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
         chosen = Some(found);
         target
     };
-    let plan = plan::make(&spec, &Kernel::default())?;
+    let kernel = Kernel::default();
+    let plan = plan::make(&spec, &kernel)?;
+    let watched = experiment.iter().flat_map(Experiment::watched_calls);
+    let watched = plan::watch::watch(watched, &plan, &kernel)?;
     let warnings = run::look_at_devices(&plan, &processes)?;
     if json {
         let rules: Vec<_> = plan
@@ -94,6 +97,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 "schedule": experiment.iter().flat_map(|experiment| experiment.courses()).collect::<Vec<_>>(),
                 "timetable": experiment.as_ref().and_then(timetable),
                 "steady_state": experiment.iter().flat_map(|experiment| experiment.promises()).collect::<Vec<_>>(),
+                "watched": watched.iter().map(plan::watch::Watched::functions).collect::<serde_json::Map<_, _>>(),
                 "abort": experiment.iter().flat_map(|experiment| experiment.ends()).collect::<Vec<_>>(),
             })
         ));
@@ -103,7 +107,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
         }
         console::out_text(&plan::explain::explain(&plan, &target, &warnings));
         if let Some(experiment) = &experiment {
-            console::out_text(&experiment.explain());
+            console::out_text(&(experiment.explain() + &plan::watch::explain(&watched)));
         }
     }
     Ok(exit::DONE)

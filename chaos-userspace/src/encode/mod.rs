@@ -31,6 +31,7 @@ use chaos_common::{
     syscall::{Call, HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_SOCKET, call_row, ring_row},
     syscall_match::{Arguments, Wanted},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
+    watch::WATCHED_MAX,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use netem::Netem;
@@ -115,6 +116,8 @@ pub struct Image {
     pub wanted: Vec<(u32, Wanted)>,
     /// Runs, by slot.
     pub runs: Vec<Run>,
+    /// Calls that are watched.
+    pub watched: usize,
 }
 
 /// What does not fit into one engine.
@@ -250,7 +253,29 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
     matches.finish(&mut image)?;
     within("IPv4 prefixes", image.remote4.len(), CIDRS_MAX as usize)?;
     within("IPv6 prefixes", image.remote6.len(), CIDRS_MAX as usize)?;
-    image.choose_selection(jobs)?;
+    let asks_tasks =
+        |job: &Job<'_>| job.await_exec || job.plan.rules.iter().any(|rule| !rule.calls.is_empty());
+    let walks = jobs.iter().any(|job| !job.plan.task_ancestor && asks_tasks(job));
+    image.registers = jobs.first().map(|job| job.plan.registers).unwrap_or_default();
+    image.choose_selection(jobs.iter().flat_map(|job| job.targets).copied(), walks)?;
+    Ok(image)
+}
+
+/// Encodes looking on at `calls` calls of some targets, given by id and level, and doing nothing. `task_ancestor` is that of
+/// [`Plan`].
+pub fn watching(targets: &[(u64, u32)], calls: usize, task_ancestor: bool) -> Result<Image, Error> {
+    within("watched calls", calls, WATCHED_MAX as usize)?;
+    // A rule that there is not: who is subject to nothing is not found.
+    let found = Target { rules: 1, runs: 0 };
+    let mut known = BTreeMap::new();
+    let mut image = Image { watched: calls, ..Image::default() };
+    for (id, level) in targets {
+        if *level >= LEVELS_MAX {
+            return Err(Error::TooDeep { level: *level });
+        }
+        image.add_target(&mut known, *id, found);
+    }
+    image.choose_selection(targets.iter().copied(), !task_ancestor)?;
     Ok(image)
 }
 
@@ -335,10 +360,14 @@ impl Image {
     }
 
     /// A few targets of one level are compared with globals; anything else is looked up level by level.
-    fn choose_selection(&mut self, jobs: &[Job<'_>]) -> Result<(), Error> {
+    /// `walks` says whether tasks are asked and cannot be by their ancestor.
+    fn choose_selection(
+        &mut self,
+        targets: impl Iterator<Item = (u64, u32)>,
+        walks: bool,
+    ) -> Result<(), Error> {
         within("targets", self.targets.len(), TARGETS_MAX as usize)?;
-        let all = jobs.iter().flat_map(|job| job.targets);
-        self.levels = all.fold(0, |levels, (_, level)| levels | 1 << level);
+        self.levels = targets.fold(0, |levels, (_, level)| levels | 1 << level);
         let one_level = self.levels.count_ones() == 1;
         if one_level && self.targets.len() <= FAST_TARGETS_MAX {
             self.select_skb = SELECT_FAST;
@@ -350,11 +379,8 @@ impl Image {
             self.select_skb = SELECT_LEVELS;
         }
         self.select_task = self.select_skb;
-        self.registers = jobs.first().map(|job| job.plan.registers).unwrap_or_default();
-        let asks_tasks =
-            |job: &Job<'_>| job.await_exec || job.plan.rules.iter().any(|rule| !rule.calls.is_empty());
-        if jobs.iter().any(|job| !job.plan.task_ancestor && asks_tasks(job)) {
-            let what = "targets of system call faults on a kernel below 5.12";
+        if walks {
+            let what = "targets whose calls are met, on a kernel below 5.12";
             within(what, self.targets.len(), WALK_TARGETS_MAX as usize)?;
             self.select_task = SELECT_WALK;
         }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// One thing that has to hold: one of http, tcp, dns, command, prometheus, cgroup and network.
+/// One thing that has to hold: one of http, tcp, dns, command, prometheus, calls, cgroup and network.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {
@@ -22,6 +22,8 @@ pub struct Probe {
     pub command: Option<Command>,
     /// Ask a Prometheus server for one number.
     pub prometheus: Option<Prometheus>,
+    /// Look on at the target's own system calls.
+    pub calls: Option<Calls>,
     /// Read the target's cgroup.
     pub cgroup: Option<CgroupRead>,
     /// Read the counters of the target's network namespace.
@@ -176,6 +178,33 @@ pub struct Prometheus {
     /// A query with one number as its answer.
     #[schemars(required)]
     pub query: Option<String>,
+}
+
+/// The target's own system calls since the last answer.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Calls {
+    /// Which, by name, taken together; 16 different ones in a file at most.
+    #[schemars(required, length(min = 1, max = 16))]
+    pub of: Option<Vec<String>>,
+    /// What of them is measured; latency if nothing is said.
+    pub measure: Option<CallsMeasure>,
+    /// Which of their latencies counts; 99% if nothing is said.
+    pub percentile: Option<Share>,
+}
+
+/// What of system calls is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CallsMeasure {
+    /// How long they took, to a sixteenth more than that. One that still goes on counts, with the time it has taken so far,
+    /// where that is among the longest, or where none has ended.
+    #[default]
+    Latency,
+    /// The share of them that returned an error.
+    Failures,
+    /// How many ended per second.
+    Rate,
 }
 
 /// A value of the target's cgroup; of several targets, the sum of numbers and the largest share.

@@ -20,8 +20,8 @@ pub mod verdict;
 pub mod yaml;
 
 use crate::{
-    spec::Spec,
-    steady::{Probe, abort::Condition},
+    spec::{Spec, syscall::Call},
+    steady::{Ask, Probe, abort::Condition},
 };
 use findings::{Findings, Problem};
 use std::{collections::BTreeMap, fmt, time::Duration};
@@ -67,6 +67,22 @@ impl fmt::Display for Unreadable {
         let lines: Vec<_> = self.problems.iter().map(|problem| format!("{}:{problem}", self.file)).collect();
         f.write_str(&lines.join("\n"))
     }
+}
+
+impl Experiment {
+    /// The calls that probes ask about, each once.
+    pub fn watched_calls(&self) -> impl Iterator<Item = Call> {
+        watched_calls(&self.probes)
+    }
+}
+
+fn watched_calls(probes: &[Probe]) -> impl Iterator<Item = Call> {
+    let of = probes.iter().filter_map(|probe| match &probe.ask {
+        Ask::Calls { of, .. } => Some(of),
+        _ => None,
+    });
+    let all: BTreeMap<_, _> = of.flatten().map(|call| (call.number(), *call)).collect();
+    all.into_values()
 }
 
 /// The JSON Schema of experiment files.

@@ -444,3 +444,37 @@ fn a_schedule_is_told_with_its_moments() {
     let seeded = drawn.replace("duration: 10s", "duration: 10s\n  seed: 4");
     assert!(read("f", &seeded).unwrap().timetable().is_some());
 }
+
+fn with_calls(calls: &str) -> String {
+    with("    - network: {loss: 5%}")
+        + &format!("  steadyState:\n    - {{name: c, calls: {{{calls}}}, tolerance: {{atMost: 1s}}}}\n")
+}
+
+#[test]
+fn calls_are_watched_by_name() {
+    let text = with_calls("of: [fsync, openat]");
+    assert!(validates(&text));
+    let experiment = read("f", &text).unwrap();
+    assert_eq!(
+        experiment.promises()[0],
+        "c: the 99% quantile of the time that the target's fsync, openat takes is at most 1 s (asked before, while the faults act, \
+         afterwards, every 1s)"
+    );
+    assert_eq!(experiment.watched_calls().map(|call| call.name()).collect::<Vec<_>>(), ["fsync", "openat"]);
+    let told = |calls: &str| {
+        let found = problems(&with_calls(calls));
+        found.iter().map(|problem| problem.text.clone()).collect::<Vec<_>>().join("\n")
+    };
+    let all = told("of: [opnat, exit_group, read, read], measure: rate, percentile: 50%");
+    for words in
+        ["'opnat' is not an x86-64 system call", "'exit_group' never ends", "there twice", "leave it out"]
+    {
+        assert!(all.contains(words), "{words}: {all}");
+    }
+    let names: Vec<_> = crate::spec::syscall::Call::all().map(|call| call.name()).take(17).collect();
+    assert!(
+        told(&format!("of: [{}]", names.join(", ")))
+            .contains("17 different calls are watched, above the limit of 16")
+    );
+    assert!(told("of: []").contains("needs at least 1"));
+}

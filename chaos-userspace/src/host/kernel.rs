@@ -1,6 +1,6 @@
 //! Facts the kernel states about itself in files. What it can do is tried instead (see [`crate::probe`]).
 
-use std::{fs, path::Path};
+use std::{collections::HashSet, fs, path::Path};
 
 /// Where the kernel's type information lies.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -20,6 +20,29 @@ pub fn has_btf() -> bool {
 /// The active security modules, where securityfs is mounted.
 pub fn security_modules() -> Option<String> {
     fs::read_to_string("/sys/kernel/security/lsm").ok().map(|list| list.trim().to_owned())
+}
+
+/// The kernel's functions that a BPF trampoline is on: `fentry`, `fexit` or `fmod_ret` of anybody. None are known where
+/// tracefs is not mounted.
+pub fn functions_with_trampolines() -> HashSet<String> {
+    let mut places = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].iter();
+    let all = places.find_map(|tracefs| fs::read_to_string(format!("{tracefs}/enabled_functions")).ok());
+    with_trampolines(&all.unwrap_or_default())
+}
+
+/// A line names the function and how many look on; where a direct call goes stands behind it or on a line of its own
+/// (`t_show`, kernel/trace/ftrace.c).
+fn with_trampolines(enabled_functions: &str) -> HashSet<String> {
+    let (mut found, mut last) = (HashSet::new(), None);
+    for line in enabled_functions.lines() {
+        if !line.starts_with(char::is_whitespace) {
+            last = line.split_ascii_whitespace().next();
+        }
+        if line.contains("direct-->") {
+            found.extend(last.map(str::to_owned));
+        }
+    }
+    found
 }
 
 /// While it lives, this process may lock as much memory as it is allowed to ask for: kernels before 5.11 charge maps
@@ -66,4 +89,18 @@ pub fn allow_descriptors(targets: usize) {
 pub fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trampolines_are_direct_calls() {
+        let text = "__x64_sys_openat (2) R I D   M \ttramp: ftrace_regs_caller+0x0/0x65 (ops)\n\tdirect-->bpf_trampoline_1+0x0/0x2f\n\
+                    __x64_sys_read (1) R   D \tdirect-->bpf_trampoline_2+0x0/0x2f\nvfs_read (1) R I    \ttramp: 0xffffffffc0 (kprobe)\n";
+        let found = with_trampolines(text);
+        assert!(found.contains("__x64_sys_openat") && found.contains("__x64_sys_read"));
+        assert_eq!(found.len(), 2);
+    }
 }

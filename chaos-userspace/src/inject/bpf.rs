@@ -54,6 +54,10 @@ pub enum AttachType {
     Udp4Sendmsg = 14,
     /// Sending from an unconnected IPv6 UDP socket.
     Udp6Sendmsg = 15,
+    /// Trampoline before the function (`fentry`).
+    FunctionEntry = 24,
+    /// Trampoline behind the function (`fexit`).
+    FunctionExit = 25,
     /// Trampoline that may replace the function (`fmod_ret`).
     ModifyReturn = 26,
     /// LSM hook for all tasks.

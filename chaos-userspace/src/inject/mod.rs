@@ -17,3 +17,4 @@ mod match_tables;
 pub mod object;
 pub mod program;
 pub mod sleeper;
+pub mod watch;

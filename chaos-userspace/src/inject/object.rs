@@ -198,6 +198,8 @@ fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32
         "KC_PROCESSES" if image.process_rules() == 0 => 0,
         "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
         "KC_LINES" | "KC_EXITS" if image.lines.is_empty() => 0,
+        "KC_UNDER_WAY" if image.watched == 0 => 0,
+        "KC_TIMES" => image.watched,
         _ => return None,
     };
     Some(count.max(1) as u32)
@@ -219,6 +221,15 @@ impl Maps {
 
     pub(super) fn map(&mut self, name: &'static str) -> Result<&mut Map, Error> {
         self.0.get_mut(name).ok_or(Error::NoMap(name))
+    }
+
+    /// One map, to be read as what it is.
+    pub(super) fn view<'a, T>(&'a self, name: &'static str) -> Result<T, Error>
+    where
+        T: TryFrom<&'a Map, Error = MapError>,
+    {
+        let map = self.0.get(name).ok_or(Error::NoMap(name))?;
+        map.try_into().map_err(of(name))
     }
 
     /// Writes everything but the control page. Targets come last: with them the programs begin to match.

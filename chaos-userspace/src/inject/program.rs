@@ -118,6 +118,22 @@ pub enum Kind {
     Exec,
     /// Forgetting processes that have counted for themselves.
     Exit,
+    /// The beginning of a watched call.
+    WatchBegin {
+        /// The function.
+        function: String,
+        /// The call's slot.
+        slot: u32,
+    },
+    /// Its end.
+    WatchEnd {
+        /// The function.
+        function: String,
+        /// The call's slot.
+        slot: u32,
+        /// Arguments of the function, before which its result does not come: 0 or 1.
+        arguments: u32,
+    },
 }
 
 impl Kind {
@@ -137,6 +153,8 @@ impl Kind {
             Self::Socket { .. } => "kc_socket",
             Self::Exec => "kc_exec",
             Self::Exit => "kc_exit",
+            Self::WatchBegin { .. } => "kc_watch_begin",
+            Self::WatchEnd { .. } => "kc_watch_end",
         }
     }
 
@@ -146,6 +164,8 @@ impl Kind {
             Self::Kprobe | Self::KprobeMulti | Self::Entry { .. } => (HOOK_ENTRY, 0),
             Self::Lsm { id, .. } | Self::Security { id, .. } => (*id, 0),
             Self::Socket { slot, .. } => (HOOK_SOCKET, *slot),
+            Self::WatchBegin { slot, .. } => (0, *slot),
+            Self::WatchEnd { slot, arguments, .. } => (*arguments, *slot),
             Self::NetEgress
             | Self::NetEgressWithLines { .. }
             | Self::NetArrival { .. }
@@ -175,6 +195,8 @@ impl Kind {
             Self::Lsm { .. } | Self::Sleep { .. } => (ProgramType::Lsm, AttachType::LsmMac),
             Self::Socket { attach_type, .. } => (ProgramType::CgroupSockAddr, *attach_type),
             Self::Exec | Self::Exit => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
+            Self::WatchBegin { .. } => (ProgramType::Tracing, AttachType::FunctionEntry),
+            Self::WatchEnd { .. } => (ProgramType::Tracing, AttachType::FunctionExit),
         }
     }
 }
@@ -246,7 +268,10 @@ impl Programs {
         });
         let attach_btf_id = match kind {
             Kind::Lsm { hook, .. } | Kind::Sleep { hook } => self.function_id(&format!("bpf_lsm_{hook}"))?,
-            Kind::Entry { function, .. } | Kind::Security { function, .. } => self.function_id(function)?,
+            Kind::Entry { function }
+            | Kind::Security { function, .. }
+            | Kind::WatchBegin { function, .. }
+            | Kind::WatchEnd { function, .. } => self.function_id(function)?,
             _ => 0,
         };
         let (program_type, attach_type) = kind.types();
@@ -353,6 +378,8 @@ mod tests {
             Kind::Socket { attach_type: AttachType::Inet4Connect, slot: 0 },
             Kind::Exec,
             Kind::Exit,
+            Kind::WatchBegin { function: function(), slot: 0 },
+            Kind::WatchEnd { function: function(), slot: 0, arguments: 1 },
         ] {
             assert!(kind.program().len() <= 15 && kind.program().starts_with("kc_"));
         }

@@ -9,6 +9,7 @@ pub mod network;
 pub mod safety;
 pub mod selection;
 pub mod syscall;
+pub mod watch;
 
 use crate::{
     inject::{bpf::AttachType, program::Kind},

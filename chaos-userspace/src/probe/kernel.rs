@@ -16,7 +16,7 @@ use crate::{
         bpf::{self, AttachType, Load, ProgramType},
         line::{self, Part},
     },
-    plan::{EntryHook, Registers},
+    plan::{EntryHook, Registers, syscall::entry},
     spec::delay::Delay,
 };
 use chaos_common::layout::{MEMBERS, SOCKET_TO_CGROUPS, UNKNOWN};
@@ -42,12 +42,14 @@ pub struct Kernel {
     socket_hooks: OnceCell<Result<(), Unable>>,
     claims: RefCell<HashMap<(EntryHook, bool), Result<(), Unable>>>,
     registers: OnceCell<Registers>,
+    fentry: OnceCell<Result<(), Unable>>,
     lsm: OnceCell<Result<(), Unable>>,
     sleep: OnceCell<Result<(), Unable>>,
     task_ancestor: OnceCell<Result<bool, Unable>>,
     exact_counting: OnceCell<Result<bool, Unable>>,
     types: OnceCell<Option<KernelTypes>>,
     symbols: OnceCell<HashSet<String>>,
+    trampolines: OnceCell<HashSet<String>>,
 }
 
 pub(super) fn program(
@@ -143,6 +145,18 @@ impl Kernel {
         }
         let why = format!("{mechanism}: this kernel has no function {function}");
         Err(Unable::new(why, "name another call"))
+    }
+
+    /// A kprobe changes where the function goes on; a trampoline on it goes on elsewhere, and the change is lost.
+    fn without_trampoline(&self, mechanism: &str, function: &str) -> Result<(), Unable> {
+        let taken = self.trampolines.get_or_init(kernel::functions_with_trampolines);
+        if !taken.contains(function) {
+            return Ok(());
+        }
+        let why = format!(
+            "{mechanism}: a trampoline (fentry, fexit or fmod_ret) of somebody is on {function}, past which it has no effect"
+        );
+        Err(Unable::new(why, "end what looks on there, such as another run or a tracer"))
     }
 
     fn with_type(&self, mechanism: &str, function: &str) -> Result<(), Unable> {
@@ -286,13 +300,19 @@ impl Abilities for Kernel {
     }
 
     fn kprobe_override(&self, function: &str) -> Result<(), Unable> {
+        // What the self-test overrides first.
+        self.without_trampoline("kprobe", &entry::function("openat", false))?;
         self.kprobe.get_or_init(syscall::try_kprobe).clone()?;
-        self.with_symbol("kprobe", function)
+        self.with_symbol("kprobe", function)?;
+        self.without_trampoline("kprobe", function)
     }
 
     fn kprobe_multi(&self, function: &str) -> Result<(), Unable> {
+        // What the self-test overrides first.
+        self.without_trampoline("kprobe_multi", &entry::function("openat", false))?;
         self.kprobe_multi.get_or_init(syscall::try_kprobe_multi).clone()?;
-        self.with_symbol("kprobe_multi", function)
+        self.with_symbol("kprobe_multi", function)?;
+        self.without_trampoline("kprobe_multi", function)
     }
 
     fn fmod_ret_sys(&self, function: &str) -> Result<(), Unable> {
@@ -304,6 +324,11 @@ impl Abilities for Kernel {
     fn fmod_ret_security(&self, function: &str) -> Result<(), Unable> {
         self.fmod_ret_security.get_or_init(|| syscall::try_fmod_ret_security(self)).clone()?;
         self.with_type("fmod_ret_security", function)
+    }
+
+    fn fentry(&self, function: &str) -> Result<(), Unable> {
+        self.with_type("fentry", function)?;
+        self.fentry.get_or_init(|| syscall::try_fentry(self.types()?, function)).clone()
     }
 
     fn lsm(&self, hook: &str) -> Result<(), Unable> {

@@ -67,6 +67,8 @@ pub trait Abilities {
     fn fmod_ret_sys(&self, function: &str) -> Result<(), Unable>;
     /// Replacing this security function in a trampoline.
     fn fmod_ret_security(&self, function: &str) -> Result<(), Unable>;
+    /// Looking on where this function begins and ends.
+    fn fentry(&self, function: &str) -> Result<(), Unable>;
     /// A BPF LSM program on this hook that really fires.
     fn lsm(&self, hook: &str) -> Result<(), Unable>;
     /// A BPF LSM program that sleeps on this hook, until the sleeper answers.

@@ -151,6 +151,22 @@ pub fn try_fmod_ret_sys(kernel: &Kernel) -> Result<(), Unable> {
     trampoline(NAME, types, function, unusable, felt_nothing(NAME))
 }
 
+/// `fentry` and `fexit`, tried on one function: what attaches there fires.
+pub fn try_fentry(types: &KernelTypes, function: &str) -> Result<(), Unable> {
+    let id = types.function(function).unwrap_or_default();
+    for (name, attach_type) in [("fentry", AttachType::FunctionEntry), ("fexit", AttachType::FunctionExit)] {
+        let program = program(ProgramType::Tracing, attach_type, &[mov(0, 0), exit()], id)
+            .map_err(|error| refused(&format!("{name} programs"), error))?;
+        bpf::open_raw_tracepoint(program.as_fd(), None).map_err(|error| {
+            Unable::new(
+                format!("{name}: programs cannot be attached: {error}"),
+                "use a kernel with BPF trampolines",
+            )
+        })?;
+    }
+    Ok(())
+}
+
 /// Whether this very function can be replaced: from Linux 7 on, kernels without error injection still allow it for the
 /// functions of 64-bit callers. Loads a program that does nothing; it is never attached.
 pub fn try_modifiable(types: &KernelTypes, function: &str) -> Result<(), Unable> {

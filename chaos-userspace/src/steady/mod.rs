@@ -6,12 +6,13 @@ pub mod tolerance;
 pub mod value;
 
 pub use crate::experiment::document_steady::When;
+use crate::spec::syscall::Call;
 use std::{collections::BTreeMap, fmt, time::Duration};
 use tolerance::Tolerance;
 use value::Unit;
 
 use crate::experiment::document_steady::{
-    CgroupMeasure, CommandMeasure, DnsMeasure, HttpMeasure, Method, NetworkMeasure,
+    CallsMeasure, CgroupMeasure, CommandMeasure, DnsMeasure, HttpMeasure, Method, NetworkMeasure,
 };
 
 /// One thing that has to hold.
@@ -100,6 +101,15 @@ pub enum Ask {
         /// The query.
         query: String,
     },
+    /// The target's own system calls.
+    Calls {
+        /// Which.
+        of: Vec<Call>,
+        /// What counts.
+        measure: CallsMeasure,
+        /// Which of their latencies counts, in thousandths of a percent.
+        percentile: u32,
+    },
     /// The target's cgroup.
     Cgroup(CgroupMeasure),
     /// The target's network namespace.
@@ -115,6 +125,7 @@ impl Ask {
             Self::Dns { .. } => "dns",
             Self::Command { .. } => "command",
             Self::Prometheus { .. } => "prometheus",
+            Self::Calls { .. } => "calls",
             Self::Cgroup(_) => "cgroup",
             Self::Network(_) => "network",
         }
@@ -126,7 +137,8 @@ impl Ask {
             Self::Http { measure: HttpMeasure::Latency, .. }
             | Self::Tcp { .. }
             | Self::Dns { measure: DnsMeasure::Latency, .. }
-            | Self::Command { measure: CommandMeasure::Time, .. } => Unit::Time,
+            | Self::Command { measure: CommandMeasure::Time, .. }
+            | Self::Calls { measure: CallsMeasure::Latency, .. } => Unit::Time,
             Self::Http { measure: HttpMeasure::Body, .. }
             | Self::Dns { measure: DnsMeasure::Addresses, .. }
             | Self::Command { measure: CommandMeasure::Stdout, .. } => Unit::Text,
@@ -135,11 +147,13 @@ impl Ask {
                 | CgroupMeasure::CpuPressure
                 | CgroupMeasure::MemoryPressure
                 | CgroupMeasure::IoPressure,
-            ) => Unit::Percent,
+            )
+            | Self::Calls { measure: CallsMeasure::Failures, .. } => Unit::Percent,
             Self::Cgroup(CgroupMeasure::Memory) => Unit::Bytes,
             Self::Http { measure: HttpMeasure::Status, .. }
             | Self::Command { measure: CommandMeasure::Exit, .. }
             | Self::Prometheus { .. }
+            | Self::Calls { measure: CallsMeasure::Rate, .. }
             | Self::Cgroup(CgroupMeasure::OomKills | CgroupMeasure::Processes | CgroupMeasure::Exits)
             | Self::Network(_) => Unit::Number,
         }
@@ -147,7 +161,7 @@ impl Ask {
 
     /// Whether an answer says nothing without a tolerance.
     pub fn needs_tolerance(&self) -> bool {
-        matches!(self, Self::Prometheus { .. } | Self::Cgroup(_) | Self::Network(_))
+        matches!(self, Self::Prometheus { .. } | Self::Calls { .. } | Self::Cgroup(_) | Self::Network(_))
             || matches!(self, Self::Http { measure: HttpMeasure::Body, .. })
     }
 }
@@ -172,6 +186,18 @@ impl fmt::Display for Ask {
                 write!(f, "{what} of {}", argv.join(" "))
             }
             Self::Prometheus { url, query } => write!(f, "{query} at {url}"),
+            Self::Calls { of, measure, percentile } => {
+                let names: Vec<_> = of.iter().map(|call| call.name()).collect();
+                let names = names.join(", ");
+                match measure {
+                    CallsMeasure::Latency => {
+                        let percentile = f64::from(*percentile) / 1000.0;
+                        write!(f, "the {percentile}% quantile of the time that the target's {names} takes")
+                    }
+                    CallsMeasure::Failures => write!(f, "the share of the target's {names} that fails"),
+                    CallsMeasure::Rate => write!(f, "the target's {names} per second"),
+                }
+            }
             Self::Cgroup(measure) => f.write_str(match measure {
                 CgroupMeasure::Cpu => "the target's share of a processor",
                 CgroupMeasure::Memory => "the target's memory",

@@ -11,7 +11,8 @@ use crate::{
         timetable::Timetable,
         verdict::{self, Facts},
     },
-    plan::Plan,
+    inject::watch::CallWatch,
+    plan::{Plan, watch::Watched},
     report::{
         event::{Event, Sink},
         summary::RuleSummary,
@@ -62,7 +63,7 @@ impl<'a> Course<'a> {
         let signals = Signals::take().map_err(Failure::internal)?;
         let cgroups = chosen.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect();
         let target = Target::new(cgroups, Path::new("/proc"));
-        let scene = Arc::new(Scene { target, signal_mask: signals.mask_before() });
+        let scene = Arc::new(Scene { target, calls: None, signal_mask: signals.mask_before() });
         Ok(Self {
             experiment,
             plan,
@@ -129,6 +130,18 @@ impl<'a> Course<'a> {
         record.verdict = verdict::judge(&facts);
         record.took_s = self.start.elapsed().as_secs_f64();
         record
+    }
+
+    /// Looks on at these calls of the target from now on. Nothing is asked yet.
+    pub fn watch(&mut self, watched: &[Watched]) -> Result<(), Failure> {
+        if watched.is_empty() {
+            return Ok(());
+        }
+        let watch = CallWatch::open(&self.chosen.cgroups, watched, self.plan.task_ancestor)?;
+        if let Some(scene) = Arc::get_mut(&mut self.scene) {
+            scene.calls = Some(ask::Watched::new(watch)?);
+        }
+        Ok(())
     }
 
     /// It follows a timetable; `seed` is what random beginnings were drawn by.

@@ -13,7 +13,7 @@ use super::{Common, exit, failure::Failure, file, run, safety, target::Chosen};
 use crate::{
     experiment::{Experiment, record::Record},
     host::cgroup::Hierarchy,
-    plan::{self, Plan, explain::explain},
+    plan::{self, Plan, explain::explain, watch},
     probe::kernel::Kernel,
     report::event::Sink,
 };
@@ -53,9 +53,12 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
     let chosen = Chosen::find(&hierarchy, &experiment.spec)?;
     let processes = chosen.processes();
     let allowed = safety::check(&chosen, &processes, &experiment.spec)?;
-    let plan = named(plan::make(&experiment.spec, &Kernel::default())?, &experiment);
+    let kernel = Kernel::default();
+    let plan = named(plan::make(&experiment.spec, &kernel)?, &experiment);
     let warnings = run::look_at_devices(&plan, &processes)?;
-    let sentences = explain(&plan, &chosen.in_words(), &warnings) + &experiment.explain();
+    let watched = watch::watch(experiment.watched_calls(), &plan, &kernel)?;
+    let sentences =
+        explain(&plan, &chosen.in_words(), &warnings) + &experiment.explain() + &watch::explain(&watched);
     let command = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let record = Record::new(&experiment, &plan, command, &sentences);
     for warning in warnings {
@@ -65,6 +68,7 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
     let record = runtime.block_on(async {
         let mut course = Course::new(&experiment, &plan, &chosen, record, common.verbose)?;
+        course.watch(&watched)?;
         if !experiment.script.is_plain() {
             let seed = experiment.spec.seed.unwrap_or_else(fresh_seed);
             let length = experiment.spec.duration.unwrap_or_default();

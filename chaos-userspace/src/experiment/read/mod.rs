@@ -19,6 +19,7 @@ use crate::spec::{
     target::{self, Target},
     units,
 };
+use chaos_common::watch::WATCHED_MAX;
 use std::{collections::BTreeSet, str::FromStr, time::Duration};
 
 /// How long the steady state may take to return if nothing is said.
@@ -47,6 +48,12 @@ pub fn experiment(document: Document, findings: &mut Findings) -> Option<Experim
     let (calls, nets) = allowed(&spec.allow, &at("allow"), findings);
     let schedule::Plot { faults, names: fault_names, script, probes, duration } =
         schedule::plot(&spec, &calls, findings);
+    let watched = super::watched_calls(&probes).count();
+    if watched > WATCHED_MAX as usize {
+        let text =
+            format!("{watched} different calls are watched, above the limit of {WATCHED_MAX}: watch fewer");
+        findings.add(&at("steadyState"), text);
+    }
     let has_calls = spec.all_faults().any(|fault| fault.syscall.is_some());
     if spec.mechanism.is_some() && !has_calls {
         findings.add(&at("mechanism"), "it chooses how calls fail, and none is to: leave it out");

@@ -2,14 +2,14 @@
 
 use super::{
     super::{
-        document_steady::{self as document, CommandMeasure, HttpMeasure},
+        document_steady::{self as document, CallsMeasure, CommandMeasure, HttpMeasure},
         findings::{Findings, element, field},
         text::Wanted,
     },
     time,
 };
 use crate::{
-    spec::units::Percent,
+    spec::{syscall::Call, units::Percent},
     steady::{
         Ask, Probe,
         abort::Condition,
@@ -23,6 +23,8 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 /// Time between two questions if nothing is said.
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+/// Which quantile of calls' times counts if nothing is said, in thousandths of a percent.
+const CALLS_PERCENTILE: u32 = 99_000;
 /// How long an answer may take if nothing is said.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// Shortest time between two questions: more would be load, not a look.
@@ -136,6 +138,9 @@ fn read_ask(written: &document::Probe, path: &str, findings: &mut Findings) -> O
             _ => None,
         });
     }
+    if let Some(calls) = &written.calls {
+        asks.push(read_calls(calls, &at("calls"), findings));
+    }
     asks.extend(written.cgroup.as_ref().map(|read| read.measure.map(Ask::Cgroup)));
     asks.extend(written.network.as_ref().map(|read| read.measure.map(Ask::Network)));
     match asks.len() {
@@ -143,7 +148,7 @@ fn read_ask(written: &document::Probe, path: &str, findings: &mut Findings) -> O
         0 => {
             findings.lacks(
                 path,
-                "nothing is asked: write one of http, tcp, dns, command, prometheus, cgroup and network",
+                "nothing is asked: write one of http, tcp, dns, command, prometheus, calls, cgroup and network",
             );
             None
         }
@@ -152,6 +157,31 @@ fn read_ask(written: &document::Probe, path: &str, findings: &mut Findings) -> O
             None
         }
     }
+}
+
+fn read_calls(written: &document::Calls, path: &str, findings: &mut Findings) -> Option<Ask> {
+    let at = |name: &str| field(path, name);
+    let measure = written.measure.unwrap_or_default();
+    let percentile = written.percentile.as_ref();
+    let percentile = percentile.and_then(|text| findings.take(&at("percentile"), text.parse::<Percent>()));
+    if percentile.is_some() && measure != CallsMeasure::Latency {
+        findings.add(&at("percentile"), "it is about latency: leave it out, or write measure: latency");
+    }
+    let mut of: Vec<Call> = vec![];
+    for (number, name) in written.of.as_ref()?.iter().enumerate() {
+        let path = element(&at("of"), number);
+        let Some(call) = findings.take(&path, name.parse::<Call>()) else { continue };
+        if matches!(call.name(), "exit" | "exit_group") {
+            findings.add(&path, format!("'{name}' never ends: name a call that returns"));
+        } else if of.contains(&call) {
+            findings.add(&path, format!("'{name}' is there twice"));
+        } else {
+            of.push(call);
+        }
+    }
+    let thousandths = |percentile: Percent| (percentile.percent() * 1000.0).round() as u32;
+    let percentile = percentile.map_or(CALLS_PERCENTILE, thousandths);
+    (!of.is_empty()).then_some(Ask::Calls { of, measure, percentile })
 }
 
 fn read_url(text: &str, path: &str, findings: &mut Findings) -> Option<String> {

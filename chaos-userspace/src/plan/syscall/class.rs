@@ -133,6 +133,9 @@ mod tests {
         fn fmod_ret_security(&self, _: &str) -> Result<(), Unable> {
             Self::no()
         }
+        fn fentry(&self, _: &str) -> Result<(), Unable> {
+            Self::no()
+        }
         fn lsm(&self, _: &str) -> Result<(), Unable> {
             Ok(())
         }

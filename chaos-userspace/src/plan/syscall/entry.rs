@@ -44,10 +44,14 @@ fn stem(call: &str) -> &str {
     }
 }
 
+/// Whether the function of a call has no arguments, under the name it is traced by.
+pub fn is_without_arguments(call: &str) -> bool {
+    WITHOUT_ARGUMENTS.contains(&call)
+}
+
 /// The function to attach to, with a kprobe or (`traced`) with a trampoline.
 pub fn function(call: &str, traced: bool) -> String {
-    let prefix =
-        if traced && WITHOUT_ARGUMENTS.contains(&call) { SYSCALL_BODY_PREFIX } else { SYSCALL_PREFIX };
+    let prefix = if traced && is_without_arguments(call) { SYSCALL_BODY_PREFIX } else { SYSCALL_PREFIX };
     format!("{prefix}{}", stem(call))
 }
 
@@ -168,7 +172,7 @@ fn compat_stems(name: &str) -> Vec<String> {
 pub fn compat_functions(call: &'static str, has: impl Fn(&str) -> bool) -> (Vec<String>, Vec<&'static str>) {
     let mut found = vec![];
     let mut missing = vec![];
-    if WITHOUT_ARGUMENTS.contains(&call) {
+    if is_without_arguments(call) {
         return (found, missing);
     }
     for (name, _) in compat(call) {

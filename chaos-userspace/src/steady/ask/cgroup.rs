@@ -112,6 +112,15 @@ impl Target {
         Ok(all)
     }
 
+    /// Those of these threads, each with its process, that are there, and the target's.
+    pub fn threads_among(&self, threads: impl Iterator<Item = (i32, i32)>) -> BTreeSet<i32> {
+        // A target that has gone has no threads.
+        let alive = self.alive().unwrap_or_default();
+        let is_there = |tgid: i32, tid: i32| self.proc.join(format!("{tgid}/task/{tid}")).exists();
+        let of_target = threads.filter(|(tgid, tid)| alive.contains(tgid) && is_there(*tgid, *tid));
+        of_target.map(|(_, tid)| tid).collect()
+    }
+
     /// A counter of TCP, by its name in the heading of /proc/PID/net/snmp.
     fn counter(&self, name: &str) -> Result<f64, String> {
         let alive = self.alive()?;

@@ -1,11 +1,13 @@
 //! Asking: one answer of one probe, within its timeout.
 
+mod calls;
 mod cgroup;
 mod command;
 mod http;
 
 use super::{Ask, Probe, value::Value};
 use crate::experiment::document_steady::DnsMeasure;
+pub use calls::Watched;
 pub use cgroup::Target;
 use nix::sys::signal::SigSet;
 use serde::Serialize;
@@ -13,10 +15,12 @@ use std::time::{Duration, Instant};
 use tokio::{net, time::timeout};
 
 /// What asking needs to know of the run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Scene {
     /// Whose cgroups and namespaces are read.
     pub target: Target,
+    /// Its calls, where any probe asks about them.
+    pub calls: Option<Watched>,
     /// Signals that are blocked here, but not in commands.
     pub signal_mask: SigSet,
 }
@@ -49,7 +53,7 @@ pub async fn ask(probe: &Probe, scene: &Scene, start: Instant) -> Answer {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let measured = match timeout(probe.timeout, measure(&probe.ask, scene, probe.timeout)).await {
+        let measured = match timeout(probe.timeout, measure(probe, scene)).await {
             Ok(measured) => measured,
             Err(_) => Err(format!("no answer within {:?}", probe.timeout)),
         };
@@ -77,10 +81,11 @@ pub async fn ask(probe: &Probe, scene: &Scene, start: Instant) -> Answer {
     }
 }
 
-async fn measure(ask: &Ask, scene: &Scene, limit: Duration) -> Result<Value, String> {
+async fn measure(probe: &Probe, scene: &Scene) -> Result<Value, String> {
+    let limit = probe.timeout;
     let began = Instant::now();
     let elapsed = move || Value::Number(began.elapsed().as_secs_f64());
-    match ask {
+    match &probe.ask {
         Ask::Http { url, method, headers, body, measure, samples, percentile } => {
             let request = http::Request {
                 url: url.clone(),
@@ -108,6 +113,20 @@ async fn measure(ask: &Ask, scene: &Scene, limit: Duration) -> Result<Value, Str
         }
         Ask::Command { argv, measure } => command::measure(argv, *measure, scene.signal_mask).await,
         Ask::Prometheus { url, query } => http::prometheus(url, query, limit).await.map(Value::Number),
+        Ask::Calls { of, measure, percentile } => {
+            let Some(calls) = &scene.calls else {
+                return Err("the target's calls are not watched".to_owned());
+            };
+            let question = calls::Question {
+                name: &probe.name,
+                of,
+                measure: *measure,
+                percentile: *percentile,
+                interval: probe.interval,
+                limit,
+            };
+            calls.measure(&question, &scene.target).await.map(Value::Number)
+        }
         Ask::Cgroup(measure) => scene.target.read(*measure).map(Value::Number),
         Ask::Network(measure) => scene.target.network(*measure).map(Value::Number),
     }

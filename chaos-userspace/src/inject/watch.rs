@@ -1,0 +1,100 @@
+//! Watching how long a target's own calls take. It changes nothing, so it needs neither lease nor guardian: the links go
+//! with their descriptors.
+
+use super::{
+    engine::Error,
+    link::Link,
+    object::{self, Maps},
+    program::{Kind, Programs},
+};
+use crate::{
+    encode,
+    host::{cgroup::Cgroup, kernel},
+    plan::watch::Watched,
+    spec::syscall::Call,
+};
+use aya::maps::{HashMap, MapData, PerCpuArray};
+use chaos_common::watch::{Begun, Times};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Watched calls of some cgroups.
+pub struct CallWatch {
+    // Dropped in this order: first what fires.
+    _links: Vec<Link>,
+    _programs: Vec<OwnedFd>,
+    maps: Maps,
+    calls: Vec<Call>,
+}
+
+impl std::fmt::Debug for CallWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallWatch").field("calls", &self.calls).finish_non_exhaustive()
+    }
+}
+
+impl CallWatch {
+    /// Watches `watched` in `cgroups` and below them, from now on. `task_ancestor` says whether programs can ask for a
+    /// task's ancestor cgroup (5.12).
+    pub fn open(cgroups: &[Cgroup], watched: &[Watched], task_ancestor: bool) -> Result<Self, Error> {
+        let targets: Vec<_> = cgroups.iter().map(|cgroup| (cgroup.id(), cgroup.level())).collect();
+        let image = encode::watching(&targets, watched.len(), task_ancestor)?;
+        let _memory_lock_limit = kernel::MemoryLockLimit::lift();
+        let (mut maps, object) = object::open(&image, 0, None)?;
+        maps.fill(&image, &cgroups.iter().map(|cgroup| cgroup.as_fd()).collect::<Vec<_>>())?;
+        let mut programs = Programs::new(object, &maps.descriptors(), image.exact)?;
+        let (mut loaded, mut links) = (vec![], vec![]);
+        for (slot, call) in (0..).zip(watched) {
+            for function in &call.functions {
+                let (name, arguments) = (function.name.clone(), function.arguments);
+                // The end first: what has begun unseen is not missed there.
+                for (kind, what) in [
+                    (Kind::WatchEnd { function: name.clone(), slot, arguments }, "fexit"),
+                    (Kind::WatchBegin { function: name, slot }, "fentry"),
+                ] {
+                    let program = programs.load(&kind)?;
+                    let what = format!("{what} {}", function.name);
+                    let link = Link::function(program.as_fd(), &what)
+                        .map_err(|source| Error::Attach { what: what.clone(), source })?;
+                    links.push(link);
+                    loaded.push(program);
+                }
+            }
+        }
+        let calls = watched.iter().map(|call| call.call).collect();
+        Ok(Self { _links: links, _programs: loaded, maps, calls })
+    }
+
+    /// The calls that are watched.
+    pub fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// What became of a call so far, of all processors.
+    pub fn times(&self, call: Call) -> Result<Times, Error> {
+        let mut sum = Times::default();
+        let Some(slot) = self.slot(call) else { return Ok(sum) };
+        let map: PerCpuArray<&MapData, Times> = self.maps.view("KC_TIMES")?;
+        let per_cpu = map.get(&slot, 0).map_err(object::of("KC_TIMES"))?;
+        for cpu in per_cpu.iter() {
+            sum.failed += cpu.failed;
+            sum.untimed += cpu.untimed;
+            for (total, part) in sum.buckets.iter_mut().zip(&cpu.buckets) {
+                *total += part;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Calls of these kinds that have begun and not ended. Threads that have died or left the target since are among them.
+    pub fn under_way(&self, calls: &[Call]) -> Result<Vec<Begun>, Error> {
+        let slots: Vec<_> = calls.iter().filter_map(|call| self.slot(*call)).map(u64::from).collect();
+        let map: HashMap<&MapData, u64, Begun> = self.maps.view("KC_UNDER_WAY")?;
+        // What ends while the table is read is left out.
+        let all = map.iter().filter_map(Result::ok).map(|(_, begun)| begun);
+        Ok(all.filter(|begun| slots.contains(&begun.slot)).collect())
+    }
+
+    fn slot(&self, call: Call) -> Option<u32> {
+        self.calls.iter().position(|known| *known == call).map(|place| place as u32)
+    }
+}
