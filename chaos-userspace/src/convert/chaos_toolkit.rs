@@ -1,63 +1,20 @@
 //! Experiments of Chaos Toolkit: what is believed, what is done, and what a host cannot do for them.
 
 use super::{
-    Options, chaos_toolkit_probe,
+    Options,
+    chaos_toolkit_constants::Constants,
+    chaos_toolkit_probe,
     draft::{Draft, Out},
     read_commands,
     source::{Fields, scalar},
     table::Table,
 };
 use crate::experiment::yaml::{Node, Value};
-use std::collections::BTreeMap;
 
 /// What becomes of the strategy that is theirs if nothing is said.
 const WHOLE: &str = "mode: continuous, also while the fault acts: theirs is asked before and after the method, where its fault still acts";
 /// Longest name that is made of a title.
 const NAME_MAX: usize = 60;
-
-/// Values that stand for `${NAME}`; nothing of those that only a run of the source knows.
-#[derive(Debug, Default)]
-pub struct Constants(BTreeMap<String, Option<String>>);
-
-impl Constants {
-    /// A text with its values filled in; what cannot be is refused.
-    pub fn fill(&self, path: &str, text: &str, table: &mut Table) -> Option<String> {
-        let mut filled = String::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("${") {
-            filled += before;
-            let Some((name, behind)) = after.split_once('}') else {
-                rest = &rest[before.len()..];
-                break;
-            };
-            match self.0.get(name) {
-                Some(Some(value)) => filled += value,
-                _ => {
-                    table.refused(
-                        path,
-                        format!("what ${{{name}}} is, is not known here: write its value into the source"),
-                    );
-                    return None;
-                }
-            }
-            rest = behind;
-        }
-        // Their templates know names without braces as well.
-        let is_name = |next: char| next.is_ascii_alphabetic() || next == '_' || next == '$';
-        if text.split('$').skip(1).any(|after| after.starts_with(is_name)) || text.contains("$$") {
-            table.refused(path, "'$' before a name or another '$': write ${NAME}, or the value");
-            return None;
-        }
-        Some(filled + rest)
-    }
-
-    /// A single value of a mapping, filled in.
-    pub fn text(&self, fields: &mut Fields<'_>, name: &str, table: &mut Table) -> Option<(String, String)> {
-        let (path, text) = fields.text(name, table)?;
-        let text = self.fill(&path, text, table)?;
-        Some((path, text))
-    }
-}
 
 /// Whether a document is one.
 pub fn is_it(node: &Node) -> bool {
@@ -86,7 +43,7 @@ pub fn read(node: &Node, options: &Options, draft: &mut Draft, table: &mut Table
         draft.annotations.push(("tags".to_owned(), Out::text(all.join(", "))));
         tags.iter().for_each(|(path, _)| table.exact(path, "metadata.annotations.tags"));
     }
-    let constants = read_configuration(&mut document, table);
+    let constants = Constants::read(&mut document, table);
     document.refuse("secrets", "kchaos keeps no secrets: leave out what needs them", table);
     document.refuse("controls", "kchaos runs no code around the steps", table);
     document.without("extensions", "left out: they belong to other tools", table);
@@ -133,28 +90,6 @@ fn name_of(title: &str) -> String {
     }
     let name = name.trim_end_matches('-');
     if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
-}
-
-fn read_configuration(document: &mut Fields<'_>, table: &mut Table) -> Constants {
-    let mut constants = Constants::default();
-    let Some((path, node)) = document.take("configuration", table) else { return constants };
-    let Value::Map(fields) = &node.value else {
-        table.refused(&path, format!("{} stands here: write a mapping", node.value.kind()));
-        return constants;
-    };
-    for (name, _, value) in fields {
-        let path = crate::experiment::findings::field(&path, name);
-        let text = scalar(value).map(str::to_owned);
-        match &text {
-            Some(_) => table.exact(&path, format!("stands for ${{{name}}}")),
-            None => table.approximated(
-                &path,
-                format!("left out: its value is looked up when the source is run; where ${{{name}}} is used is refused"),
-            ),
-        }
-        constants.0.insert(name.clone(), text);
-    }
-    constants
 }
 
 /// When probes are asked, by the strategy of the hypothesis.
@@ -362,18 +297,5 @@ mod tests {
         assert_eq!(name_of("Does it bear 5% loss?  (v2)"), "does-it-bear-5-loss-v2");
         assert_eq!(name_of("…"), "experiment");
         assert!(name_of(&"a ".repeat(100)).len() <= NAME_MAX);
-    }
-
-    #[test]
-    fn what_stands_for_something_else_is_filled_in_or_refused() {
-        let constants =
-            Constants(BTreeMap::from([("a".to_owned(), Some("1".to_owned())), ("b".to_owned(), None)]));
-        let mut table = Table::default();
-        let mut fill = |text: &str| constants.fill("x", text, &mut table);
-        assert_eq!(fill("${a}-${a}$").as_deref(), Some("1-1$"));
-        assert_eq!(fill("${a").as_deref(), Some("${a"));
-        assert_eq!((fill("${b}"), fill("${c}"), fill("$a"), fill("x$$")), (None, None, None, None));
-        assert_eq!(fill("$.state").as_deref(), Some("$.state"));
-        assert_eq!(table.refusals(), 4);
     }
 }

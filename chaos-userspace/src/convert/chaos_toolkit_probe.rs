@@ -1,7 +1,8 @@
-//! Probes of Chaos Toolkit and what they tolerate.
+//! Probes of Chaos Toolkit.
 
 use super::{
-    chaos_toolkit::Constants,
+    chaos_toolkit_constants::{Constant, Constants},
+    chaos_toolkit_tolerance,
     draft::{Draft, Out},
     source::{Fields, scalar},
     table::Table,
@@ -10,8 +11,10 @@ use crate::experiment::yaml::{Node, Value};
 
 /// What a probe measures of the output of its provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Provider {
+pub enum Provider {
+    /// The status and the body of an answer.
     Http,
+    /// The status and the output of a process.
     Process,
 }
 
@@ -75,14 +78,15 @@ pub fn read(
                     None
                 }
             };
-            timeout = read_timeout(&mut provider, constants, table);
+            let of = asked.as_ref().map(|(provider, _)| *provider);
+            timeout = read_timeout(&mut provider, of, constants, table);
             provider.rest(table);
         }
         None => table.refused(&probe.path("provider"), "it is missing"),
     }
     let of = asked.as_ref().map(|(provider, _)| *provider);
     let tolerance = match (probe.take("tolerance", table), of) {
-        (Some((at, node)), Some(of)) => read_tolerance(node, &at, of, constants, table),
+        (Some((at, node)), Some(of)) => chaos_toolkit_tolerance::read(node, &at, of, constants, table),
         (Some((at, _)), None) => {
             table.refused(&at, "see its provider");
             None
@@ -141,6 +145,10 @@ fn read_http(
     match constants.text(provider, "url", table) {
         Some((at, url)) => {
             table.exact(&at, "http.url");
+            table.approximated(
+                &format!("({at})"),
+                "a redirect is an answer, and proxies of the environment are not asked; theirs follows and asks them",
+            );
             fields.push(("url".to_owned(), Out::text(url)));
         }
         // Otherwise it was told why.
@@ -164,12 +172,14 @@ fn read_http(
         let mut kept = vec![];
         for (name, _, value) in headers {
             let at = crate::experiment::findings::field(&at, name);
-            match scalar(value).and_then(|text| constants.fill(&at, text, table)) {
-                Some(text) => {
-                    table.exact(&at, "http.headers");
-                    kept.push((name.clone(), Out::text(text)));
-                }
-                None => table.refused(&at, "it is no text that is known here"),
+            let Some(text) = scalar(value) else {
+                table.refused(&at, "it is no text: write a single value");
+                continue;
+            };
+            // Otherwise it was told why.
+            if let Some(text) = constants.fill(&at, text, table) {
+                table.exact(&at, "http.headers");
+                kept.push((name.clone(), Out::text(text)));
             }
         }
         fields.push(("headers".to_owned(), Out::Map(kept)));
@@ -194,7 +204,12 @@ fn read_http(
 }
 
 /// Seconds, or those for connecting and those for reading.
-fn read_timeout(provider: &mut Fields<'_>, constants: &Constants, table: &mut Table) -> Option<String> {
+fn read_timeout(
+    provider: &mut Fields<'_>,
+    of: Option<Provider>,
+    constants: &Constants,
+    table: &mut Table,
+) -> Option<String> {
     let (at, node) = provider.take("timeout", table)?;
     let seconds =
         |text: &str| text.parse::<f64>().ok().filter(|seconds| (0.001..=86_400.0).contains(seconds));
@@ -204,7 +219,7 @@ fn read_timeout(provider: &mut Fields<'_>, constants: &Constants, table: &mut Ta
             match both.as_deref() {
                 Some([connect, read]) => {
                     let sum = connect + read;
-                    table.approximated(&at, format!("timeout: {sum}s for both"));
+                    table.approximated(&at, format!("timeout: {sum}s for all of the answer"));
                     Some(format!("{sum}s"))
                 }
                 _ => {
@@ -214,10 +229,16 @@ fn read_timeout(provider: &mut Fields<'_>, constants: &Constants, table: &mut Ta
             }
         }
         _ => {
-            let text = scalar(node).and_then(|text| constants.fill(&at, text, table));
-            match text.as_deref().and_then(seconds) {
+            let text = constants.fill(&at, scalar(node)?, table)?;
+            match seconds(&text) {
                 Some(seconds) => {
-                    table.exact(&at, format!("timeout: {seconds}s"));
+                    let note = format!("timeout: {seconds}s");
+                    if of == Some(Provider::Http) {
+                        let differs = "for all of the answer; theirs for connecting, and for each part of it";
+                        table.approximated(&at, format!("{note} {differs}"));
+                    } else {
+                        table.exact(&at, note);
+                    }
                     Some(format!("{seconds}s"))
                 }
                 None => {
@@ -264,19 +285,16 @@ pub fn words(provider: &mut Fields<'_>, constants: &Constants, table: &mut Table
 }
 
 fn add(node: &Node, at: &str, words: &mut Vec<String>, constants: &Constants, table: &mut Table) {
-    if node.value.is_empty() {
+    if node.value.is_empty() || scalar(node) == Some("") {
         return table.exact(at, "nothing, as there");
     }
-    match scalar(node) {
-        Some("") => table.exact(at, "nothing, as there"),
-        Some(text) => {
-            if let Some(text) = constants.fill(at, text, table) {
-                table.exact(at, "a word");
-                words.push(text);
-            }
-        }
-        None => table.refused(at, "it is no single value"),
+    let Some(value) = constants.value(at, node, table) else { return };
+    let text = value.text().to_owned();
+    match &value {
+        Constant::Bool(_) => table.exact(at, format!("a word, {text}: what theirs makes of a truth value")),
+        _ => table.exact(at, "a word"),
     }
+    words.push(text);
 }
 
 /// A text of arguments runs through a shell there, and here only if it needs none.
@@ -290,157 +308,5 @@ fn read_line(node: &Node, at: &str, words: &mut Vec<String>, constants: &Constan
             words.extend(more);
         }
         None => table.refused(at, "it needs a shell, which kchaos does not start: write a script, or path: sh and arguments: [-c, …]"),
-    }
-}
-
-type Tolerated = (Option<&'static str>, Vec<(String, Out)>);
-
-fn read_tolerance(
-    node: &Node,
-    at: &str,
-    of: Provider,
-    constants: &Constants,
-    table: &mut Table,
-) -> Option<Tolerated> {
-    match &node.value {
-        Value::Scalar { text, plain } if *plain && text.parse::<i64>().is_ok() => {
-            table.exact(at, format!("tolerance.equals: {text}, of the status"));
-            Some((None, vec![("equals".to_owned(), Out::Bare(text.clone()))]))
-        }
-        Value::Scalar { .. } => {
-            table.refused(
-                at,
-                "it is compared with an output that has parts, and never holds: write a status, or a mapping",
-            );
-            None
-        }
-        Value::List(list) => {
-            let all: Option<Vec<i64>> = list.iter().map(|one| scalar(one)?.parse().ok()).collect();
-            match all {
-                Some(all) if !all.is_empty() => {
-                    table.exact(at, "tolerance.oneOf, of the status: also of two, they are no range");
-                    let all = all.iter().map(|status| Out::Bare(status.to_string())).collect();
-                    Some((None, vec![("oneOf".to_owned(), Out::List(all))]))
-                }
-                _ => {
-                    table.refused(at, "a status is a whole number: write those that are tolerated");
-                    None
-                }
-            }
-        }
-        Value::Map(_) => {
-            let mut fields = Fields::of(node, at, table)?;
-            let refusals = table.refusals();
-            let tolerated = read_check(&mut fields, of, constants, table);
-            fields.rest(table);
-            tolerated.filter(|_| table.refusals() == refusals)
-        }
-    }
-}
-
-fn read_check(
-    fields: &mut Fields<'_>,
-    of: Provider,
-    constants: &Constants,
-    table: &mut Table,
-) -> Option<Tolerated> {
-    let kind = fields.text("type", table);
-    fields.without("name", "left out: a tolerance has no name", table);
-    let target = constants.text(fields, "target", table);
-    let text_of = if of == Provider::Http { ("body", "body") } else { ("stdout", "stdout") };
-    let measure = match &target {
-        Some((at, name)) if name == "status" => {
-            table.exact(at, "the status");
-            Some(None)
-        }
-        Some((at, name)) if name == text_of.0 => {
-            if of == Provider::Process {
-                table.approximated(at, "measure: stdout; an exit status other than 0 is a failure too");
-            } else {
-                table.exact(at, "measure: body");
-            }
-            Some(Some(text_of.1))
-        }
-        Some((at, name)) => {
-            table.refused(at, format!("'{name}' is not measured: write status or {}", text_of.0));
-            None
-        }
-        None => {
-            table.refused(&fields.path("target"), format!("it is missing: write status or {}", text_of.0));
-            None
-        }
-    };
-    let (at, kind) = kind?;
-    match kind {
-        "regex" => {
-            table.exact(&at, "tolerance.regex");
-            let (at, pattern) = constants.text(fields, "pattern", table)?;
-            if measure == Some(None) {
-                table.refused(&at, "a status is a number: write those that are tolerated");
-                return None;
-            }
-            if let Err(error) = regex::Regex::new(&pattern) {
-                let error = error.to_string();
-                table.refused(
-                    &at,
-                    format!("it is no regular expression here: {}", error.lines().last().unwrap_or_default()),
-                );
-                return None;
-            }
-            table.exact(&at, "tolerance.regex");
-            Some((measure?, vec![("regex".to_owned(), Out::text(pattern))]))
-        }
-        "range" => {
-            table.exact(&at, "tolerance.atLeast and atMost");
-            let range = fields.texts("range", table)?;
-            let ends: Vec<_> = range.iter().filter_map(|(_, text)| text.parse::<f64>().ok()).collect();
-            let [low, high] = ends[..] else {
-                table.refused(&fields.path("range"), "it is no pair of numbers");
-                return None;
-            };
-            range.iter().for_each(|(at, text)| table.exact(at, *text));
-            let bare = |number: f64| Out::Bare(number.to_string());
-            Some((measure?, vec![("atLeast".to_owned(), bare(low)), ("atMost".to_owned(), bare(high))]))
-        }
-        "jsonpath" => {
-            table.exact(&at, "tolerance.jsonPath");
-            fields.refuse("count", "how often a path matches is not counted: write expect", table);
-            let (at, path) = constants.text(fields, "path", table)?;
-            let path = if path.starts_with('$') { path } else { format!("$.{path}") };
-            table.approximated(&at, format!("tolerance.jsonPath: {path}, read as RFC 9535 says"));
-            let mut tolerated = vec![("jsonPath".to_owned(), Out::text(path))];
-            if let Some((at, node)) = fields.take("expect", table) {
-                match &node.value {
-                    Value::Scalar { text, plain } => {
-                        let text = constants.fill(&at, text, table)?;
-                        table.exact(&at, format!("tolerance.equals: {text}"));
-                        let is_number = *plain && text.parse::<f64>().is_ok();
-                        let wanted = if is_number { Out::Bare(text) } else { Out::text(text) };
-                        tolerated.push(("equals".to_owned(), wanted));
-                    }
-                    _ => {
-                        table.refused(
-                            &at,
-                            "several matches cannot be compared: write a path that leads to one value",
-                        );
-                        return None;
-                    }
-                }
-            }
-            Some((measure?, tolerated))
-        }
-        other => {
-            let why = if other == "probe" {
-                "a probe that judges another is code: write a regular expression, a range or a JSONPath"
-                    .to_owned()
-            } else {
-                format!("'{other}' is not one of regex, range, jsonpath, probe")
-            };
-            table.refused(&at, why);
-            for name in ["provider", "pattern", "path", "range", "expect", "count"] {
-                fields.refuse(name, "see type", table);
-            }
-            None
-        }
     }
 }

@@ -35,12 +35,17 @@ impl<'a> Fields<'a> {
         field(&self.path, name)
     }
 
-    /// A field, if it is there and says something.
-    pub fn take(&mut self, name: &str, table: &mut Table) -> Option<(String, &'a Node)> {
+    /// A field, if it is there, also if it says nothing. Who takes it says what becomes of it.
+    pub fn any(&mut self, name: &str) -> Option<(String, &'a Node)> {
         self.known.push(name.to_owned());
         let at = self.entries.iter().position(|(given, _)| *given == name)?;
         let (_, node) = self.entries.remove(at);
-        let path = self.path(name);
+        Some((self.path(name), node))
+    }
+
+    /// A field, if it is there and says something.
+    pub fn take(&mut self, name: &str, table: &mut Table) -> Option<(String, &'a Node)> {
+        let (path, node) = self.any(name)?;
         if node.value.is_empty() {
             table.exact(&path, "empty");
             return None;
