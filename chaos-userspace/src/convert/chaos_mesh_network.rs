@@ -106,16 +106,16 @@ fn read_remotes(spec: &mut Fields<'_>, options: &Options, packets: &mut Packets,
     for (path, text) in named.into_iter().chain(external) {
         match units::remote_and_port(text) {
             Ok((remote, port)) => {
-                let is_name = remote.chars().any(|c| c.is_ascii_alphabetic()) && !remote.contains(':');
-                let port = port.map(|port| {
-                    if path != "--remote" {
-                        table.exact(&path, format!("remote: {remote}, remotePorts: {port}"));
+                if path != "--remote" {
+                    let ports =
+                        port.as_ref().map(|port| format!(", remotePorts: {port}")).unwrap_or_default();
+                    let note = format!("remote: {remote}{ports}");
+                    if units::is_name(&remote) {
+                        let differs = "the addresses that this host finds at the start; theirs takes those that its controller finds";
+                        table.approximated(&path, format!("{note}: {differs}"));
+                    } else {
+                        table.exact(&path, note);
                     }
-                    port
-                });
-                if port.is_none() && path != "--remote" {
-                    let note = if is_name { ": the addresses it has at the start" } else { "" };
-                    table.exact(&path, format!("remote: {remote}{note}"));
                 }
                 packets.remotes.push((remote, port));
             }

@@ -47,7 +47,8 @@ pub fn read(node: &Node, options: &Options, draft: &mut Draft, table: &mut Table
 fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &mut Table) {
     let mut bounded = read_who(&mut spec, options, draft, table);
     read_duration(&mut spec, draft, table);
-    bounded &= read_pulse(&mut spec, draft, table);
+    let offset = read_triggers(&mut spec, draft, table);
+    bounded &= read_pulse(&mut spec, offset, draft, table);
     if let Some((path, text)) = spec.text("dryRun", table) {
         match text {
             "true" => {
@@ -76,19 +77,19 @@ fn read_spec(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: 
             _ => table.refused(&path, "kchaos hits no pods that are made: start the service by kchaos exec"),
         }
     }
-    spec.without("triggers", "left out: start the file when it is to begin", table);
-    spec.without(
-        "unsafeMode",
-        "left out: kchaos has nets of its own, which say how to pass them (allow)",
-        table,
-    );
+    read_unsafe_mode(&mut spec, table);
     spec.without(
         "staticTargeting",
         "left out: those are hit that are there at the start, and their descendants",
         table,
     );
     spec.without("allowDisruptedTargets", "left out: who else hits the targets is told by plan", table);
-    spec.without("reporting", "left out: reports are files (--report)", table);
+    spec.all_without(
+        "reporting",
+        &["slackChannel", "slackUserEmail", "purpose", "minNotificationType"],
+        "left out: reports are files (--report)",
+        table,
+    );
     for (kind, why) in OTHERS {
         spec.refuse(kind, why, table);
     }
@@ -165,34 +166,111 @@ fn read_who(spec: &mut Fields<'_>, options: &Options, draft: &mut Draft, table: 
     is_pod && is_counted
 }
 
-/// When the faults act; false if it cannot be said.
-fn read_pulse(spec: &mut Fields<'_>, draft: &mut Draft, table: &mut Table) -> bool {
-    let Some(mut pulse) = spec.map("pulse", table) else { return true };
-    let refusals = table.refusals();
-    let mut time = |name: &str, ours: &str| match pulse.text(name, table) {
-        Some((path, text)) => match units::go_duration(text) {
-            Ok(time) => {
-                table.exact(&path, format!("schedule.{ours}: {time}"));
-                Some(time)
-            }
-            Err(why) => {
-                table.refused(&path, why);
-                None
-            }
-        },
-        None if ours.starts_with("pulse") => {
-            table.refused(&pulse.path(name), "it is missing: a pulse acts and rests in turn");
-            None
-        }
-        None => None,
-    };
-    let delay = time("initialDelay", "start.after").filter(|time| !units::is_zero(time));
-    let (on, off) = (time("activeDuration", "pulse.on"), time("dormantDuration", "pulse.off"));
-    if let (Some(on), Some(off)) = (on, off) {
-        let start = delay.map_or(Out::Map(vec![]), |delay| Out::map([("after", Out::text(delay))]));
-        let pulse = Out::map([("on", Out::text(on)), ("off", Out::text(off))]);
-        draft.schedule = Some(Out::map([("start", start), ("pulse", pulse)]));
+/// Nets that their controller is told to leave out: kchaos has others.
+fn read_unsafe_mode(spec: &mut Fields<'_>, table: &mut Table) {
+    const WHY: &str = "left out: kchaos has nets of its own, which say how to pass them (allow)";
+    let Some(mut mode) = spec.map("unsafeMode", table) else { return };
+    for name in [
+        "disableAll",
+        "disableCountTooLarge",
+        "disableNeitherHostNorPort",
+        "disableSpecificContainDisk",
+        "allowRootDiskFailure",
+    ] {
+        mode.without(name, WHY, table);
     }
-    pulse.rest(table);
+    if let Some(mut config) = mode.map("config", table) {
+        config.all_without("countTooLarge", &["namespaceThreshold", "clusterThreshold"], WHY, table);
+        config.rest(table);
+    }
+    mode.rest(table);
+}
+
+/// How long after its beginning the Disruption acts. Theirs counts `duration` from there.
+fn read_triggers(spec: &mut Fields<'_>, draft: &mut Draft, table: &mut Table) -> Vec<String> {
+    let mut offsets: Vec<String> = vec![];
+    let Some(mut triggers) = spec.map("triggers", table) else { return offsets };
+    // Injecting is put off from the moment on at which pods may be created.
+    for name in ["createPods", "inject"] {
+        let Some(mut trigger) = triggers.map(name, table) else { continue };
+        trigger.refuse(
+            "notBefore",
+            "a file has no date: take it out, and start the file then, as with systemd-run --on-calendar=",
+            table,
+        );
+        if let Some((path, text)) = trigger.text("offset", table) {
+            match units::go_duration(text) {
+                Ok(time) if units::is_zero(&time) => table.exact(&path, "none"),
+                Ok(time) => {
+                    table
+                        .exact(&path, format!("{time} of schedule.start.after, by which duration is longer"));
+                    offsets.push(time);
+                }
+                Err(why) => table.refused(&path, why),
+            }
+        }
+        trigger.rest(table);
+    }
+    triggers.rest(table);
+    if let Some(duration) = &draft.duration
+        && let Ok(longer) = units::sum(&longer_by(&offsets, duration))
+        && !offsets.is_empty()
+    {
+        draft.duration = Some(longer);
+    }
+    offsets
+}
+
+fn longer_by<'a>(offsets: &'a [String], time: &'a str) -> Vec<&'a str> {
+    offsets.iter().map(String::as_str).chain([time]).collect()
+}
+
+/// When the faults act, `offsets` behind the beginning; false if it cannot be said.
+fn read_pulse(spec: &mut Fields<'_>, offsets: Vec<String>, draft: &mut Draft, table: &mut Table) -> bool {
+    let refusals = table.refusals();
+    let mut waits = offsets;
+    let mut turns = None;
+    if let Some(mut pulse) = spec.map("pulse", table) {
+        let mut time = |name: &str, ours: &str| {
+            let (path, text) = pulse.text(name, table)?;
+            match units::go_duration(text) {
+                Ok(time) if units::is_zero(&time) => {
+                    table.exact(&path, "none");
+                    None
+                }
+                Ok(time) => {
+                    table.exact(&path, format!("{ours}: {time}"));
+                    Some(time)
+                }
+                Err(why) => {
+                    table.refused(&path, why);
+                    None
+                }
+            }
+        };
+        waits.extend(time("initialDelay", "schedule.start.after"));
+        let (on, off) =
+            (time("activeDuration", "schedule.pulse.on"), time("dormantDuration", "schedule.pulse.off"));
+        match (on, off) {
+            (Some(on), Some(off)) => turns = Some(Out::map([("on", Out::text(on)), ("off", Out::text(off))])),
+            // Theirs acts all the time behind the delay then.
+            (None, None) => {}
+            (on, _) => {
+                let missing = if on.is_none() { "activeDuration" } else { "dormantDuration" };
+                table.refused(
+                    &format!("({})", pulse.path(missing)),
+                    "it is missing or none: a pulse acts and rests in turn, write both or neither",
+                );
+            }
+        }
+        pulse.rest(table);
+    }
+    let waits: Vec<&str> = waits.iter().map(String::as_str).collect();
+    let start = match units::sum(&waits) {
+        Ok(after) if !waits.is_empty() => Out::map([("after", Out::text(after))]),
+        _ => Out::Map(vec![]),
+    };
+    let schedule = Out::map([("start", start), ("pulse", turns.unwrap_or(Out::Map(vec![])))]);
+    draft.schedule = Some(schedule).filter(|schedule| *schedule != Out::Map(vec![]));
     table.refusals() == refusals
 }

@@ -83,8 +83,17 @@ pub fn read(mut disk: Fields<'_>, draft: &mut Draft, table: &mut Table) {
     if let Some((at, text)) = disk.text("probability", table) {
         match text.strip_suffix('%').map(units::percent) {
             Some(Ok(percent)) if percent != "0%" => {
-                table.exact(&at, format!("probability: {percent}"));
-                share = Some(percent);
+                if percent == "100%" {
+                    table.exact(&at, "every call");
+                } else {
+                    table.approximated(
+                        &at,
+                        format!(
+                            "probability: {percent}, drawn for each call; theirs fails calls until more than that share of them has failed, beginning with the first, for each path by itself"
+                        ),
+                    );
+                    share = Some(percent);
+                }
             }
             _ => {
                 table.refused(&at, format!("'{text}' is not a share from 1% to 100%"));

@@ -2,35 +2,24 @@
 
 use super::{
     Options,
+    datadog_hosts::{Allowed, Host, Kind},
     draft::{Draft, Out},
     packets::{self, Packets},
     source::Fields,
     table::Table,
     units,
 };
-use crate::experiment::yaml::Node;
 
 /// Longest delay that the controller takes, in milliseconds.
 const DELAY_MAX: u32 = 60_000;
-
-/// What the hosts of one fault have in common.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Kind {
-    protocol: Option<String>,
-    /// The port that answers leave from.
-    local_port: Option<String>,
-    /// The port of whatever host.
-    remote_port: Option<String>,
-    /// Whether it is any host: named beside others, it would be narrowed to them.
-    is_any: bool,
-}
 
 /// Reads `spec.network`.
 pub fn read(mut network: Fields<'_>, options: &Options, draft: &mut Draft, table: &mut Table) {
     let refusals = table.refusals();
     let mut packets = Packets::default();
     read_effects(&mut network, &mut packets, table);
-    read_allowed(&mut network, &mut packets, table);
+    let allowed = read_allowed(&mut network, table);
+    allowed.clone().exclude(&mut packets);
     let mut groups: Vec<(Kind, Packets)> = vec![];
     let mut add = |kind: Kind, remote: Option<(String, Option<String>)>| {
         let place = groups.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
@@ -46,10 +35,13 @@ pub fn read(mut network: Fields<'_>, options: &Options, draft: &mut Draft, table
     let hosts = network.list("hosts", table).unwrap_or_default();
     let mut is_everybody = hosts.is_empty();
     for (path, node) in hosts {
-        match read_host(node, &path, "", table) {
-            Some((kind, Some(remote), port)) => add(kind, Some((remote, port))),
-            Some((kind, None, port)) => add(Kind { remote_port: port, is_any: true, ..kind }, None),
-            None => {}
+        let Some(Host { kind, remote, port }) = Host::read(node, &path, "", table) else { continue };
+        if allowed.spares(&path, remote.as_deref(), port.as_deref(), table) {
+            continue;
+        }
+        match remote {
+            Some(remote) => add(kind, Some((remote, port))),
+            None => add(Kind { remote_port: port, is_any: true, ..kind }, None),
         }
     }
     let mut remotes = options.remotes.iter().collect::<Vec<_>>();
@@ -65,7 +57,11 @@ pub fn read(mut network: Fields<'_>, options: &Options, draft: &mut Draft, table
         let named = std::mem::take(&mut remotes);
         for text in named {
             match units::remote_and_port(text) {
-                Ok(remote) => add(Kind::default(), Some(remote)),
+                Ok((remote, port)) => {
+                    if !allowed.spares("--remote", Some(&remote), port.as_deref(), table) {
+                        add(Kind::default(), Some((remote, port)));
+                    }
+                }
                 Err(why) => {
                     table.refused("--remote", why);
                 }
@@ -143,9 +139,11 @@ fn read_effects(network: &mut Fields<'_>, packets: &mut Packets, table: &mut Tab
         Some((path, Some(time))) => {
             table.exact(&path, format!("delay.time: {time}ms"));
             let share = jitter.as_ref().and_then(|(_, share)| *share).filter(|share| *share > 0);
-            // In whole milliseconds, and never none.
-            let wide = (u64::from(time) * u64::from(share.unwrap_or(10)) / 100).max(1);
-            let said = format!("delay.jitter: {wide}ms, which is {}% of the delay", share.unwrap_or(10));
+            // In whole milliseconds and never none, and with their rounding: 29 % of 100 ms are 28 ms.
+            let part = share.map_or(0.1, |share| f64::from(share) / 100.0);
+            let wide = ((part * f64::from(time)) as u64).max(1);
+            let said =
+                format!("delay.jitter: {wide}ms: {}% of the delay, rounded as there", share.unwrap_or(10));
             match (&jitter, share) {
                 (Some((path, _)), Some(_)) => table.exact(path, said),
                 _ => table.exact("(spec.network.delayJitter)", said + ", theirs if nothing or 0 is said"),
@@ -191,111 +189,16 @@ fn read_effects(network: &mut Fields<'_>, packets: &mut Packets, table: &mut Tab
 }
 
 /// Whom no fault hits.
-fn read_allowed(network: &mut Fields<'_>, packets: &mut Packets, table: &mut Table) {
+fn read_allowed(network: &mut Fields<'_>, table: &mut Table) -> Allowed {
     network.without(
         "disableDefaultAllowedHosts",
         "left out: nobody is spared by default, but for what the safety nets are about",
         table,
     );
-    for (path, node) in network.list("allowedHosts", table).unwrap_or_default() {
-        let Some((kind, remote, port)) = read_host(node, &path, "!", table) else {
-            continue;
-        };
-        match (kind.protocol, kind.local_port, remote, port) {
-            (None, None, Some(remote), None) => packets.spared.push(remote),
-            (None, None, None, Some(port)) => packets.remote_ports.push(format!("!{port}")),
-            _ => {
-                table.refused(
-                    &path,
-                    "kchaos spares remote ends or remote ports, and not both at once or for one protocol: allow more, or less",
-                );
-            }
-        }
-    }
+    let allowed = Allowed::read(network, table);
     table.approximated(
         "(spec.network.allowedHosts)",
         "their controller always spares the node and the default gateway (TCP): name them as allowed where that matters",
     );
-}
-
-/// A host, its port, and what it shares with others; nothing if it was refused. `not` is `!` of a host that is spared.
-fn read_host(
-    node: &Node,
-    path: &str,
-    not: &str,
-    table: &mut Table,
-) -> Option<(Kind, Option<String>, Option<String>)> {
-    let refusals = table.refusals();
-    let mut fields = Fields::of(node, path, table)?;
-    let mut kind = Kind::default();
-    let mut remote = None;
-    if let Some((at, text)) = fields.text("host", table) {
-        match units::remote(text) {
-            Ok(host) => {
-                table.exact(&at, format!("remote: {not}{host}"));
-                remote = Some(host);
-            }
-            Err(why) => {
-                table.refused(&at, why);
-            }
-        }
-    }
-    let mut port = None;
-    if let Some((at, text)) = fields.text("port", table) {
-        match text.parse::<u16>() {
-            Ok(0) => table.exact(&at, "all ports"),
-            Ok(number) => {
-                table.exact(&at, format!("a port: {not}{number}"));
-                port = Some(number.to_string());
-            }
-            Err(_) => {
-                table.refused(&at, format!("'{text}' is no port from 0 to 65535"));
-            }
-        }
-    }
-    if let Some((at, text)) = fields.text("protocol", table) {
-        let lower = text.to_ascii_lowercase();
-        if matches!(lower.as_str(), "tcp" | "udp") {
-            table.exact(&at, format!("protocol: {lower}"));
-            kind.protocol = Some(lower);
-        } else {
-            table.refused(&at, format!("'{text}' is not one of tcp, udp"));
-        }
-    }
-    if let Some((at, text)) = fields.text("flow", table) {
-        match (text, &remote, &port) {
-            ("egress", ..) => table.exact(&at, "packets that leave, by their remote end"),
-            ("ingress", None, Some(number)) => {
-                table.exact(&at, format!("localPorts: {number}: answers that leave, as there"));
-                kind.local_port = port.take();
-            }
-            ("ingress", None, None) => table.exact(&at, "all packets that leave, as there"),
-            ("ingress", Some(_), _) => {
-                table.refused(
-                    &at,
-                    "the host would be the target's own address there: leave it out, or write egress",
-                );
-            }
-            (other, ..) => {
-                table.refused(&at, format!("'{other}' is not one of ingress, egress"));
-            }
-        }
-    }
-    if let Some((at, _)) = fields.text("connState", table) {
-        table.refused(&at, "kchaos does not know the age of a connection: leave it out");
-    }
-    fields.without("dnsResolver", "left out: names are looked up on this host, at the start", table);
-    if let Some((at, text)) = fields.text("percentage", table) {
-        if text == "100" {
-            table.exact(&at, "all addresses of the host");
-        } else {
-            table.refused(
-                &at,
-                "which of its addresses are hit cannot be left to chance: name them as hosts of their own",
-            );
-        }
-    }
-    fields.rest(table);
-    // Without one of its fields it would mean more than was asked for.
-    (table.refusals() == refusals).then_some((kind, remote, port))
+    allowed
 }

@@ -12,6 +12,7 @@ mod chaos_toolkit_probe;
 mod chaos_toolkit_tolerance;
 mod datadog;
 mod datadog_disk;
+mod datadog_hosts;
 mod datadog_network;
 mod draft;
 mod netem;

@@ -120,6 +120,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Says of a mapping, if it is there, that the file does without it, field by field: other fields are refused by name.
+    pub fn all_without(&mut self, name: &str, known: &[&str], why: &str, table: &mut Table) {
+        let Some(mut fields) = self.map(name, table) else { return };
+        for name in known {
+            fields.without(name, why, table);
+        }
+        fields.rest(table);
+    }
+
     /// Refuses what was never asked for, by name.
     pub fn rest(self, table: &mut Table) {
         for (name, _) in &self.entries {

@@ -22,6 +22,18 @@ pub fn go_duration(text: &str) -> Result<String, String> {
     }
 }
 
+/// The sum of times in our words.
+pub fn sum(times: &[&str]) -> Result<String, String> {
+    let mut sum = std::time::Duration::ZERO;
+    for time in times {
+        sum += crate::spec::units::duration(time)?;
+    }
+    let ns = sum.as_nanos();
+    let units = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")];
+    let found = units.iter().find(|(scale, _)| ns.is_multiple_of(*scale));
+    Ok(found.map_or_else(|| format!("{ns}ns"), |(scale, unit)| format!("{}{unit}", ns / scale)))
+}
+
 /// A rate in tc's words, in bits: `bit` units are bits, `bps` units are bytes per second.
 pub fn tc_rate(text: &str) -> Result<String, String> {
     let lower = text.trim().to_ascii_lowercase();
@@ -91,6 +103,11 @@ pub fn remote(text: &str) -> Result<String, String> {
     crate::spec::network::remote(text).map(|_| text.to_owned())
 }
 
+/// Whether a remote end is a name, whose addresses are looked up at the start.
+pub fn is_name(remote: &str) -> bool {
+    remote.parse::<ipnet::IpNet>().is_err() && remote.parse::<std::net::IpAddr>().is_err()
+}
+
 /// A remote end with a port behind it, as `1.1.1.1:80`, `10.0.0.0/8:22`, `[::1]:80`.
 pub fn remote_and_port(text: &str) -> Result<(String, Option<String>), String> {
     if text.parse::<ipnet::IpNet>().is_ok() || text.parse::<std::net::IpAddr>().is_ok() {
@@ -137,6 +154,9 @@ mod tests {
         assert_eq!(tc_time("100").unwrap(), "100us");
         assert_eq!(tc_time("100msec").unwrap(), "100ms");
         assert!(tc_time("100m").is_err());
+        assert_eq!(sum(&["1m30s", "500ms"]).unwrap(), "90500ms");
+        assert_eq!((sum(&["5us"]).unwrap(), sum(&[]).unwrap()), ("5us".to_owned(), "0s".to_owned()));
+        assert!(sum(&["5"]).is_err());
         assert_eq!(percent("0.50").unwrap(), "0.5%");
         assert!(percent("5%").is_err() && percent("101").is_err());
     }
