@@ -106,7 +106,7 @@ pub fn read(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &
             ""
         }
         None => {
-            table.refused("spec.action", "it is missing");
+            table.refused(&spec.path("action"), "it is missing");
             ""
         }
     };
@@ -188,7 +188,7 @@ fn read_path(spec: &mut Fields<'_>, table: &mut Table) -> Option<String> {
     let volume = spec.text("volumePath", table);
     let glob = spec.text("path", table);
     let Some((volume_path, volume)) = volume else {
-        table.refused("spec.volumePath", "it is missing");
+        table.refused(&spec.path("volumePath"), "it is missing");
         if let Some((path, _)) = glob {
             table.refused(&path, "it lies below volumePath");
         }
@@ -261,7 +261,7 @@ fn read_methods(spec: &mut Fields<'_>, action: &str, table: &mut Table) -> Vec<&
         } else {
             "all are meant: all calls with a path or a descriptor, but for close, and lookups on the way"
         };
-        table.approximated("(spec.methods)", note);
+        table.approximated(&format!("({})", spec.path("methods")), note);
     }
     calls
 }

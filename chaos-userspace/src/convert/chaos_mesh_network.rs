@@ -18,18 +18,24 @@ pub fn read(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &
     let action = spec.text("action", table);
     read_common(&mut spec, options, draft, table);
     let mut packets = Packets::default();
-    let direction = read_direction(&mut spec, &mut packets, table);
+    let is_partition = action.as_ref().is_some_and(|(_, action)| *action == "partition");
+    let direction = read_direction(&mut spec, is_partition, &mut packets, table);
     read_remotes(&mut spec, options, &mut packets, table);
     for name in ["device", "targetDevice"] {
         spec.without(name, "left out: packets are chosen by who sends them, on every device", table);
     }
     let Some((path, action)) = action else {
-        table.refused("spec.action", "it is missing");
+        table.refused(&spec.path("action"), "it is missing");
         return spec.rest(table);
     };
     let known = PARTS.contains(&action) && action != "rate";
     if action == "partition" {
-        table.exact(&path, "see direction");
+        if direction == Some("from") {
+            table.exact(&path, "see direction");
+        } else {
+            let differs = "the sender is not told; their rules of iptables tell one of datagrams (EPERM)";
+            table.approximated(&path, format!("see direction; {differs}"));
+        }
         packets.effects.push(if direction == Some("both") {
             packets.direction = None;
             ("partition", Out::Bare("true".to_owned()))
@@ -46,7 +52,7 @@ pub fn read(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &
             if let Some(fields) = spec.map(part, table) {
                 read_part(part, fields, &mut packets, table);
             } else if part == action {
-                table.refused(&format!("spec.{part}"), "it is missing: it says what the action does");
+                table.refused(&spec.path(part), "it is missing: it says what the action does");
             }
         } else {
             let why = format!("action {action} does not use it: take it out, or write action: netem");
@@ -57,7 +63,12 @@ pub fn read(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &
     packets.write(action, draft, table);
 }
 
-fn read_direction<'a>(spec: &mut Fields<'a>, packets: &mut Packets, table: &mut Table) -> Option<&'a str> {
+fn read_direction<'a>(
+    spec: &mut Fields<'a>,
+    is_partition: bool,
+    packets: &mut Packets,
+    table: &mut Table,
+) -> Option<&'a str> {
     let (path, direction) = spec.text("direction", table)?;
     packets.direction = match direction {
         "to" => None,
@@ -69,14 +80,19 @@ fn read_direction<'a>(spec: &mut Fields<'a>, packets: &mut Packets, table: &mut 
             return None;
         }
     };
-    table.exact(
-        &path,
-        match direction {
-            "to" => "egress: packets that leave the target",
-            "from" => "direction: ingress, done where they arrive",
-            _ => "both ways",
-        },
-    );
+    match direction {
+        "to" => table.exact(&path, "egress: packets that leave the target"),
+        "from" if is_partition => table.exact(&path, "direction: ingress"),
+        _ if is_partition => table.exact(&path, "both ways"),
+        "from" => table.approximated(
+            &path,
+            "direction: ingress, done where they arrive, with one line for all peers; theirs is done where they leave, by each peer",
+        ),
+        _ => table.approximated(
+            &path,
+            "both ways; what arrives is done here, with one line for all peers, theirs is done where it leaves, by each peer",
+        ),
+    }
     Some(direction)
 }
 
@@ -131,7 +147,7 @@ fn read_remotes(spec: &mut Fields<'_>, options: &Options, packets: &mut Packets,
 fn read_part(part: &'static str, mut fields: Fields<'_>, packets: &mut Packets, table: &mut Table) {
     match part {
         "delay" => read_delay(&mut fields, packets, table),
-        "bandwidth" | "rate" => read_rate(&mut fields, packets, table),
+        "bandwidth" | "rate" => read_rate(part, &mut fields, packets, table),
         _ => {
             let share = fields.text(part, table);
             if let Some((path, text)) = fields.text("correlation", table) {
@@ -153,7 +169,7 @@ fn read_part(part: &'static str, mut fields: Fields<'_>, packets: &mut Packets, 
     fields.rest(table);
 }
 
-fn read_rate(fields: &mut Fields<'_>, packets: &mut Packets, table: &mut Table) {
+fn read_rate(part: &str, fields: &mut Fields<'_>, packets: &mut Packets, table: &mut Table) {
     match fields.text("rate", table).map(|(path, text)| (path, units::tc_rate(text))) {
         Some((path, Ok(rate))) => {
             table.exact(&path, format!("rate: {rate} (bps are bytes, bit are bits)"));
@@ -161,6 +177,9 @@ fn read_rate(fields: &mut Fields<'_>, packets: &mut Packets, table: &mut Table) 
         }
         Some((path, Err(why))) => table.refused(&path, why),
         None => table.refused(&fields.path("rate"), "it is missing"),
+    }
+    if part != "bandwidth" {
+        return;
     }
     fields.without("limit", "left out: kchaos bounds the line by memory (delay.queue)", table);
     for name in ["buffer", "peakrate", "minburst"] {

@@ -193,9 +193,9 @@ fn read_triggers(spec: &mut Fields<'_>, draft: &mut Draft, table: &mut Table) ->
     // Injecting is put off from the moment on at which pods may be created.
     for name in ["createPods", "inject"] {
         let Some(mut trigger) = triggers.map(name, table) else { continue };
-        trigger.refuse(
+        trigger.without(
             "notBefore",
-            "a file has no date: take it out, and start the file then, as with systemd-run --on-calendar=",
+            "left out: a file acts when it is started: start it then, by a timer of systemd or by at",
             table,
         );
         if let Some((path, text)) = trigger.text("offset", table) {

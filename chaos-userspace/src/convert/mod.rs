@@ -18,6 +18,7 @@ mod draft;
 mod netem;
 mod packets;
 mod pumba;
+mod pumba_iptables;
 mod source;
 pub mod table;
 mod tc;
@@ -32,7 +33,7 @@ use source::scalar;
 use table::Table;
 
 /// What is read.
-const KNOWN: &str = "NetworkChaos and IOChaos of chaos-mesh.org/v1alpha1, Disruption of chaos.datadoghq.com/v1beta1, experiments of Chaos Toolkit, and command lines of tc (netem, tbf) and pumba (netem) are read";
+const KNOWN: &str = "NetworkChaos and IOChaos of chaos-mesh.org/v1alpha1, alone or in a Schedule, Disruption of chaos.datadoghq.com/v1beta1, experiments of Chaos Toolkit, and command lines of tc (netem, tbf) and pumba (netem, iptables) are read";
 
 /// What a source cannot say of this host.
 #[derive(Clone, Debug, Default)]
@@ -129,18 +130,17 @@ fn read_document(node: &Node, options: &Options, draft: &mut Draft, table: &mut 
         _ => None,
     };
     match (entry("apiVersion"), entry("kind")) {
-        (Some("chaos-mesh.org/v1alpha1"), Some("NetworkChaos" | "IOChaos")) => {
+        (Some("chaos-mesh.org/v1alpha1"), Some("NetworkChaos" | "IOChaos" | "Schedule")) => {
             chaos_mesh::read(node, options, draft, table);
             Ok(())
         }
+        (Some("chaos-mesh.org/v1alpha1"), Some("Workflow")) => Err(chaos_mesh::workflow(node)),
         (Some("chaos.datadoghq.com/v1beta1"), Some("Disruption")) => {
             datadog::read(node, options, draft, table);
             Ok(())
         }
         (Some("kchaos.dev/v1alpha1"), _) => Err("this is a file of kchaos already: run it".to_owned()),
-        (Some(version), Some(kind)) => Err(format!(
-            "{kind} of {version} is not converted: {KNOWN}; take the fault out of a Schedule or Workflow"
-        )),
+        (Some(version), Some(kind)) => Err(format!("{kind} of {version} is not converted: {KNOWN}")),
         (None, None) if chaos_toolkit::is_it(node) => {
             chaos_toolkit::read(node, options, draft, table);
             Ok(())

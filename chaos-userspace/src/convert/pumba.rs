@@ -1,30 +1,39 @@
-//! Command lines of pumba: `pumba netem --duration 5m delay --time 100 NAMES`.
+//! Command lines of pumba: `pumba netem --duration 5m delay --time 100 NAMES`. Those of iptables are in [`pumba_iptables`].
 //!
 //! Flags, defaults and the words it gives to tc are those of pumba's cmd/commands.go and pkg/chaos/netem.
 
-use super::{Options, draft::Draft, packets::Packets, program, table::Table, target, tc::Line, units};
+use super::{
+    Options, draft::Draft, packets::Packets, program, pumba_iptables, table::Table, target, tc::Line, units,
+};
 use std::collections::HashMap;
 
 const FILTER: &str = "a fault of its own, on IPv4 and IPv6; pumba's filters know IPv4 only, and its band takes bulk packets of others too";
 
-/// Flags without a value.
-const SWITCHES: [&str; 8] = ["random", "r", "json", "j", "dry-run", "skip-error", "pull-image", "tls"];
+const ANY_DEVICE: &str = "all devices of the target's network namespaces, one or more";
+
+/// Flags of pumba itself without a value.
+const SWITCHES: [&str; 8] = ["random", "r", "json", "j", "dry-run", "skip-error", "tls", "tlsverify"];
+/// Flags of its commands without a value.
+const SWITCHES_OF_COMMANDS: [&str; 1] = ["pull-image"];
 
 /// A flag of a line, and all the words it is written in.
-struct Flag {
-    name: String,
-    value: String,
-    field: String,
+pub struct Flag {
+    /// Without its dashes.
+    pub name: String,
+    /// Empty if it has none.
+    pub value: String,
+    /// As it stands in the line.
+    pub field: String,
 }
 
 /// The words of a line, taken apart.
-struct Words<'a> {
+pub struct Words<'a> {
     left: &'a [String],
 }
 
 impl Words<'_> {
-    /// The next flag; `None` if something else comes, or nothing.
-    fn flag(&mut self) -> Option<Flag> {
+    /// The next flag; `None` if something else comes, or nothing. `switches` have no value.
+    pub fn flag(&mut self, switches: &[&str]) -> Option<Flag> {
         let (first, rest) = self.left.split_first()?;
         let name = first.strip_prefix('-')?;
         let name = name.strip_prefix('-').unwrap_or(name);
@@ -33,7 +42,7 @@ impl Words<'_> {
             return Some(Flag { name: name.to_owned(), value: value.to_owned(), field: first.clone() });
         }
         let (name, mut field, mut value) = (name.to_owned(), first.clone(), String::new());
-        if !SWITCHES.contains(&name.as_str())
+        if !switches.contains(&name.as_str())
             && let Some((next, rest)) = self.left.split_first()
         {
             self.left = rest;
@@ -43,10 +52,16 @@ impl Words<'_> {
         Some(Flag { name, value, field })
     }
 
-    fn word(&mut self) -> Option<String> {
+    /// The next word.
+    pub fn word(&mut self) -> Option<String> {
         let (first, rest) = self.left.split_first()?;
         self.left = rest;
         Some(first.clone())
+    }
+
+    /// What is left, as one text.
+    pub fn rest(&self) -> String {
+        self.left.join(" ")
     }
 }
 
@@ -78,39 +93,113 @@ pub fn read(words: &[String], own: usize, options: &Options, draft: &mut Draft, 
     let (pumba, words) = words.split_first().map_or(("", words), |(first, rest)| (first.as_str(), rest));
     table.exact(format!("{} {pumba}", around.join(" ")).trim(), "kchaos runs on the host");
     let mut words = Words { left: words };
-    while let Some(flag) = words.flag() {
+    while let Some(flag) = words.flag(&SWITCHES) {
         global(&flag, draft, table);
     }
     match words.word().as_deref() {
-        Some("netem") => table.exact("netem", "network"),
+        Some("netem") => {
+            table.exact("netem", "network");
+            netem(words, options, draft, table);
+        }
+        Some("iptables") => {
+            table.exact("iptables", "network, direction: ingress");
+            pumba_iptables::read(words, options, draft, table);
+        }
         command => {
-            let rest = format!("{} {}", command.unwrap_or("(command)"), words.left.join(" "));
-            return table.refused(
+            let rest = format!("{} {}", command.unwrap_or("(command)"), words.rest());
+            table.refused(
                 rest.trim(),
-                "only netem is read: what iptables loses on arrival is --loss with --direction ingress",
+                "only netem and iptables are read: kchaos ends and stops no containers, and makes no load",
             );
         }
     }
+}
+
+/// Reads what is behind `netem`.
+fn netem(mut words: Words<'_>, options: &Options, draft: &mut Draft, table: &mut Table) {
     let mut filters = Filters::default();
-    while let Some(flag) = words.flag() {
+    let mut is_device_named = false;
+    while let Some(flag) = words.flag(&SWITCHES_OF_COMMANDS) {
+        is_device_named |= is_device(&flag);
         filters.read(&flag, draft, table);
     }
+    any_device(is_device_named, table);
     let Some(action) = words.word() else {
         return table.refused("(netem)", "it says not what happens: delay, loss, duplicate, corrupt or rate");
     };
     action.clone_into(&mut draft.name);
     let mut given = vec![];
-    while let Some(flag) = words.flag() {
+    while let Some(flag) = words.flag(&[]) {
         given.push(flag);
     }
     let mut effects = Packets::default();
     action_of(&action, &given, &mut effects, table);
-    let names = words.left.join(" ");
-    target(if names.is_empty() { "(containers)" } else { &names }, options, table);
+    containers(&words, options, table);
     filters.write(&action, &effects, draft, table);
 }
 
+/// Says who stands for the containers that a line names.
+pub fn containers(words: &Words<'_>, options: &Options, table: &mut Table) {
+    let names = words.rest();
+    target(if names.is_empty() { "(containers)" } else { &names }, options, table);
+}
+
+/// Whether a flag names a device.
+pub fn is_device(flag: &Flag) -> bool {
+    matches!(flag.name.as_str(), "interface" | "i")
+}
+
+/// Says what becomes of the device that pumba takes if none is named.
+pub fn any_device(is_named: bool, table: &mut Table) {
+    if !is_named {
+        table.approximated("(interface)", format!("{ANY_DEVICE}; pumba takes eth0 if nothing is said"));
+    }
+}
+
+/// Reads a flag that all commands have; false if it is none.
+pub fn common(flag: &Flag, draft: &mut Draft, table: &mut Table) -> bool {
+    let Flag { name, value, field } = flag;
+    match name.as_str() {
+        "duration" | "d" => match units::go_duration(value) {
+            Ok(duration) => {
+                table.exact(field, format!("duration: {duration}"));
+                draft.duration = Some(duration);
+            }
+            Err(why) => table.refused(field, why),
+        },
+        "interface" | "i" => table.approximated(field, ANY_DEVICE),
+        "tc-image" | "iptables-image" | "pull-image" => {
+            table.exact(field, "kchaos needs no image, no tc and no iptables");
+        }
+        "limit" => match value.parse::<u32>() {
+            Ok(0) => table.exact(field, "all targets"),
+            Ok(count) => {
+                table.approximated(
+                    field,
+                    format!("selection.count: {count}, drawn anew; pumba takes the first"),
+                );
+                draft.count = Some(count.to_string());
+            }
+            Err(_) => table.refused(field, format!("'{value}' is no number of targets")),
+        },
+        _ => return false,
+    }
+    true
+}
+
+/// A list of ports, with commas between them.
+pub fn ports(text: &str) -> Result<Vec<String>, String> {
+    if text.split(',').all(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        Ok(text.split(',').map(str::to_owned).collect())
+    } else {
+        Err(format!("'{text}' is no list of ports from 1 to 65535"))
+    }
+}
+
 fn global(flag: &Flag, draft: &mut Draft, table: &mut Table) {
+    if SWITCHES.contains(&flag.name.as_str()) && flag.value == "false" {
+        return table.exact(&flag.field, "as if it were not there");
+    }
     match flag.name.as_str() {
         "random" | "r" => {
             draft.count = Some("one".to_owned());
@@ -120,7 +209,13 @@ fn global(flag: &Flag, draft: &mut Draft, table: &mut Table) {
             &flag.field,
             "the file acts once: leave it out, and add schedule: {pulse: {on: ..., off: ...}} to the file",
         ),
-        "dry-run" => table.approximated(&flag.field, "left out: kchaos plan FILE shows what would be done"),
+        "dry-run" => {
+            draft.observes = true;
+            table.approximated(
+                &flag.field,
+                "mode: observe, which counts what would be hit; kchaos plan says what would be done",
+            );
+        }
         "label" => table.approximated(&flag.field, "left out: --target says who is meant"),
         "log-level"
         | "l"
@@ -157,18 +252,11 @@ struct Filters {
 
 impl Filters {
     fn read(&mut self, flag: &Flag, draft: &mut Draft, table: &mut Table) {
+        if common(flag, draft, table) {
+            return;
+        }
         let Flag { name, value, field } = flag;
         match name.as_str() {
-            "duration" | "d" => match units::go_duration(value) {
-                Ok(duration) => {
-                    table.exact(field, format!("duration: {duration}"));
-                    draft.duration = Some(duration);
-                }
-                Err(why) => table.refused(field, why),
-            },
-            "interface" | "i" => {
-                table.approximated(field, "all devices of the target's network namespaces, one or more");
-            }
             "target" | "t" => match units::remote_and_port(value) {
                 Ok((remote, None)) => {
                     table.approximated(field, format!("match.remote: {remote}: {FILTER}"));
@@ -189,25 +277,14 @@ impl Filters {
                         "match.remotePorts: pumba's ingress port is the destination port of packets that leave",
                     )
                 };
-                if value.split(',').all(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
-                    ports.extend(value.split(',').map(str::to_owned));
-                    table.approximated(field, format!("{ours}; {FILTER}"));
-                } else {
-                    self.refuse(field, format!("'{value}' is no list of ports from 1 to 65535"), table);
+                match self::ports(value) {
+                    Ok(given) => {
+                        ports.extend(given);
+                        table.approximated(field, format!("{ours}; {FILTER}"));
+                    }
+                    Err(why) => self.refuse(field, why, table),
                 }
             }
-            "tc-image" | "pull-image" => table.exact(field, "kchaos needs no image and no tc"),
-            "limit" => match value.parse::<u32>() {
-                Ok(0) => table.exact(field, "all targets"),
-                Ok(count) => {
-                    table.approximated(
-                        field,
-                        format!("selection.count: {count}, drawn anew; pumba takes the first"),
-                    );
-                    draft.count = Some(count.to_string());
-                }
-                Err(_) => table.refused(field, format!("'{value}' is no number of targets")),
-            },
             _ => table.refused(field, "no flag of pumba's netem that is known: take it out"),
         }
     }
