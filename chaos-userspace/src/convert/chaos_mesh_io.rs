@@ -128,6 +128,10 @@ pub fn read(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &
         }
     });
     let calls = read_methods(&mut spec, action, table);
+    table.approximated(
+        "(calls)",
+        "system calls of the target; theirs are operations of a file system, also those of mmap, sendfile and io_uring",
+    );
     spec.rest(table);
     // Without its path or its share a fault would hit more than was asked for.
     let (Some(effect), false, true) = (effect, calls.is_empty(), narrow) else { return };
@@ -196,7 +200,10 @@ fn read_path(spec: &mut Fields<'_>, table: &mut Table) -> Option<String> {
     };
     let below = format!("{}/*", volume.trim_end_matches('/'));
     let Some((glob_path, glob)) = glob else {
-        table.exact(&volume_path, format!("match.path: {below}"));
+        table.approximated(
+            &volume_path,
+            format!("match.path: {below}: what is below it, without the directory itself"),
+        );
         return Some(below);
     };
     table.exact(&volume_path, "path lies below it");

@@ -22,7 +22,17 @@ pub fn read(mut spec: Fields<'_>, options: &Options, draft: &mut Draft, table: &
     let direction = read_direction(&mut spec, is_partition, &mut packets, table);
     read_remotes(&mut spec, options, &mut packets, table);
     for name in ["device", "targetDevice"] {
-        spec.without(name, "left out: packets are chosen by who sends them, on every device", table);
+        let path = spec.path(name);
+        match spec.take(name, table) {
+            Some((path, _)) => {
+                table.approximated(&path, "left out: packets are chosen by who sends them, on every device")
+            }
+            None if name == "device" => table.approximated(
+                &format!("({path})"),
+                "packets are chosen by who sends them, on every device; theirs is eth0 if nothing is said",
+            ),
+            None => {}
+        }
     }
     let Some((path, action)) = action else {
         table.refused(&spec.path("action"), "it is missing");
@@ -179,6 +189,9 @@ fn read_rate(part: &str, fields: &mut Fields<'_>, packets: &mut Packets, table: 
         None => table.refused(&fields.path("rate"), "it is missing"),
     }
     if part != "bandwidth" {
+        if !packets.effects.iter().any(|(name, _)| *name == "delay") {
+            packets::line(table);
+        }
         return;
     }
     fields.without("limit", "left out: kchaos bounds the line by memory (delay.queue)", table);
@@ -220,9 +233,11 @@ fn read_delay(fields: &mut Fields<'_>, packets: &mut Packets, table: &mut Table)
         }
     }
     match latency {
-        Some(latency) => packets
-            .effects
-            .push(("delay", packets::delay(&latency, jitter.as_deref(), None, correlation.as_deref()))),
+        Some(latency) => {
+            packets::line(table);
+            let delay = packets::delay(&latency, jitter.as_deref(), None, correlation.as_deref());
+            packets.effects.push(("delay", delay));
+        }
         None => table.refused(&fields.path("latency"), "without it nothing is held back"),
     }
     let Some(mut reorder) = fields.map("reorder", table) else { return };

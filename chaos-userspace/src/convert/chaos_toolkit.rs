@@ -270,7 +270,7 @@ fn read_rollback(node: &Node, path: &str, table: &mut Table) {
     }
 }
 
-/// Whether a step does nothing but take a qdisc away.
+/// Whether a step does nothing but take a fault away: a qdisc, or those of kchaos.
 fn takes_away(node: &Node) -> bool {
     fn entry<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
         let Value::Map(fields) = &node.value else { return None };
@@ -285,7 +285,12 @@ fn takes_away(node: &Node) -> bool {
     }
     let is = |word: &str, name: &str| word.rsplit('/').next() == Some(name);
     let words = if words.first().is_some_and(|word| is(word, "sudo")) { &words[1..] } else { &words[..] };
-    matches!(words, [program, "qdisc", "del" | "delete", rest @ ..] if is(program, "tc") && !rest.iter().any(|word| word.contains([';', '&', '|'])))
+    let has_shell = words.iter().any(|word| word.contains([';', '&', '|']));
+    match words {
+        [program, "qdisc", "del" | "delete", ..] => is(program, "tc") && !has_shell,
+        [program, "stop" | "halt" | "clean", ..] => is(program, "kchaos") && !has_shell,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -148,6 +148,7 @@ fn read_effects(network: &mut Fields<'_>, packets: &mut Packets, table: &mut Tab
                 (Some((path, _)), Some(_)) => table.exact(path, said),
                 _ => table.exact("(spec.network.delayJitter)", said + ", theirs if nothing or 0 is said"),
             }
+            packets::line(table);
             packets.effects.push((
                 "delay",
                 packets::delay(&format!("{time}ms"), Some(&format!("{wide}ms")), None, None),

@@ -77,8 +77,9 @@ fn commands(text: &str) -> Result<Option<Vec<Vec<String>>>, String> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| line.strip_prefix("$ ").unwrap_or(line))
         .collect();
-    let known =
-        |line: &&str| matches!(program(line), "tc" | "sudo" | "pumba" | "docker" | "podman" | "nerdctl");
+    let known = |line: &&str| {
+        matches!(program(line), "tc" | "sudo" | "kchaos" | "pumba" | "docker" | "podman" | "nerdctl")
+    };
     if !lines.first().is_some_and(known) {
         return Ok(None);
     }
@@ -103,6 +104,13 @@ fn read_commands(lines: &[Vec<String>], options: &Options, draft: &mut Draft, ta
         }
         match words.first().map(|word| program(word)) {
             Some("tc") => tc::read(&words[1..], options, draft, table),
+            Some("kchaos") if matches!(words.get(1).map(String::as_str), Some("stop" | "halt" | "clean")) => {
+                table.exact(&words.join(" "), "kchaos takes away everything itself, at the end of duration");
+            }
+            Some("kchaos") => table.refused(
+                &words.join(" "),
+                "kchaos itself: write its flags as fields of a fault in the file (--loss 5% is network: {loss: 5%}, --remote-port 443 is match: {remotePorts: [443]}; docs/experiments.md), its target as --target, and its time as --duration",
+            ),
             _ => match pumba::is_it(words) {
                 Some(own) => pumba::read(words, own, options, draft, table),
                 None => table.refused(&words.join(" "), "no line of tc or pumba: take it out"),

@@ -56,13 +56,22 @@ impl Line<'_> {
             self.table
                 .refused("distribution", "it is the jitter's: write delay 100ms 20ms distribution normal");
         }
+        let has_rate = packets.effects.iter().any(|(name, _)| *name == "rate");
+        if limit.is_none() && (has_rate || delay.is_some()) {
+            packets::line(self.table);
+        }
         match (delay, limit) {
             (Some((time, jitter, correlation)), limit) => {
                 let delay = packets::delay(&time, jitter.as_deref(), distribution, correlation.as_deref());
                 packets.effects.push(("delay", with_queue(delay, limit, self.table)));
             }
             (None, Some(limit)) => {
-                self.table.approximated(&format!("limit {limit}"), "left out: nothing waits without delay");
+                let note = if has_rate {
+                    "left out: as many packets wait for a rate as memory allows"
+                } else {
+                    "left out: nothing waits without delay"
+                };
+                self.table.approximated(&format!("limit {limit}"), note);
             }
             (None, None) => {}
         }

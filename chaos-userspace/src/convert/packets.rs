@@ -111,6 +111,14 @@ pub fn correlation(field: &str, text: &str, of: &str, table: &mut Table) {
     }
 }
 
+/// Says how many packets wait, where a source leaves that to netem.
+pub fn line(table: &mut Table) {
+    table.approximated(
+        "(limit)",
+        "29127 packets wait at most (64 MiB; delay.queue says another number); netem loses those behind the 1000th, if nothing is said",
+    );
+}
+
 /// A delay in our words: time, jitter, its distribution and correlation.
 pub fn delay(time: &str, jitter: Option<&str>, distribution: Option<&str>, correlation: Option<&str>) -> Out {
     let jitter = jitter.filter(|jitter| !units::is_zero(jitter));
