@@ -22,8 +22,8 @@ struct Rules {
     remotes: Vec<String>,
     remote_ports: Vec<String>,
     local_ports: Vec<String>,
-    /// The words that name ports, which need a protocol.
-    ports: Vec<String>,
+    /// The words that name ports, which need a protocol, and what they become.
+    ports: Vec<(String, String)>,
     bad: bool,
 }
 
@@ -111,8 +111,7 @@ impl Rules {
                 match pumba::ports(value) {
                     Ok(given) => {
                         ports.extend(given);
-                        self.ports.push(field.clone());
-                        table.exact(field, format!("{ours}: {value}: {RULE}"));
+                        self.ports.push((field.clone(), format!("{ours}: {value}: {RULE}")));
                     }
                     Err(why) => self.refuse(field, why, table),
                 }
@@ -128,8 +127,11 @@ impl Rules {
 
     /// pumba starts no rule on ports of all protocols.
     fn check_protocol(&mut self, table: &mut Table) {
-        if !matches!(self.protocol.as_deref(), Some("tcp" | "udp")) {
-            for field in std::mem::take(&mut self.ports) {
+        let has_ports = matches!(self.protocol.as_deref(), Some("tcp" | "udp"));
+        for (field, note) in std::mem::take(&mut self.ports) {
+            if has_ports {
+                table.exact(&field, note);
+            } else {
                 self.refuse(&field, "pumba takes ports of one protocol: add --protocol tcp or udp", table);
             }
         }

@@ -159,6 +159,13 @@ fn nothing_is_widened_by_leaving_something_out() {
         (format!("{io}, mode: all, methods: [open, flush]}}"), true),
         (format!("{io}, mode: all, path: /e/x}}"), false),
         (format!("{io}, mode: all, percent: 101}}"), false),
+        (
+            format!(
+                "kind: Schedule\nspec: {{type: IOChaos, {}, mode: some}}}}",
+                io.replace("kind: IOChaos\nspec:", "ioChaos:")
+            ),
+            false,
+        ),
     ] {
         let found = convert(&format!("{head}{rest}"), &told).unwrap();
         assert!(found.table.refusals() > 0, "{rest}");
