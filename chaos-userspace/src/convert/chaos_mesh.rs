@@ -5,7 +5,7 @@ use super::{
     draft::{Draft, Out},
     source::{Fields, scalar},
     table::{Fate, Table},
-    target, units,
+    target,
 };
 use crate::experiment::yaml::{Node, Value};
 
@@ -157,14 +157,8 @@ fn strings(node: &Node) -> Option<Vec<(String, Out)>> {
 
 /// Reads how long, in Go's words.
 pub fn read_duration(spec: &mut Fields<'_>, draft: &mut Draft, table: &mut Table) {
-    if let Some((path, text)) = spec.text("duration", table) {
-        match units::go_duration(text) {
-            Ok(time) => {
-                table.exact(&path, format!("duration: {time}"));
-                draft.duration = Some(time);
-            }
-            Err(why) => table.refused(&path, why),
-        }
+    if let Some(time) = spec.duration("duration", "duration", table) {
+        draft.duration = Some(time);
     }
 }
 

@@ -201,21 +201,8 @@ fn read_rate(part: &str, fields: &mut Fields<'_>, packets: &mut Packets, table: 
 }
 
 fn read_delay(fields: &mut Fields<'_>, packets: &mut Packets, table: &mut Table) {
-    let mut time = |fields: &mut Fields<'_>, name: &str, ours: &str| {
-        let (path, text) = fields.text(name, table)?;
-        match units::go_duration(text) {
-            Ok(time) => {
-                table.exact(&path, format!("{ours}: {time}"));
-                Some(time)
-            }
-            Err(why) => {
-                table.refused(&path, why);
-                None
-            }
-        }
-    };
-    let latency = time(fields, "latency", "time");
-    let jitter = time(fields, "jitter", "jitter");
+    let latency = fields.duration("latency", "time", table);
+    let jitter = fields.duration("jitter", "jitter", table);
     let mut correlation = None;
     if let Some((path, text)) = fields.text("correlation", table) {
         match units::percent(text) {

@@ -34,12 +34,11 @@ impl Constant {
             _ => {}
         }
         let digits = text.trim_start_matches(['-', '+']);
+        if is_ambiguous(digits) {
+            return None;
+        }
         if text.parse::<f64>().is_err() || !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
             return Some(Self::Text(text.clone()));
-        }
-        // 010 is 8 in their YAML.
-        if digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit() {
-            return None;
         }
         Self::number(text)
     }
@@ -80,6 +79,22 @@ impl Constant {
             other => Err(format!("'{other}' is not one of str, int, float, bool")),
         }
     }
+}
+
+/// Whether their YAML (1.1) takes digits for another number than JSON does: 010 is 8, 1_000 is 1000, 0x10 is 16, 1:30 is 90,
+/// and 1e3 is a text.
+fn is_ambiguous(digits: &str) -> bool {
+    if !digits.starts_with(|c: char| c.is_ascii_digit()) {
+        return false;
+    }
+    let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '_');
+    let is_sixtieth = |text: &str| text.len() <= 2 && text.parse::<u8>().is_ok_and(|number| number < 60);
+    let mut parts = digits.split(':');
+    let is_time = parts.next().is_some_and(is_number) && digits.contains(':') && parts.all(is_sixtieth);
+    let is_octal = digits.len() > 1 && digits.starts_with('0') && is_number(digits);
+    let is_other = digits.starts_with("0x") || digits.starts_with("0b");
+    let has_exponent = digits.contains(['e', 'E']) && digits.parse::<f64>().is_ok();
+    is_time || is_octal || is_other || has_exponent || (digits.contains('_') && is_number(digits))
 }
 
 /// Values that stand for `${NAME}`; nothing of those that only a run of the source knows.
@@ -243,6 +258,9 @@ mod tests {
         assert_eq!((of("\"200\""), of("inf"), of("1.2.3")), (text("200"), text("inf"), text("1.2.3")));
         assert_eq!((of("yes"), of("False")), (Some(Constant::Bool(true)), Some(Constant::Bool(false))));
         assert_eq!((of("010"), of("[1]"), of("~")), (None, None, None));
+        assert_eq!((of("1_000"), of("0x1F"), of("1:30"), of("1e3")), (None, None, None, None));
+        assert_eq!((of("8080:80"), of("-3.5"), of("0")), (text("8080:80"), number("-3.5"), number("0")));
+        assert_eq!((of("2001:db8::1"), of("1e")), (text("2001:db8::1"), text("1e")));
         let typed = |text: &str, kind: &str| of(text).unwrap().of_type(kind);
         assert_eq!(typed("\"80\"", "int").ok(), number("80"));
         assert_eq!(typed("80", "float").ok(), number("80.0"));

@@ -202,8 +202,13 @@ fn read_triggers(spec: &mut Fields<'_>, draft: &mut Draft, table: &mut Table) ->
             match units::go_duration(text) {
                 Ok(time) if units::is_zero(&time) => table.exact(&path, "none"),
                 Ok(time) => {
-                    table
-                        .exact(&path, format!("{time} of schedule.start.after, by which duration is longer"));
+                    let note = format!("{time} of schedule.start.after");
+                    if draft.duration.is_some() {
+                        table.exact(&path, note + ", by which duration is longer");
+                    } else {
+                        let differs = "theirs counts the duration from there: make --duration so much longer";
+                        table.approximated(&path, format!("{note}; {differs}"));
+                    }
                     offsets.push(time);
                 }
                 Err(why) => table.refused(&path, why),
@@ -231,22 +236,8 @@ fn read_pulse(spec: &mut Fields<'_>, offsets: Vec<String>, draft: &mut Draft, ta
     let mut waits = offsets;
     let mut turns = None;
     if let Some(mut pulse) = spec.map("pulse", table) {
-        let mut time = |name: &str, ours: &str| {
-            let (path, text) = pulse.text(name, table)?;
-            match units::go_duration(text) {
-                Ok(time) if units::is_zero(&time) => {
-                    table.exact(&path, "none");
-                    None
-                }
-                Ok(time) => {
-                    table.exact(&path, format!("{ours}: {time}"));
-                    Some(time)
-                }
-                Err(why) => {
-                    table.refused(&path, why);
-                    None
-                }
-            }
+        let mut time = |name: &str, becomes: &str| {
+            pulse.duration(name, becomes, table).filter(|time| !units::is_zero(time))
         };
         waits.extend(time("initialDelay", "schedule.start.after"));
         let (on, off) =

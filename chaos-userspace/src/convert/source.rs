@@ -1,6 +1,6 @@
 //! A source's tree, read so that no field of it can be forgotten.
 
-use super::table::Table;
+use super::{table::Table, units};
 use crate::experiment::{
     findings::{element, field},
     structure::closest,
@@ -69,6 +69,21 @@ impl<'a> Fields<'a> {
             Some(text) => Some((path, text)),
             None => {
                 table.refused(&path, format!("{} stands here: write a single value", node.value.kind()));
+                None
+            }
+        }
+    }
+
+    /// A time in Go's words, as ours; `becomes` is what it becomes in the file. What is none is refused.
+    pub fn duration(&mut self, name: &str, becomes: &str, table: &mut Table) -> Option<String> {
+        let (path, text) = self.text(name, table)?;
+        match units::go_duration(text) {
+            Ok(time) => {
+                table.exact(&path, format!("{becomes}: {time}"));
+                Some(time)
+            }
+            Err(why) => {
+                table.refused(&path, why);
                 None
             }
         }
