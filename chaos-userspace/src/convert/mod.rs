@@ -19,6 +19,7 @@ mod netem;
 mod packets;
 mod pumba;
 mod pumba_iptables;
+mod pumba_netem;
 mod source;
 pub mod table;
 mod tc;

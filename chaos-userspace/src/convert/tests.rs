@@ -10,7 +10,7 @@ fn sources() -> Vec<PathBuf> {
     let mut all: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     all.retain(|path| path.extension().is_some_and(|extension| extension != "expected"));
     all.sort();
-    assert!(all.len() >= 40, "{}", all.len());
+    assert!(all.len() >= 120, "{}", all.len());
     all
 }
 
