@@ -31,6 +31,7 @@ pub struct Kchaos {
     stdout: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
     own_process_group: bool,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Kchaos {
@@ -42,6 +43,7 @@ impl Kchaos {
             stdout: None,
             terminal: None,
             own_process_group: false,
+            variables: vec![],
         }
     }
 
@@ -95,9 +97,16 @@ impl Kchaos {
         self
     }
 
+    /// With this variable in its environment.
+    pub fn with_variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
     /// Starts it.
     pub fn start(self) -> Result<Running> {
         let mut command = Command::new(binary()?);
+        command.envs(self.variables);
         command.args(&self.words).stderr(Stdio::piped()).stdin(Stdio::null());
         command.stdout(self.stdout.map_or_else(Stdio::null, Stdio::from));
         if self.own_process_group {

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::alone::Alone;
 use integration_tests::client::{image_missing, nginx_conf, postgres, run, serve};
+use integration_tests::experiment::document;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::measure::measure;
@@ -64,6 +65,43 @@ fn nginx_serves_over_a_lossy_link() -> Result<()> {
         "{}",
         record["probes"]
     );
+    Ok(())
+}
+
+/// Whom a probe trusts is what this host says, so that services with an authority of their own can be asked.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn https_is_asked_as_this_host_trusts() -> Result<()> {
+    if let Some(reason) = image_missing() {
+        skip!("{reason}");
+    }
+    let scene = scene()?;
+    let (home, certificate, key) = (scene.path(""), scene.path("certificate"), scene.path("key"));
+    std::fs::write(scene.path("page"), "kchaos")?;
+    let made = format!(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=kchaos -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out \
+         {certificate}"
+    );
+    let made = run(&scene.beside, &made.split(' ').collect::<Vec<_>>())?;
+    ensure!(made.status == 0, "{}", made.err);
+    let listen = format!("127.0.0.1:8443 ssl; ssl_certificate {certificate}; ssl_certificate_key {key}");
+    std::fs::write(scene.path("conf"), nginx_conf(&home, &listen))?;
+    let ask = ["curl", "-sSf", "--max-time", "3", "--cacert", &certificate, "https://127.0.0.1:8443/page"];
+    let words = ["nginx", "-p", &home, "-c", &scene.path("conf")];
+    let _nginx = serve(&scene.target, &words, scene.log("nginx")?, &ask, &scene.beside)?;
+    let file = scene.path("https.yaml");
+    let fields = "  duration: 1s\n  faults: [{network: {loss: 1%, match: {protocol: tcp, localPorts: [8443]}}}]\n  mode: observe\n  \
+                  steadyState:\n    - {name: page, http: {url: \"https://127.0.0.1:8443/page\", measure: body}, tolerance: {equals: kchaos}, \
+                  timeout: 60s}\n";
+    std::fs::write(&file, document(scene.target_cgroup.path(), fields))?;
+    let unknown = Kchaos::new(&format!("run {file}")).at(&scene.runner).run()?;
+    unknown.expect_status(3)?;
+    ensure!(unknown.text().contains("certificate"), "{}", unknown.text());
+    let known = Kchaos::new(&format!("run {file}"))
+        .with_variable("SSL_CERT_FILE", &certificate)
+        .at(&scene.runner)
+        .run()?;
+    known.expect_status(0)?;
     Ok(())
 }
 

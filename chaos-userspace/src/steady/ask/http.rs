@@ -6,7 +6,10 @@ use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
-use ureq::{Agent, http};
+use ureq::{
+    Agent, http,
+    tls::{RootCerts, TlsConfig},
+};
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ impl Request {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
+            // Whom this host trusts, and not whom a browser does: services have authorities of their own.
+            .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
             .build()
             .into();
         let method = match self.method {
