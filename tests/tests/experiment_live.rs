@@ -127,6 +127,24 @@ fn whoever_leaves_the_view_leaves_the_run_alone() -> Result<()> {
     scene.ground.check_clean()
 }
 
+/// Nobody can write a report then, or give the terminal back, but nothing is left in the kernel.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn sigkill_under_the_view_leaves_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut running = scene.start("600s")?;
+    scene.wait_for_faults()?;
+    running.signal(Signal::SIGKILL)?;
+    running.finish()?.expect_status(137)?;
+    scene.ground.check_clean()?;
+    let board = &scene.talker.board.datagrams;
+    let (lost, received) = (board.lost.load(Acquire), board.received.load(Acquire));
+    wait_until("datagrams behind the run", || board.received.load(Acquire) > received + 200)?;
+    // What was on its way when it was looked.
+    ensure!(board.lost.load(Acquire) <= lost + 20, "{} lost after {lost}", board.lost.load(Acquire));
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_terminal_that_goes_ends_the_run_and_it_reports() -> Result<()> {

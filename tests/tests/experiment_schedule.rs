@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Acquire;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::Role;
-use integration_tests::capability::{counts_exactly, delay_missing};
+use integration_tests::capability::{counts_exactly, delay_missing, file_errors_missing};
 use integration_tests::cgroup::Cgroup;
 use integration_tests::experiment::{Reports, document};
 use integration_tests::ground::Ground;
@@ -148,6 +148,55 @@ fn is_felt_in_its_on_phases_only(fault: &str) -> Result<()> {
     let lost: u64 = felt.iter().map(|gap| gap.2).sum();
     ensure!(record["faults"][0]["injected"] == lost, "{lost} lost, but {}", record["faults"][0]);
     check_spared(spared)?;
+    scene.ground.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_call_at_rest_does_not_fail() -> Result<()> {
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new()?;
+    let asks = |cgroup| {
+        Victim::start(&Place::default().in_cgroup(cgroup), "calls --call openat --no-controls --pause-us 500")
+    };
+    let (mut hit, mut spared) = (asks(&scene.ground.target)?, asks(&scene.beside)?);
+    hit.ready()?;
+    spared.ready()?;
+    let finished = scene
+        .start(
+            "  duration: 12s\n  faults:\n    - syscall: {calls: [openat], error: EIO}\n  schedule:\n    start: {after: 2s}\n    pulse: \
+             {on: 2s, off: 2s}\n    repeat: 2\n",
+        )?
+        .finish()?;
+    finished.expect_status(0)?;
+    let record = scene.reports.record("held")?;
+    let (mut acted, mut rested) = (0, 0);
+    for dose in &course(&record)? {
+        let (injected, drawn) = (count(dose, "injected")?, count(dose, "drawn")?);
+        if number(dose, "share_percent")? > 0.0 {
+            ensure!(injected == drawn, "{dose}");
+            acted += injected;
+        } else {
+            ensure!(injected == 0, "{dose}");
+            rested += 1;
+        }
+    }
+    ensure!(acted > 0 && rested > 1, "{record}");
+    // What the victim felt is what was counted. What comes while a share is exchanged is in no share's account.
+    hit.stop(Role::First)?;
+    spared.stop(Role::First)?;
+    let felt = |victim: &Victim| {
+        victim.board.tasks()[0].errno_counts.iter().map(|count| count.load(Acquire)).sum::<u64>()
+    };
+    let counted = count(&record["faults"][0], "injected")?;
+    ensure!(
+        felt(&hit) == counted && acted <= counted && felt(&spared) == 0,
+        "{} felt, {counted} counted, {acted} while it acted, {} beside",
+        felt(&hit),
+        felt(&spared)
+    );
     scene.ground.check_clean()
 }
 
