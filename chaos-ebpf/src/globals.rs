@@ -22,8 +22,14 @@ pub static KC_SELECT_TASK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_FAST_LEVEL: Global<u32> = Global::new(0);
 
-/// Targets with `SELECT_FAST`; 0 ends the list.
+/// How many of [`KC_FAST_IDS`] are in use, with `SELECT_FAST`.
 #[unsafe(no_mangle)]
+pub static KC_FAST_COUNT: Global<u32> = Global::new(0);
+
+/// Targets with `SELECT_FAST`. The only global that is not frozen: a target that is made anew has another id. What is
+/// frozen is read from memory all the same, so that this costs nobody more.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data")]
 pub static KC_FAST_IDS: [Global<u64>; FAST_TARGETS_MAX] = [const { Global::new(0) }; FAST_TARGETS_MAX];
 
 /// Levels at which there are targets, one bit each, with `SELECT_LEVELS`.

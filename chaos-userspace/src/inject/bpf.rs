@@ -397,9 +397,8 @@ struct MapElement {
     flags: u64,
 }
 
-/// Writes the only value of a map of read-only globals and forbids any later change, so that the verifier may take its
-/// contents for constants (5.5).
-pub fn fill_and_freeze(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+/// Writes the only value of a map of globals.
+pub fn fill(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let key = 0u32;
     let mut attributes = MapElement {
         map_fd: map.as_raw_fd() as u32,
@@ -408,7 +407,11 @@ pub fn fill_and_freeze(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
         value: value.as_ptr() as u64,
         flags: 0,
     };
-    call(MAP_UPDATE_ELEM, &mut attributes)?;
+    call(MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+/// Forbids any later change of a map, so that the verifier may take its contents for constants (5.5).
+pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     call(MAP_FREEZE, &mut (map.as_raw_fd() as u32)).map(drop)
 }
 

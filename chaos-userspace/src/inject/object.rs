@@ -16,7 +16,7 @@ use chaos_common::{
         MATCH_ACCESS, MATCH_KIND, MATCH_SIZE, Rule, WHEN_PER_FLOW, table_index,
     },
     syscall::Call,
-    target::{SELECT_LEVELS, Target, filter_place, filter_shift, filter_words},
+    target::{SELECT_LEVELS, SELECT_WALK, Target, filter_place, filter_shift, filter_words},
 };
 use std::{
     collections::BTreeMap,
@@ -62,6 +62,9 @@ pub enum Error {
     },
 }
 
+/// The map of the one global that is written while programs run.
+const FAST_IDS: &str = ".data";
+
 /// The maps of one engine.
 pub struct Maps(BTreeMap<String, Map>);
 
@@ -93,7 +96,8 @@ pub fn open(image: &Image, log_level: u8, recording: Option<Recording>) -> Resul
         let contents = definition.data().to_vec();
         let map = MapData::create(definition, name, None).map_err(failed)?;
         if read_only {
-            bpf::fill_and_freeze(map.fd().as_fd(), &contents)
+            bpf::fill(map.fd().as_fd(), &contents)
+                .and_then(|()| bpf::freeze(map.fd().as_fd()))
                 .map_err(|source| Error::Io { name: ".rodata", source })?;
         }
         maps.insert(name.clone(), Map::from_map_data(map).map_err(failed)?);
@@ -110,7 +114,7 @@ fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&
         ("KC_SELECT_SKB", word(image.select_skb)),
         ("KC_SELECT_TASK", word(image.select_task)),
         ("KC_FAST_LEVEL", word(image.fast_level)),
-        ("KC_FAST_IDS", image.fast_ids.iter().flat_map(|id| id.to_ne_bytes()).collect()),
+        ("KC_FAST_COUNT", word(image.fast_ids.iter().filter(|id| **id != 0).count() as u32)),
         ("KC_LEVELS", word(image.levels)),
         ("KC_WALK_COUNT", word(image.targets.len() as u32)),
         ("KC_LEVEL_FIRST", word(image.levels.trailing_zeros())),
@@ -180,7 +184,8 @@ fn corrupting(image: &Image) -> u32 {
 /// Entries of the maps whose size depends on the plan.
 fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32> {
     let count = match map {
-        "KC_TARGETS" => image.targets.len(),
+        // One more: the cgroup of a target that is made anew is entered before the old one is removed.
+        "KC_TARGETS" => image.targets.len() + 1,
         "KC_TARGET_BITS" => filter_words(image.targets.len()),
         "KC_REMOTE4" => image.remote4.len(),
         "KC_REMOTE6" => image.remote6.len(),
@@ -246,7 +251,7 @@ impl Maps {
         self.fill_matches(image)?;
         let mut walk: Array<_, Target> =
             self.map("KC_WALK_TARGETS")?.try_into().map_err(of("KC_WALK_TARGETS"))?;
-        let walks = image.select_task == chaos_common::target::SELECT_WALK;
+        let walks = image.select_task == SELECT_WALK;
         if walks || image.has_socket_hooks {
             for (slot, target) in image.slots().iter().enumerate() {
                 walk.set(slot as u32, target, 0).map_err(of("KC_WALK_TARGETS"))?;
@@ -260,6 +265,7 @@ impl Maps {
             }
         }
         self.fill_filter(image)?;
+        self.set_fast_ids(image)?;
         let mut targets: HashMap<_, u64, Target> =
             self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
         for (id, target) in &image.targets {
@@ -270,23 +276,49 @@ impl Maps {
 
     /// The filter before the target table. Nothing matches by it alone.
     fn fill_filter(&mut self, image: &Image) -> Result<(), Error> {
-        if image.select_skb != SELECT_LEVELS && image.select_task != SELECT_LEVELS {
-            return Ok(());
-        }
-        let mut words = vec![0u64; filter_words(image.targets.len())];
-        let shift = filter_shift(words.len());
-        for (id, _) in &image.targets {
-            let (place, bit) = filter_place(*id, shift);
-            if let Some(word) = words.get_mut(place as usize) {
-                *word |= bit;
-            }
-        }
         let name = "KC_TARGET_BITS";
         let mut filter: Array<_, u64> = self.map(name)?.try_into().map_err(of(name))?;
-        for (place, word) in (0..).zip(&words).filter(|(_, word)| **word != 0) {
+        for (place, word) in (0..).zip(&filter_of(image)).filter(|(_, word)| **word != 0) {
             filter.set(place, word, 0).map_err(of(name))?;
         }
         Ok(())
+    }
+
+    /// The ids that are compared before the target table is asked. Nothing matches by them alone.
+    fn set_fast_ids(&mut self, image: &Image) -> Result<(), Error> {
+        let ids: Vec<u8> = image.fast_ids.iter().flat_map(|id| id.to_ne_bytes()).collect();
+        bpf::fill(self.descriptor(FAST_IDS)?, &ids).map_err(|source| Error::Io { name: FAST_IDS, source })
+    }
+
+    /// From `old` to `new`, which differ in the ids of their targets alone: `cgroup` is that of the target in `place`, which
+    /// was made anew. Events of the new one match as soon as this returns; none of another target is missed meanwhile.
+    pub fn replace_target(
+        &mut self,
+        (old, new): (&Image, &Image),
+        place: usize,
+        cgroup: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        let (Some((before, _)), Some((id, target))) = (old.targets.get(place), new.targets.get(place)) else {
+            return Ok(());
+        };
+        // What is in front of the target table comes last: with it the programs begin to match.
+        let mut targets: HashMap<_, u64, Target> =
+            self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
+        targets.insert(id, target, 0).map_err(of("KC_TARGETS"))?;
+        let (had, has) = (filter_of(old), filter_of(new));
+        let name = "KC_TARGET_BITS";
+        let mut filter: Array<_, u64> = self.map(name)?.try_into().map_err(of(name))?;
+        for (place, (_, word)) in (0..).zip(had.iter().zip(&has)).filter(|(_, (had, has))| had != has) {
+            filter.set(place, word, 0).map_err(of(name))?;
+        }
+        self.set_fast_ids(new)?;
+        if new.select_task == SELECT_WALK {
+            bpf::set_cgroup_slot(self.descriptor("KC_WALK")?, place as u32, cgroup)
+                .map_err(|source| Error::Io { name: "KC_WALK", source })?;
+        }
+        let mut targets: HashMap<_, u64, Target> =
+            self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
+        targets.remove(before).map_err(of("KC_TARGETS"))
     }
 
     /// Writes a bank of the rule table, which must not be in use.
@@ -352,6 +384,22 @@ impl Maps {
         }
         Ok(sum)
     }
+}
+
+/// Words of the filter before the target table; none where it is not used.
+fn filter_of(image: &Image) -> Vec<u64> {
+    if image.select_skb != SELECT_LEVELS && image.select_task != SELECT_LEVELS {
+        return vec![];
+    }
+    let mut words = vec![0u64; filter_words(image.targets.len())];
+    let shift = filter_shift(words.len());
+    for (id, _) in &image.targets {
+        let (place, bit) = filter_place(*id, shift);
+        if let Some(word) = words.get_mut(place as usize) {
+            *word |= bit;
+        }
+    }
+    words
 }
 
 fn data(map: &Map) -> Option<&MapData> {
