@@ -127,5 +127,8 @@ fn text(status: &message::Status) -> String {
             rule.name, rule.seen.events, rule.matched.events, rule.injected.events, rule.fault
         );
     }
+    for restarts in &status.restarted {
+        let _ = writeln!(text, "  {restarts}");
+    }
     text
 }

@@ -8,6 +8,7 @@ use crate::{
     plan::{self, Plan},
     report::{
         event::{Event, Sink},
+        restarts::Restarts,
         summary::{EventCount, RuleSummary, Summary, Undone},
     },
 };
@@ -69,6 +70,8 @@ pub struct Account<'a> {
     pub plan: &'a Plan,
     /// To whom.
     pub chosen: &'a Chosen,
+    /// Those of them that went, and came again.
+    pub restarted: Vec<Restarts>,
     /// Safety nets that would have refused it.
     pub allowed: Vec<&'static str>,
     /// What the engine left.
@@ -83,7 +86,7 @@ pub struct Account<'a> {
 
 /// Finishes the rollback, tells the summary and returns it.
 pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
-    let Account { plan, chosen, allowed, closed, bystander, recorder, ending } = account;
+    let Account { plan, chosen, restarted, allowed, closed, bystander, recorder, ending } = account;
     let mut problems = closed.problems.clone();
     let rules = RuleSummary::all(plan, &closed.counters, &closed.missed, &closed.held);
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
@@ -108,6 +111,7 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
         chosen: hit,
         spared: chosen.spared.clone(),
         allowed,
+        restarted,
         rules,
         queue,
         events,

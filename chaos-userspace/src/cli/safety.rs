@@ -4,15 +4,32 @@ use super::{exit, failure::Failure, target::Chosen};
 use crate::{
     host::{cgroup::Cgroup, process},
     plan::safety::{self, Process, Scene},
-    spec::Spec,
+    spec::{Spec, safety::Net},
 };
+use std::{collections::BTreeSet, path::Path};
+
+/// What the nets catch among processes that have come into a target since, in words: nothing if it may be hit.
+pub fn caught_later(path: &Path, processes: &[i32], allowed: &BTreeSet<Net>) -> Option<String> {
+    let processes = named(processes);
+    let lineage = process::lineage();
+    let cgroups = [path];
+    let scene =
+        Scene { cgroups: &cgroups, matching: None, processes: &processes, lineage: &lineage, duration: None };
+    // What the path alone is caught for was allowed, or there were no run.
+    let (refused, _) = safety::check(&scene, allowed);
+    let reasons: Vec<_> = refused.iter().map(ToString::to_string).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+fn named(processes: &[i32]) -> Vec<Process> {
+    processes.iter().filter_map(|pid| Some(Process { pid: *pid, comm: process::comm(*pid)? })).collect()
+}
 
 /// Says which nets would have refused the run and are allowed, or refuses it, for all reasons at once.
 ///
 /// `processes` are those of the targets, which are looked at once; who joins it later is hit with it.
 pub fn check(chosen: &Chosen, processes: &[i32], spec: &Spec) -> Result<Vec<&'static str>, Failure> {
-    let named = |pid: &i32| Some(Process { pid: *pid, comm: process::comm(*pid)? });
-    let processes: Vec<_> = processes.iter().filter_map(named).collect();
+    let processes = named(processes);
     let lineage = process::lineage();
     let cgroups: Vec<_> = chosen.cgroups.iter().map(Cgroup::path).collect();
     let scene = Scene {

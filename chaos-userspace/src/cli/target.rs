@@ -6,12 +6,14 @@ use crate::{
     plan::{explain::paths, selection},
     spec::{
         Problems, Spec,
+        safety::Net,
         select::Select,
         target::{self, ContainerId, Target, Unit},
     },
 };
 use clap::Args;
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher, Hasher, RandomState},
     os::unix::ffi::OsStrExt,
     path::PathBuf,
@@ -83,12 +85,14 @@ pub struct Chosen {
     pub spared: Vec<PathBuf>,
     /// If a pattern fits several: how many there are to choose from.
     pub matching: Option<usize>,
+    /// Safety nets that may be passed.
+    pub allowed: BTreeSet<Net>,
 }
 
 impl Chosen {
     /// One and no other.
     pub fn only(cgroup: Cgroup) -> Self {
-        Self { cgroups: vec![cgroup], spared: vec![], matching: None }
+        Self { cgroups: vec![cgroup], spared: vec![], matching: None, allowed: BTreeSet::new() }
     }
 
     /// Looks for the targets of a spec and chooses among them.
@@ -106,8 +110,12 @@ impl Chosen {
         let is_chosen = selection::choose(&names, spec.select, seed)
             .map_err(|problem| Failure::new(exit::USAGE, problem))?;
         let has_choice = candidates.len() > 1 && spec.targets.iter().any(Target::is_pattern);
-        let mut chosen =
-            Self { cgroups: vec![], spared: vec![], matching: has_choice.then_some(candidates.len()) };
+        let mut chosen = Self {
+            cgroups: vec![],
+            spared: vec![],
+            matching: has_choice.then_some(candidates.len()),
+            allowed: spec.allowed.clone(),
+        };
         for (cgroup, is_chosen) in candidates.into_iter().zip(is_chosen) {
             if is_chosen {
                 chosen.cgroups.push(cgroup);

@@ -348,6 +348,14 @@ impl Image {
         }
     }
 
+    /// The same with the cgroup `new` in place of `old`, on the same level.
+    pub fn with_target(&self, old: u64, new: u64) -> Self {
+        let mut image = self.clone();
+        image.targets.iter_mut().filter(|(id, _)| *id == old).for_each(|(id, _)| *id = new);
+        image.fast_ids.iter_mut().filter(|id| **id == old).for_each(|id| *id = new);
+        image
+    }
+
     /// What slots stand for: with `SELECT_WALK` the target of the same place, otherwise all that targets are subject to,
     /// each once. A socket hook's program knows the first slot with what its targets are subject to.
     pub fn slots(&self) -> Vec<Target> {
@@ -480,6 +488,17 @@ mod tests {
         );
         assert_eq!(encode(&[job(&lossy, &targets[..8])]).unwrap().fast_ids, image.fast_ids);
         assert_eq!(encode(&[job(&lossy, &targets)]).unwrap().select_skb, SELECT_LEVELS);
+    }
+
+    #[test]
+    fn a_target_that_is_made_anew_is_what_it_was() {
+        let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
+        for count in [2, 9] {
+            let mut targets: Vec<_> = (1..=count).map(|id| (id, 4)).collect();
+            let image = encode(&[job(&lossy, &targets)]).unwrap().with_target(2, 70);
+            targets[1].0 = 70;
+            assert_eq!(image, encode(&[job(&lossy, &targets)]).unwrap());
+        }
     }
 
     #[test]

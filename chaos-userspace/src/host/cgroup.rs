@@ -1,5 +1,6 @@
 //! The cgroup v2 hierarchy.
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::{
     fs::{self, File},
     io,
@@ -158,7 +159,7 @@ impl Hierarchy {
     pub fn make_fresh(&self, run: &str) -> Result<Cgroup, Error> {
         let path = self.own()?.join(format!("{FRESH_PREFIX}{run}"));
         fs::create_dir(&path).map_err(io_error("creating cgroup", &path))?;
-        Cgroup::open(&self.mount, path)
+        Cgroup::open(&self.mount, path).map(Cgroup::unnamed)
     }
 
     /// All cgroups that kchaos made and that are still there.
@@ -175,6 +176,15 @@ impl Hierarchy {
         }
         found
     }
+}
+
+/// Opens a directory below the mount, of the same file system, without following any link.
+fn open_beneath(mount: &Path, path: &Path) -> io::Result<File> {
+    let below = path.strip_prefix(mount).map_err(io::Error::other)?;
+    let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(
+        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV,
+    );
+    Ok(openat2(File::open(mount)?, below, how)?.into())
 }
 
 /// Processes of a cgroup and its descendants; none if it has gone.
@@ -206,6 +216,7 @@ pub struct Cgroup {
     id: u64,
     level: u32,
     directory: File,
+    named: bool,
 }
 
 impl Cgroup {
@@ -213,7 +224,7 @@ impl Cgroup {
         if path.to_str().is_none() {
             return Err(Error::NotText { path });
         }
-        let directory = File::open(&path).map_err(io_error("opening cgroup", &path))?;
+        let directory = open_beneath(mount, &path).map_err(io_error("opening cgroup", &path))?;
         let not_one =
             || Error::NotACgroup { path: path.display().to_string(), mount: mount.display().to_string() };
         let kind =
@@ -224,7 +235,17 @@ impl Cgroup {
         let id = directory.metadata().map_err(io_error("reading", &path))?.ino();
         let below = path.strip_prefix(mount).map_err(|_| not_one())?;
         let level = below.components().count() as u32;
-        Ok(Self { id, level, directory, path })
+        Ok(Self { id, level, directory, path, named: true })
+    }
+
+    /// The same, known by a process that is in it or because it was made, rather than by its own name.
+    pub fn unnamed(self) -> Self {
+        Self { named: false, ..self }
+    }
+
+    /// Whether it was named itself: then another one that takes its name later is meant as well.
+    pub fn is_named(&self) -> bool {
+        self.named
     }
 
     /// Its directory.

@@ -1,6 +1,7 @@
 //! What is there: cgroups, namespaces, devices, privileges, kernel features that can be read.
 
 pub mod cgroup;
+pub mod cgroup_watch;
 pub mod device;
 pub mod kernel;
 pub mod link_events;

@@ -19,12 +19,18 @@ impl Hierarchy {
     /// The cgroups of targets that exist, by path: each once, and none that lies below another one, with which it is hit
     /// anyway. All that is wrong is told.
     pub fn resolve_all(&self, targets: &[Target]) -> Result<Vec<Cgroup>, Vec<Error>> {
-        let (mut found, mut errors) = (BTreeMap::new(), vec![]);
+        let (mut found, mut errors) = (BTreeMap::<PathBuf, Cgroup>::new(), vec![]);
         kernel::allow_descriptors(targets.len());
         for target in targets {
             match self.resolve(target, targets.len() + found.len()) {
                 Ok(cgroups) => {
-                    found.extend(cgroups.into_iter().map(|cgroup| (cgroup.path().to_path_buf(), cgroup)));
+                    for cgroup in cgroups {
+                        // Named in both ways, it is named.
+                        let path = cgroup.path().to_path_buf();
+                        if cgroup.is_named() || !found.contains_key(&path) {
+                            found.insert(path, cgroup);
+                        }
+                    }
                 }
                 Err(error) => errors.push(error),
             }
@@ -130,7 +136,7 @@ impl Hierarchy {
     fn of_process(&self, pid: u32) -> Result<Cgroup, Error> {
         let missing = || Error::NoTarget { target: format!("process {pid}"), remedy: "ps" };
         let before = self.path_of_process(pid).ok_or_else(missing)?;
-        let cgroup = self.open(&before)?;
+        let cgroup = self.open(&before)?.unnamed();
         if self.path_of_process(pid).as_deref() == Some(&*before) { Ok(cgroup) } else { Err(missing()) }
     }
 

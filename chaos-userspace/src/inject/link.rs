@@ -17,11 +17,23 @@ pub struct Link {
     fds: Vec<OwnedFd>,
     what: String,
     arming: bool,
+    cgroup: Option<OnCgroup>,
+}
+
+/// What is attached to a cgroup, and to which: enough to attach it to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnCgroup {
+    /// The cgroup's id.
+    pub cgroup: u64,
+    /// The program's place among those of its engine.
+    pub program: usize,
+    /// The hook.
+    pub attach_type: AttachType,
 }
 
 impl Link {
     fn new(fd: OwnedFd, what: String) -> Self {
-        Self { fds: vec![fd], what, arming: false }
+        Self { fds: vec![fd], what, arming: false, cgroup: None }
     }
 
     /// What is attached where.
@@ -44,31 +56,32 @@ impl Link {
         Ok(Self::new(bpf::link_tcx_ingress(program, device)?, format!("tcx ingress on {name}")))
     }
 
-    /// Attaches to packets arriving at a cgroup.
-    pub fn cgroup_ingress(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
-        let fd = bpf::link_cgroup(program, cgroup, AttachType::CgroupInetIngress)?;
-        Ok(Self::new(fd, format!("cgroup_skb ingress on {name}")))
+    /// Attaches to packets leaving or arriving at a cgroup, or to one of its socket hooks, as `on` says.
+    pub fn cgroup(
+        program: BorrowedFd<'_>,
+        cgroup: BorrowedFd<'_>,
+        on: OnCgroup,
+        what: &str,
+    ) -> io::Result<Self> {
+        let fd = bpf::link_cgroup(program, cgroup, on.attach_type)?;
+        Ok(Self { cgroup: Some(on), ..Self::new(fd, what.to_owned()) })
     }
 
-    /// Attaches to packets leaving a cgroup.
-    pub fn cgroup_egress(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
-        let fd = bpf::link_cgroup(program, cgroup, AttachType::CgroupInetEgress)?;
-        Ok(Self::new(fd, format!("cgroup_skb egress on {name}")))
+    /// Counts as attached to this cgroup, if it is to any.
+    pub fn count_for(&mut self, cgroup: u64) {
+        if let Some(on) = &mut self.cgroup {
+            on.cgroup = cgroup;
+        }
+    }
+
+    /// What is attached to which cgroup, of a link that is.
+    pub fn on_cgroup(&self) -> Option<OnCgroup> {
+        self.cgroup
     }
 
     /// Attaches a program to the function it was loaded for: LSM hooks and `fmod_ret`.
     pub fn function(program: BorrowedFd<'_>, what: &str) -> io::Result<Self> {
         Ok(Self::new(bpf::open_raw_tracepoint(program, None)?, what.to_owned()))
-    }
-
-    /// Attaches to one of a cgroup's socket hooks.
-    pub fn cgroup_socket(
-        program: BorrowedFd<'_>,
-        cgroup: BorrowedFd<'_>,
-        attach_type: AttachType,
-        what: &str,
-    ) -> io::Result<Self> {
-        Ok(Self::new(bpf::link_cgroup(program, cgroup, attach_type)?, what.to_owned()))
     }
 
     /// Attaches to the entry of many kernel functions.
@@ -83,7 +96,7 @@ impl Link {
     pub fn exec(program: BorrowedFd<'_>) -> io::Result<Self> {
         let fd = bpf::open_raw_tracepoint(program, Some(c"sched_process_exec"))?;
         let what = "raw tracepoint sched_process_exec".to_owned();
-        Ok(Self { fds: vec![fd], what, arming: true })
+        Ok(Self { arming: true, ..Self::new(fd, what) })
     }
 
     /// Attaches the program that forgets processes to the tracepoint of their end.
@@ -98,7 +111,7 @@ impl Link {
         let event = open_kprobe_event(function)?;
         let what = format!("kprobe {function}");
         match bpf::link_perf_event(program, event.as_fd()) {
-            Ok(link) => Ok(Self { fds: vec![link, event], what, arming: false }),
+            Ok(link) => Ok(Self { fds: vec![link, event], what, arming: false, cgroup: None }),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 attach_to_event(program, event.as_fd())?;
                 Ok(Self::new(event, what))

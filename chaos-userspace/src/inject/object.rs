@@ -72,16 +72,24 @@ pub(super) fn of(name: &'static str) -> impl FnOnce(MapError) -> Error {
     move |source| Error::Map { name, source }
 }
 
+/// Reads the object file, for programs with maps that exist already.
+pub fn parse() -> Result<Object, program::Error> {
+    if OBJECT.is_empty() {
+        return Err(program::Error::NoObject);
+    }
+    Object::parse(OBJECT).map_err(unreadable)
+}
+
+fn unreadable(error: aya_obj::ParseError) -> program::Error {
+    program::Error::Parse(error.to_string())
+}
+
 /// Reads the object file and makes its maps, sized for what `image` needs, with its read-only globals. `log_level` is
 /// aya-log's: 0 for none. Returns the object with its maps' definitions still in it, for [`program::Programs`].
 ///
 /// aya's own loader would parse the kernel's type information first (50 ms), which most engines do not need.
 pub fn open(image: &Image, log_level: u8, recording: Option<Recording>) -> Result<(Maps, Object), Error> {
-    if OBJECT.is_empty() {
-        return Err(program::Error::NoObject.into());
-    }
-    let unreadable = |error: aya_obj::ParseError| program::Error::Parse(error.to_string());
-    let mut object = Object::parse(OBJECT).map_err(unreadable)?;
+    let mut object = parse()?;
     let globals = globals(image, log_level, recording);
     let globals = globals.iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect();
     object.patch_map_data(globals).map_err(unreadable)?;
@@ -318,7 +326,20 @@ impl Maps {
         }
         let mut targets: HashMap<_, u64, Target> =
             self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
-        targets.remove(before).map_err(of("KC_TARGETS"))
+        if targets.get(before, 0).is_ok() { targets.remove(before).map_err(of("KC_TARGETS")) } else { Ok(()) }
+    }
+
+    /// Nothing matches the target in `place` any more.
+    pub fn leave_target(&mut self, image: &Image, place: usize) -> Result<(), Error> {
+        let Some((id, _)) = image.targets.get(place) else { return Ok(()) };
+        if image.select_task == SELECT_WALK {
+            let name = "KC_WALK_TARGETS";
+            let mut walk: Array<_, Target> = self.map(name)?.try_into().map_err(of(name))?;
+            walk.set(place as u32, Target::default(), 0).map_err(of(name))?;
+        }
+        let mut targets: HashMap<_, u64, Target> =
+            self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
+        if targets.get(id, 0).is_ok() { targets.remove(id).map_err(of("KC_TARGETS")) } else { Ok(()) }
     }
 
     /// Writes a bank of the rule table, which must not be in use.

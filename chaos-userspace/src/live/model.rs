@@ -216,6 +216,7 @@ pub(super) mod tests {
                     spared_by_draw: 10_000 - injected,
                     drawn_before: Drawn::default(),
                 }],
+                restarted: vec![],
                 chosen: vec![
                     "/sys/fs/cgroup/shop.slice/shop.service".into(),
                     "/sys/fs/cgroup/shop.slice/cart.service".into(),

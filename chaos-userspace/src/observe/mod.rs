@@ -4,3 +4,4 @@ pub mod bystander;
 pub mod devices;
 pub mod kernel_log;
 pub mod recorder;
+pub mod targets;

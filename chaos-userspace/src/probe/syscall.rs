@@ -15,7 +15,7 @@ use crate::{
     host::{kernel, types::KernelTypes},
     inject::{
         bpf::{self, AttachType, ProgramType},
-        link::Link,
+        link::{Link, OnCgroup},
     },
     plan::{
         EntryHook, Registers,
@@ -271,13 +271,13 @@ pub fn try_socket_hooks() -> Result<(), Unable> {
         }
         refused("socket hooks", error)
     })?;
-    let _link = Link::cgroup_socket(program.as_fd(), scratch.cgroup().as_fd(), attach_type, "connect4")
-        .map_err(|error| {
-            Unable::new(
-                format!("{NAME}: programs cannot be attached: {error}"),
-                "use a kernel with CONFIG_CGROUP_BPF",
-            )
-        })?;
+    let on = OnCgroup { cgroup: scratch.cgroup().id(), program: 0, attach_type };
+    let _link = Link::cgroup(program.as_fd(), scratch.cgroup().as_fd(), on, "connect4").map_err(|error| {
+        Unable::new(
+            format!("{NAME}: programs cannot be attached: {error}"),
+            "use a kernel with CONFIG_CGROUP_BPF",
+        )
+    })?;
     tested(NAME, felt::by_child(scratch.cgroup(), felt::connect_loopback), felt_nothing(NAME))
 }
 

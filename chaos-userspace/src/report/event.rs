@@ -30,6 +30,39 @@ pub enum Event<'a> {
         /// What they do now, in words.
         faults: &'a [String],
     },
+    /// A target has gone: no cgroup has its path any more.
+    TargetGone {
+        /// The run.
+        run: &'a str,
+        /// Its path.
+        cgroup: &'a Path,
+        /// Seconds since the run was armed.
+        at_s: f64,
+    },
+    /// A cgroup of a target's path is there again, and is hit from now on.
+    TargetBack {
+        /// The run.
+        run: &'a str,
+        /// Its path.
+        cgroup: &'a Path,
+        /// Seconds since the run was armed.
+        at_s: f64,
+        /// Seconds for which there was none.
+        away_s: f64,
+        /// Milliseconds from when it was found to when it was hit.
+        took_ms: f64,
+    },
+    /// A target that came again is not hit, or not everywhere.
+    TargetLost {
+        /// The run.
+        run: &'a str,
+        /// Its path.
+        cgroup: &'a Path,
+        /// Seconds since the run was armed.
+        at_s: f64,
+        /// Why.
+        problem: &'a str,
+    },
     /// A phase of an experiment begins.
     Phase {
         /// The run.

@@ -4,4 +4,5 @@ pub mod event;
 pub mod experiment;
 pub mod held;
 pub mod record;
+pub mod restarts;
 pub mod summary;

@@ -1,6 +1,6 @@
 //! What a run did, in numbers.
 
-use super::held::HeldBack;
+use super::{held::HeldBack, restarts::Restarts};
 use crate::{
     inject::line::Queue,
     observe::{bystander::Felt, recorder::Written},
@@ -38,6 +38,9 @@ pub struct Summary {
     pub spared: Vec<PathBuf>,
     /// Safety nets that would have refused the run and were allowed.
     pub allowed: Vec<&'static str>,
+    /// Targets that went, and came again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restarted: Vec<Restarts>,
     /// In the order of the plan.
     pub rules: Vec<RuleSummary>,
     /// What became of packets in delay lines, if there were any.
@@ -249,6 +252,9 @@ impl Summary {
             let reasons =
                 if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
             let _ = writeln!(text, "{segments}{held}{reasons}{missed}");
+        }
+        for restarts in &self.restarted {
+            let _ = writeln!(text, "  {restarts}");
         }
         if !self.allowed.is_empty() {
             let _ = writeln!(text, "  allowed: {}", self.allowed.join(", "));

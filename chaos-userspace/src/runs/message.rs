@@ -3,7 +3,10 @@
 use super::progress::Progress;
 use crate::{
     plan::explain::shown,
-    report::summary::{Count, RuleSummary},
+    report::{
+        restarts::Restarts,
+        summary::{Count, RuleSummary},
+    },
     spec::{Fault, network::Effect},
 };
 use serde::{Deserialize, Serialize};
@@ -79,6 +82,9 @@ pub struct Status {
     /// The first [`CHOSEN_MAX`] targets.
     #[serde(default)]
     pub chosen: Vec<PathBuf>,
+    /// Targets that went, and came again: the first [`CHOSEN_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarted: Vec<Restarts>,
     /// The experiment that it is part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experiment: Option<Box<Progress>>,

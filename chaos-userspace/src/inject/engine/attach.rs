@@ -4,7 +4,8 @@ use super::{Engine, Error, Placement, devices::namespaces_of, io_error};
 use crate::{
     host::cgroup::Cgroup,
     inject::{
-        link::Link,
+        bpf::AttachType,
+        link::{Link, OnCgroup},
         program::{Kind, Programs},
     },
     plan::{EntryHook, Mechanism, SocketHook},
@@ -94,6 +95,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Attaches a program to a target.
+    pub(super) fn link_cgroup(
+        &mut self,
+        cgroup: &Cgroup,
+        program: usize,
+        attach_type: AttachType,
+        what: &str,
+    ) -> Result<(), Error> {
+        let on = OnCgroup { cgroup: cgroup.id(), program, attach_type };
+        self.link(what, |this| Link::cgroup(this.programs[program].as_fd(), cgroup.as_fd(), on, what))
+    }
+
     fn attach_mechanism(
         &mut self,
         mechanism: &Mechanism,
@@ -115,9 +128,8 @@ impl Engine {
             Mechanism::CgroupSkb => {
                 for cgroup in uppermost(users) {
                     let name = cgroup.path().display().to_string();
-                    self.link(&format!("cgroup_skb to {name}"), |this| {
-                        Link::cgroup_ingress(this.programs[program].as_fd(), cgroup.as_fd(), &name)
-                    })?;
+                    let what = format!("cgroup_skb ingress on {name}");
+                    self.link_cgroup(cgroup, program, AttachType::CgroupInetIngress, &what)?;
                 }
                 Ok(())
             }
@@ -170,10 +182,7 @@ impl Engine {
                 }
             };
             let what = format!("{} of {}", hook.name(), cgroup.path().display());
-            self.link(&what, |this| {
-                let program = this.programs[program].as_fd();
-                Link::cgroup_socket(program, cgroup.as_fd(), hook.attach_type(), &what)
-            })?;
+            self.link_cgroup(cgroup, program, hook.attach_type(), &what)?;
         }
         Ok(())
     }

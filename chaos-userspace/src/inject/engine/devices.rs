@@ -34,17 +34,29 @@ impl Place {
     pub(super) fn namespace(&self) -> &NetworkNamespace {
         &self.namespace
     }
+
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(super) fn mechanism(&self) -> &Mechanism {
+        &self.mechanism
+    }
+
+    pub(super) fn program(&self) -> usize {
+        self.program
+    }
 }
 
 impl Engine {
     pub(super) fn add_place(
         &mut self,
-        namespace: NetworkNamespace,
+        namespace: impl Into<Arc<NetworkNamespace>>,
         number: u32,
         mechanism: &Mechanism,
         program: usize,
     ) -> Result<(), Error> {
-        let namespace = Arc::new(namespace);
+        let namespace = namespace.into();
         // Each costs a grace period, and nothing passes one that is down: it is followed like one that appears.
         let mut devices = devices_in(&namespace)?;
         devices.retain(Device::is_up);

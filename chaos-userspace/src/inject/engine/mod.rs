@@ -5,6 +5,7 @@ mod change;
 mod close;
 mod devices;
 mod lines;
+mod targets;
 mod witness;
 
 use super::{

@@ -4,7 +4,7 @@ use super::{Engine, Error, Placement, attach::uppermost};
 use crate::{
     host::neighbour,
     inject::{
-        link::Link,
+        bpf::AttachType,
         object,
         program::{Kind, Programs},
     },
@@ -13,7 +13,6 @@ use crate::{
 use chaos_common::counter::{LEAVING_MET, LEAVING_SEEN};
 use std::{
     net::IpAddr,
-    os::fd::AsFd,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -50,9 +49,8 @@ impl Engine {
         };
         for cgroup in uppermost(placements.iter().filter(judged)) {
             let name = cgroup.path().display().to_string();
-            self.link(&format!("the witness to {name}"), |this| {
-                Link::cgroup_egress(this.programs[program].as_fd(), cgroup.as_fd(), &name)
-            })?;
+            let what = format!("cgroup_skb egress on {name}");
+            self.link_cgroup(cgroup, program, AttachType::CgroupInetEgress, &what)?;
         }
         Ok(())
     }
