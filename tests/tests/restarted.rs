@@ -328,6 +328,47 @@ fn connections_fail_again_by_socket_hooks() -> Result<()> {
     Ok(())
 }
 
+/// How long a process that is in the new cgroup as soon as it is made is spared: from then to the last call that was not
+/// hit.
+fn spared(call: &str, errno: &str, faults: &str) -> Result<()> {
+    let pods = Pods::start(1, faults)?;
+    let beside = pods.ground.cgroup.child("beside")?;
+    let arguments = format!("calls --call {call} --wait --no-controls --pause-us 20");
+    let mut victim =
+        Victim::start(&Place::default().in_cgroup(&beside).in_netns(&pods.ground.netns), &arguments)?;
+    victim.ready()?;
+    victim.board.go.store(1, Release);
+    wait_until("calls", || read_tasks(&victim.board).first().is_some_and(|task| task.calls > 3))?;
+    let mut gaps_ms = vec![];
+    for _ in 0..20 {
+        Cgroup::existing(pods.path(0)).remove()?;
+        let felt = |victim: &Victim| read_tasks(&victim.board)[0].errno(errno);
+        let before = felt(&victim);
+        let made_ns = monotonic_ns();
+        pods.make(0)?.adopt(victim.pid())?;
+        wait_until("calls to fail", || felt(&victim) > before + 20)?;
+        let last_ns = read_tasks(&victim.board)[0].last_success_ns;
+        gaps_ms.push(last_ns.saturating_sub(made_ns) as f64 / 1e6);
+        beside.adopt(victim.pid())?;
+    }
+    victim.stop(Role::First)?;
+    let path = pods.path(0);
+    gaps_ms.sort_by(f64::total_cmp);
+    measure("restart_gap", json!({"call": call, "median_ms": gaps_ms[10], "worst_ms": gaps_ms[19]}));
+    let finished = pods.end()?;
+    ensure!(times(&finished, &path) == 20, "{:?}", finished.events("summary"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_process_that_is_there_at_once_is_hit_soon() -> Result<()> {
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
+    }
+    spared("openat", "EIO", "--fail openat=EIO@100%")
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn who_was_named_by_a_process_is_not_followed() -> Result<()> {

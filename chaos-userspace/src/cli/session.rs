@@ -1,29 +1,26 @@
 //! A run while it lives: what `exec` and `inject` share between a plan and a summary.
 
+mod restarts;
+
 use super::{
     console,
     events::Events,
     exit,
     failure::Failure,
     run::{self, Account, Ending},
-    safety, set,
+    set,
     signals::{Arrived, Signals},
     target::Chosen,
 };
 use crate::{
-    host::cgroup::{self, Cgroup, Hierarchy},
     inject::engine::{Closed, Engine, Grace, Placement},
     observe::{
-        bystander::Bystander,
-        devices::DeviceNews,
-        kernel_log::Forwarder,
-        recorder::Recorder,
-        targets::{Change, Targets},
+        bystander::Bystander, devices::DeviceNews, kernel_log::Forwarder, recorder::Recorder,
+        targets::Targets,
     },
-    plan::{Plan, explain::shown},
+    plan::Plan,
     report::{
         event::{Event, Sink},
-        restarts::Restarts,
         summary::{RuleSummary, Summary},
     },
     runs::{
@@ -35,7 +32,7 @@ use crate::{
 };
 use chaos_common::counter::Outcome;
 use nix::sys::signal::{SigSet, Signal};
-use std::{future::Future, path::Path, pin::Pin, time::Instant};
+use std::{future::Future, pin::Pin, time::Instant};
 use tokio::{
     sync::mpsc,
     time::{Sleep, sleep},
@@ -120,7 +117,7 @@ impl<'a> Session<'a> {
         // Before any thread is started, so that the signals wait for us on all of them.
         let signals = Signals::take().map_err(Failure::internal)?;
         let placement = Placement { plan, cgroups: chosen.cgroups.iter().collect(), await_exec: made_cgroup };
-        let targets = follow(chosen);
+        let targets = restarts::follow(chosen);
         chosen.check_current()?;
         let engine = {
             let recording = events.as_ref().map(|events| events.recording);
@@ -318,69 +315,6 @@ impl<'a> Session<'a> {
         News::Signal(arrived)
     }
 
-    /// Goes on with targets that come again.
-    fn heed(&mut self, changes: Vec<Change>, sink: &mut Sink) {
-        for change in changes {
-            let at_s = self.armed.map_or(0.0, |since| since.elapsed().as_secs_f64());
-            let run = &self.plan.run;
-            let (Some(engine), Some(targets)) = (&mut self.engine, &mut self.targets) else { return };
-            match change {
-                Change::Gone(path) => {
-                    targets.note(&path, true, at_s);
-                    say(sink, run, &path, "has gone; what comes again by this name is hit as well");
-                    sink.write(&Event::TargetGone { run, cgroup: &path, at_s });
-                }
-                Change::Back { cgroup, before, away } => {
-                    let (path, since) = (cgroup.path(), Instant::now());
-                    match engine.replace_target(before, &cgroup) {
-                        Ok(()) => {
-                            let took_ms = since.elapsed().as_secs_f64() * 1e3;
-                            let away_s = away.as_secs_f64();
-                            targets.note(path, false, at_s);
-                            say(sink, run, path, &format!("has come again after {away_s:.3} s, and is hit"));
-                            sink.write(&Event::TargetBack { run, cgroup: path, at_s, away_s, took_ms });
-                        }
-                        Err(error) => {
-                            let problem = format!("has come again, but is not hit everywhere: {error}");
-                            lose(targets, sink, run, path, at_s, &problem);
-                        }
-                    }
-                }
-                Change::Look(path) => self.look(&path, at_s, sink),
-            }
-        }
-    }
-
-    /// Looks at the processes of a target that came again: whether they may be hit, and in which network namespaces they are.
-    fn look(&mut self, path: &Path, at_s: f64, sink: &mut Sink) {
-        let (Some(engine), Some(targets)) = (&mut self.engine, &mut self.targets) else { return };
-        let processes = cgroup::processes(path);
-        let Some(id) = targets.id(path).filter(|_| !processes.is_empty()) else { return };
-        if let Some(caught) = safety::caught_later(path, &processes, &self.chosen.allowed) {
-            let left = engine.leave_target(id);
-            targets.leave(path);
-            let problem = match left {
-                Ok(()) => format!("has come again, and is not hit any more: {caught}"),
-                Err(error) => format!("has come again, and must not be hit, but is: {caught}: {error}"),
-            };
-            lose(targets, sink, &self.plan.run, path, at_s, &problem);
-            return;
-        }
-        let followed = engine.follow_namespaces(&processes).map_err(|error| error.to_string());
-        let listened =
-            followed.and_then(|news| self.device_news.listen(news).map_err(|error| error.to_string()));
-        if let Err(error) = listened {
-            targets.stop_looking(path);
-            let problem = format!("has come again, but not all its packets are judged: {error}");
-            lose(targets, sink, &self.plan.run, path, at_s, &problem);
-        }
-    }
-
-    /// Those of the targets that went, and came again.
-    fn restarted(&self) -> Vec<Restarts> {
-        self.targets.as_ref().map(Targets::restarts).unwrap_or_default()
-    }
-
     /// Does what is asked. A request to stop is heard as the signal that asks for the same.
     fn hear(&mut self, caller: Caller, sink: &mut Sink) -> Option<News> {
         let answer = match &caller.request {
@@ -522,32 +456,6 @@ fn forward_kernel_log(engine: &Engine, verbose: u8) -> Option<Forwarder> {
         log::warn!("the kernel programs' messages cannot be shown: none of {programs:?} has a log");
     }
     forwarder
-}
-
-/// Watches the targets. A run does not fail because they cannot be found again.
-fn follow(chosen: &Chosen) -> Option<Targets> {
-    if !chosen.cgroups.iter().any(Cgroup::is_named) {
-        return None;
-    }
-    let hierarchy = Hierarchy::find().map_err(|error| error.to_string());
-    let targets = hierarchy.and_then(|hierarchy| {
-        Targets::follow(hierarchy, chosen.cgroups.iter()).map_err(|error| error.to_string())
-    });
-    targets.inspect_err(|error| log::warn!("targets that are made anew are not found again: {error}")).ok()
-}
-
-/// Tells that a target which came again is not hit, or not everywhere.
-fn lose(targets: &mut Targets, sink: &mut Sink, run: &str, path: &Path, at_s: f64, problem: &str) {
-    targets.note_problem(path, problem);
-    log::warn!("{} {problem}", shown(path));
-    sink.write(&Event::TargetLost { run, cgroup: path, at_s, problem });
-}
-
-/// Says what has become of a target, to people.
-fn say(sink: &Sink, run: &str, path: &Path, what: &str) {
-    if !sink.is_stderr() {
-        console::say(&format!("kchaos {run}: {} {what}\n", shown(path)));
-    }
 }
 
 /// Attaches to devices that have appeared. A device that cannot be judged must not end the run, but be told.

@@ -23,20 +23,21 @@ use std::{
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct Targets {
     /// A cgroup v2 directory, or its path below the mount, with everything below it; with *, ?, [a-z] and ** all that fit.
-    /// Targets of all kinds can be repeated and mixed
+    /// One that is removed and made again is hit again. Targets of all kinds can be repeated and mixed
     #[arg(long, value_name = "PATH|PATTERN", value_parser = target::cgroup_path, help_heading = "Target")]
     cgroup: Vec<PathBuf>,
 
     /// The cgroup of a systemd unit: web.service, system-web.slice; web stands for web.service, web@ for all instances of
-    /// the template, 'web-*' for all that fit
+    /// the template, 'web-*' for all that fit. A restarted unit is hit again
     #[arg(long, value_name = "NAME|PATTERN", help_heading = "Target")]
     unit: Vec<Unit>,
 
-    /// The cgroup that this process is in, with all its other processes
+    /// The cgroup that this process is in, with all its other processes. Not followed if it is made again
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Target")]
     pid: Vec<u32>,
 
-    /// The cgroup of a container: its id or the beginning of it, for Docker, containerd, CRI-O and Podman
+    /// The cgroup of a container: its id or the beginning of it, for Docker, containerd, CRI-O and Podman. A
+    /// restarted container is hit again
     #[arg(long, value_name = "ID", help_heading = "Target")]
     container: Vec<ContainerId>,
 

@@ -8,7 +8,7 @@ use crate::{
     report::restarts::Restarts,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::pending,
     io,
     path::{Path, PathBuf},
@@ -66,9 +66,11 @@ impl Targets {
     /// If they cannot be watched.
     pub fn follow<'a>(hierarchy: Hierarchy, cgroups: impl Iterator<Item = &'a Cgroup>) -> io::Result<Self> {
         let mut watch = CgroupWatch::new(hierarchy.mount())?;
-        let mut all = BTreeMap::new();
+        let (mut all, mut parents) = (BTreeMap::new(), BTreeSet::new());
         for cgroup in cgroups.filter(|cgroup| cgroup.is_named()) {
-            watch.watch(cgroup.path())?;
+            if parents.insert(cgroup.path().parent()) {
+                watch.watch(cgroup.path())?;
+            }
             let restarts = Restarts::of(cgroup.path().to_owned());
             all.insert(
                 cgroup.path().to_owned(),
