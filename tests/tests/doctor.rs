@@ -5,7 +5,7 @@ use integration_tests::capability::{
     delay_missing, fails_syscalls, fmod_ret_security_works, fmod_ret_sys_works, has_tcx, kprobe_multi_works,
     kprobe_override_works, lsm_lists_bpf, lsm_works, socket_hooks_work,
 };
-use integration_tests::cgroup::TestCgroup;
+use integration_tests::cgroup::{TestCgroup, v1_mount_point};
 use integration_tests::kchaos::binary;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::netns::NetNs;
@@ -126,6 +126,45 @@ fn doctor_recognises_lsm_programs_that_never_fire() -> Result<()> {
     if std::path::Path::new("/sys/kernel/security/lsm").exists() {
         ensure!(format!("{} {}", lsm.why, lsm.remedy).contains("lsm="), "{lsm:?}");
     }
+    Ok(())
+}
+
+/// The row about this, of `doctor --json` in this place.
+fn row(what: &str, place: &Place) -> Result<(Verdict, i32)> {
+    let output = run("doctor --json", place)?;
+    let verdicts = verdicts(&output)?;
+    let found = verdicts.into_iter().find(|verdict| verdict.what == what && verdict.mechanism.is_empty());
+    let status = output.status.code().context("doctor was killed")?;
+    Ok((found.with_context(|| format!("doctor says nothing of {what}"))?, status))
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn doctor_says_what_the_host_says_of_itself() -> Result<()> {
+    let here = Place::default();
+    let (cgroup, _) = row("cgroup v2", &here)?;
+    let hybrid = v1_mount_point()?.is_some();
+    ensure!(cgroup.works && cgroup.why.contains("hybrid") == hybrid, "hybrid: {hybrid}, but {cgroup:?}");
+    let (lockdown, _) = row("lockdown", &here)?;
+    let locked = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    ensure!(lockdown.works != locked.contains("[confidentiality]"), "{locked}: {lockdown:?}");
+    let (modules, _) = row("security modules", &here)?;
+    if std::path::Path::new("/sys/kernel/security/lsm").exists() {
+        ensure!(modules.works == lsm_lists_bpf(), "bpf is listed: {}, but {modules:?}", lsm_lists_bpf());
+        ensure!(modules.works || modules.remedy.contains("lsm="), "{modules:?}");
+    }
+    let (types, _) = row("type information", &here)?;
+    ensure!(types.works == std::path::Path::new("/sys/kernel/btf/vmlinux").exists(), "{types:?}");
+    let (types, _) = row("type information", &Place::default().without_btf())?;
+    ensure!(!types.works && types.remedy.contains("CONFIG_DEBUG_INFO_BTF"), "{types:?}");
+    // Nothing works for them, and doctor ends so.
+    let (privileges, status) = row("privileges", &Place::default().as_nobody())?;
+    ensure!(
+        !privileges.works && privileges.why.contains("CAP_BPF") && status == 8,
+        "{status}: {privileges:?}"
+    );
+    let (privileges, _) = row("privileges", &here)?;
+    ensure!(privileges.works, "{privileges:?}");
     Ok(())
 }
 

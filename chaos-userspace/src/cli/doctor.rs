@@ -2,9 +2,8 @@
 
 use super::{console, exit, failure::Failure};
 use crate::{
-    host::{cgroup::Hierarchy, kernel, privilege},
-    inject::object::OBJECT,
-    probe::{Unable, kernel::Kernel, selftest},
+    host::kernel,
+    probe::{Unable, facts::Facts, kernel::Kernel, selftest},
 };
 use serde::Serialize;
 
@@ -29,36 +28,10 @@ impl Row {
 
 /// Runs the command. Ends with 8 if no fault at all works here.
 pub fn run(json: bool) -> Result<u8, Failure> {
-    let missing = privilege::missing();
-    let privileges = if missing.is_empty() {
-        Ok("all that are needed".to_owned())
-    } else {
-        Err(Unable::new(format!("missing {}", missing.join(", ")), "run as root"))
-    };
-    let cgroup = Hierarchy::find()
-        .map(|hierarchy| format!("mounted at {}", hierarchy.mount().display()))
-        .map_err(|error| Unable::new(error.to_string(), "mount cgroup2"));
-    let btf = if kernel::has_btf() {
-        Ok(kernel::BTF_PATH.to_owned())
-    } else {
-        Err(Unable::new(
-            format!("{} is missing", kernel::BTF_PATH),
-            "use a kernel with CONFIG_DEBUG_INFO_BTF",
-        ))
-    };
-    let programs = if OBJECT.is_empty() {
-        Err(Unable::new("this kchaos was built without them", "build it with `cargo xtask build`"))
-    } else {
-        Ok(format!("{} bytes", OBJECT.len()))
-    };
-    let abilities = Kernel::default();
-    let mut rows = vec![
-        Row::new("privileges", "", privileges),
-        Row::new("cgroup v2", "", cgroup),
-        Row::new("type information", "", btf),
-        Row::new("kernel programs", "", programs),
-    ];
+    let mut rows: Vec<_> =
+        Facts::read().rows().into_iter().map(|(what, answer)| Row::new(what, "", answer)).collect();
     let prerequisites = rows.len();
+    let abilities = Kernel::default();
     for (what, mechanism, test) in selftest::ALL {
         rows.push(Row::new(what, mechanism, test(&abilities)));
     }

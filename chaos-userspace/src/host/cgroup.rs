@@ -91,6 +91,11 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
     move |source| Error::Io { what, path, source }
 }
 
+/// Whether a cgroup v1 hierarchy is in a table with the format of /proc/mounts.
+pub fn has_version_1(mounts: &str) -> bool {
+    mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup"))
+}
+
 /// The mounted hierarchy.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {

@@ -45,6 +45,12 @@ fn with_trampolines(enabled_functions: &str) -> HashSet<String> {
     found
 }
 
+/// What the kernel keeps even from root, where that can be read: `[none] integrity confidentiality`, the active level in
+/// brackets.
+pub fn lockdown() -> Option<String> {
+    fs::read_to_string("/sys/kernel/security/lockdown").ok()
+}
+
 /// While it lives, this process may lock as much memory as it is allowed to ask for: kernels before 5.11 charge maps
 /// and programs to `RLIMIT_MEMLOCK`. Restored at the end, since a command we start inherits it.
 #[derive(Debug)]

@@ -114,6 +114,29 @@ fn understands(code: &[u64]) -> Result<bool, Unable> {
     }
 }
 
+/// What it means that a link to a device that is not there was refused.
+fn no_such_device(error: &io::Error) -> Result<(), Unable> {
+    match error.raw_os_error() {
+        Some(libc::ENODEV) => Ok(()),
+        Some(libc::EINVAL) => Err(Unable::new("tcx: this kernel has no tcx links", "use Linux 6.6 or later")),
+        _ => Err(Unable::new(format!("tcx: {error}"), "run as root with CAP_NET_ADMIN")),
+    }
+}
+
+/// What it means that a part of a delay line cannot be made.
+fn without(part: Part, error: &io::Error) -> Unable {
+    match part {
+        Part::Veth => Unable::new(
+            format!("line: a veth pair cannot be made: {error}"),
+            "load the module veth (CONFIG_VETH)",
+        ),
+        Part::Netem => Unable::new(
+            format!("line: netem cannot be used: {error}"),
+            "load the module sch_netem (CONFIG_NET_SCH_NETEM; package kernel-modules-extra on RHEL and Fedora)",
+        ),
+    }
+}
+
 impl Kernel {
     /// The kernel's type information.
     pub(super) fn types(&self) -> Result<&KernelTypes, Unable> {
@@ -173,11 +196,7 @@ impl Kernel {
             .map_err(|e| refused("tc programs", e))?;
         // A kernel with tcx looks for the device and finds none of this number; others do not know the link type.
         match bpf::link_tcx_egress(program.as_fd(), i32::MAX as u32) {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                Err(Unable::new("tcx: this kernel has no tcx links", "use Linux 6.6 or later"))
-            }
-            Err(error) => Err(Unable::new(format!("tcx: {error}"), "run as root with CAP_NET_ADMIN")),
+            Err(error) => no_such_device(&error),
             Ok(_) => Ok(()),
         }
     }
@@ -211,16 +230,7 @@ impl Kernel {
         let delay = Delay { latency: std::time::Duration::from_millis(1), ..Delay::default() };
         felt::in_empty_network(|| Ok(line::try_parts(&Netem::from(&delay))))
             .map_err(|error| Unable::new(format!("line: no network namespace: {error}"), "run as root"))?
-            .map_err(|(part, error)| match part {
-                Part::Veth => Unable::new(
-                    format!("line: a veth pair cannot be made: {error}"),
-                    "load the module veth (CONFIG_VETH)",
-                ),
-                Part::Netem => Unable::new(
-                    format!("line: netem cannot be used: {error}"),
-                    "load the module sch_netem (CONFIG_NET_SCH_NETEM; package kernel-modules-extra on RHEL and Fedora)",
-                ),
-            })
+            .map_err(|(part, error)| without(part, &error))
     }
 
     /// A socket's cgroup is read as the kernel's type information says where it is.
@@ -368,5 +378,41 @@ impl Abilities for Kernel {
 
     fn exact_counting(&self) -> Result<bool, Unable> {
         self.exact_counting.get_or_init(Self::try_exact_counting).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(errno: i32) -> io::Error {
+        io::Error::from_raw_os_error(errno)
+    }
+
+    #[test]
+    fn a_kernel_without_tcx_is_told_from_one_with_it() {
+        assert!(no_such_device(&error(libc::ENODEV)).is_ok());
+        let unable = no_such_device(&error(libc::EINVAL)).unwrap_err();
+        assert_eq!(unable.to_string(), "tcx: this kernel has no tcx links (remedy: use Linux 6.6 or later)");
+        assert!(no_such_device(&error(libc::EPERM)).unwrap_err().remedy.contains("CAP_NET_ADMIN"));
+    }
+
+    #[test]
+    fn missing_parts_of_a_line_are_named_with_their_modules() {
+        let unable = without(Part::Netem, &error(libc::ENOENT));
+        assert!(
+            unable.why.contains("netem cannot be used") && unable.remedy.contains("CONFIG_NET_SCH_NETEM")
+        );
+        let unable = without(Part::Veth, &error(libc::EOPNOTSUPP));
+        assert!(unable.why.contains("veth") && unable.remedy.contains("CONFIG_VETH"));
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_privileges_names_them() {
+        let unable = refused("tc programs", (error(libc::EPERM), String::new()));
+        assert!(unable.remedy.contains("CAP_BPF"), "{unable}");
+        let unable =
+            refused("tc programs", (error(libc::EINVAL), "unknown func\nprocessed 3 insns\n".into()));
+        assert!(unable.why.ends_with(": unknown func") && unable.remedy == "use another kernel", "{unable}");
     }
 }

@@ -1,6 +1,7 @@
 //! What this kernel can do, decided by trying.
 
 pub mod assembly;
+pub mod facts;
 pub mod felt;
 pub mod kernel;
 mod latency;

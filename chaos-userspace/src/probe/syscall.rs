@@ -139,16 +139,29 @@ pub fn try_fmod_ret_sys(kernel: &Kernel) -> Result<(), Unable> {
         Unable::new(why, "use a kernel with CONFIG_DEBUG_INFO_BTF")
     })?;
     let types = (ProgramType::Tracing, AttachType::ModifyReturn);
-    let unusable = |error: (io::Error, String)| {
-        if error.1.contains("is not modifiable") {
-            return Unable::new(
-                format!("{NAME}: this kernel's system call functions cannot be replaced"),
-                "use a kernel with CONFIG_FUNCTION_ERROR_INJECTION",
-            );
-        }
-        refused(NAME, error)
-    };
-    trampoline(NAME, types, function, unusable, felt_nothing(NAME))
+    trampoline(NAME, types, function, not_replaced, felt_nothing(NAME))
+}
+
+/// What it means that a program in place of a system call function was refused.
+fn not_replaced(error: (io::Error, String)) -> Unable {
+    if error.1.contains("is not modifiable") {
+        return Unable::new(
+            "fmod_ret_sys: this kernel's system call functions cannot be replaced",
+            "use a kernel with CONFIG_FUNCTION_ERROR_INJECTION",
+        );
+    }
+    refused("fmod_ret_sys", error)
+}
+
+/// What it means that a kprobe program which overrides was refused.
+fn not_overriding(mechanism: &str, error: (io::Error, String)) -> Unable {
+    if error.0.raw_os_error() == Some(libc::EPERM) {
+        return refused("kprobe programs", error);
+    }
+    Unable::new(
+        format!("{mechanism}: this kernel cannot override return values"),
+        "use a kernel with CONFIG_BPF_KPROBE_OVERRIDE",
+    )
 }
 
 /// `fentry` and `fexit`, tried on one function: what attaches there fires.
@@ -187,15 +200,8 @@ fn overriding(
 ) -> Result<(), Unable> {
     let scratch = scratch()?;
     let code = override_in(scratch.cgroup().id(), -TELLTALE);
-    let program = program(ProgramType::Kprobe, attach_type, &code, 0).map_err(|error| {
-        if error.0.raw_os_error() == Some(libc::EPERM) {
-            return refused("kprobe programs", error);
-        }
-        Unable::new(
-            format!("{mechanism}: this kernel cannot override return values"),
-            "use a kernel with CONFIG_BPF_KPROBE_OVERRIDE",
-        )
-    })?;
+    let program = program(ProgramType::Kprobe, attach_type, &code, 0)
+        .map_err(|error| not_overriding(mechanism, error))?;
     let _link = attach(program.as_fd(), &entry::function("openat", false)).map_err(|error| {
         Unable::new(format!("{mechanism}: programs cannot be attached: {error}"), "use another mechanism")
     })?;
@@ -303,5 +309,30 @@ pub fn registers(types: Option<&KernelTypes>) -> Registers {
         task_signal: offset("task_struct", "signal").unwrap_or_default(),
         signal_live: offset("signal_struct", "live").unwrap_or_default(),
         layout: MEMBERS.map(|(structure, member)| offset(structure, member).unwrap_or(UNKNOWN)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(errno: i32, log: &str) -> (io::Error, String) {
+        (io::Error::from_raw_os_error(errno), log.to_owned())
+    }
+
+    #[test]
+    fn a_kernel_without_error_injection_is_told() {
+        let unable = not_replaced(refusal(libc::EINVAL, "__x64_sys_openat() is not modifiable\n"));
+        assert!(unable.why.contains("cannot be replaced"), "{unable}");
+        assert_eq!(unable.remedy, "use a kernel with CONFIG_FUNCTION_ERROR_INJECTION");
+        assert!(not_replaced(refusal(libc::EPERM, "")).remedy.contains("CAP_BPF"));
+    }
+
+    #[test]
+    fn a_kernel_without_override_is_told() {
+        let unable = not_overriding("kprobe", refusal(libc::EINVAL, "unknown func bpf_override_return#58\n"));
+        assert_eq!(unable.why, "kprobe: this kernel cannot override return values");
+        assert_eq!(unable.remedy, "use a kernel with CONFIG_BPF_KPROBE_OVERRIDE");
+        assert!(not_overriding("kprobe", refusal(libc::EPERM, "")).remedy.contains("CAP_PERFMON"));
     }
 }
