@@ -13,6 +13,7 @@ use super::{
     target::Chosen,
 };
 use crate::{
+    host::cgroup::Hierarchy,
     inject::engine::{Closed, Engine, Grace, Placement},
     observe::{
         bystander::Bystander, devices::DeviceNews, kernel_log::Forwarder, recorder::Recorder,
@@ -24,7 +25,6 @@ use crate::{
         summary::{RuleSummary, Summary},
     },
     runs::{
-        halt,
         message::{Answer, CHOSEN_MAX, Drawn, Request, RuleStatus, State, Status},
         progress::Progress,
         server::{Caller, Server},
@@ -33,10 +33,7 @@ use crate::{
 use chaos_common::counter::Outcome;
 use nix::sys::signal::{SigSet, Signal};
 use std::{future::Future, pin::Pin, time::Instant};
-use tokio::{
-    sync::mpsc,
-    time::{Sleep, sleep},
-};
+use tokio::time::{Sleep, sleep};
 
 /// Runs a session's work on a runtime of its own, on this thread.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -80,11 +77,10 @@ pub struct Session<'a> {
     recorder: Option<Recorder>,
     signals: Signals,
     device_news: DeviceNews,
-    /// Those that are followed when they are made anew.
-    targets: Option<Targets>,
+    /// Those that are followed when they are made anew, and the lever.
+    targets: Targets,
     over: Option<Pin<Box<Sleep>>>,
     bystander: Option<Bystander>,
-    halted: mpsc::Receiver<()>,
     /// Its shares follow a timetable.
     follows: bool,
     /// By rule: what was drawn before its present share was asked for.
@@ -111,13 +107,16 @@ impl<'a> Session<'a> {
         // First, since it is the caller's to put right.
         let events = events.open()?;
         // Heard before it is looked at: a lever pulled between the two is not missed.
-        let halted = halt::listen().map_err(Failure::internal)?;
+        let mut targets = Targets::listen(Hierarchy::find()?).map_err(Failure::internal)?;
         super::halt::check()?;
         let bystander = with_bystander.then(|| Bystander::start(&plan.run)).transpose()?;
         // Before any thread is started, so that the signals wait for us on all of them.
         let signals = Signals::take().map_err(Failure::internal)?;
         let placement = Placement { plan, cgroups: chosen.cgroups.iter().collect(), await_exec: made_cgroup };
-        let targets = restarts::follow(chosen);
+        // A run does not fail because its targets cannot be found again.
+        if let Err(error) = targets.follow(&chosen.cgroups) {
+            log::warn!("targets that are made anew are not found again: {error}");
+        }
         chosen.check_current()?;
         let engine = {
             let recording = events.as_ref().map(|events| events.recording);
@@ -156,7 +155,6 @@ impl<'a> Session<'a> {
             targets,
             over: None,
             bystander,
-            halted,
             follows: false,
             drawn_before: vec![Drawn::default(); plan.rules.len()],
             allowed: vec![],
@@ -208,12 +206,6 @@ impl<'a> Session<'a> {
                     None => None,
                 }
             };
-            let changes = async {
-                match &mut self.targets {
-                    Some(targets) => targets.next().await,
-                    None => std::future::pending().await,
-                }
-            };
             let over = async {
                 match self.over.as_mut() {
                     Some(over) => over.await,
@@ -224,13 +216,14 @@ impl<'a> Session<'a> {
                 arrived = self.signals.next() => {
                     return Ok(self.interrupted(arrived.map_err(Failure::internal)?));
                 }
-                Some(()) = self.halted.recv() => {
-                    self.ending.halted = true;
-                    self.disarm();
-                    return Ok(News::Over);
-                }
                 () = self.device_news.next() => self.engine.iter_mut().for_each(follow_devices),
-                changes = changes => self.heed(changes, sink),
+                changes = self.targets.next() => {
+                    if self.heed(changes, sink) {
+                        self.ending.halted = true;
+                        self.disarm();
+                        return Ok(News::Over);
+                    }
+                }
                 Some(caller) = caller => {
                     if let Some(news) = self.hear(caller, sink) {
                         return Ok(news);

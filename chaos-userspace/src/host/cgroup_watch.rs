@@ -18,7 +18,7 @@ use std::{
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// A cgroup of this path came or went, maybe both.
+    /// A cgroup of this path came or went, maybe both; or a file of this path was made or written.
     Path(PathBuf),
     /// There are processes in this cgroup or below now, or none any more.
     Processes(PathBuf),
@@ -60,6 +60,16 @@ impl CgroupWatch {
             directory.push(name);
         }
         Ok(())
+    }
+
+    /// Watches for a file that is made or written, beside cgroups: its directory must be there.
+    ///
+    /// # Errors
+    /// As [`CgroupWatch::watch`].
+    pub fn watch_file(&mut self, file: &Path) -> io::Result<()> {
+        let Some(directory) = file.parent() else { return Ok(()) };
+        let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE;
+        if self.add(directory, made, false)? { Ok(()) } else { Err(Errno::ENOENT.into()) }
     }
 
     /// Watches the processes of a cgroup, for as long as it is there.

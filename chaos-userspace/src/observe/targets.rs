@@ -1,11 +1,14 @@
-//! Targets that go and come again: a restarted unit or container has another cgroup of the same path.
+//! Targets that go and come again: a restarted unit or container has another cgroup of the same path. And the lever that ends
+//! all runs: both are heard of by one watch, since a user has few of them (fs.inotify.max_user_instances, usually 128).
 
 use crate::{
     host::{
         cgroup::{Cgroup, Hierarchy},
         cgroup_watch::{CgroupWatch, News},
     },
+    inject::journal,
     report::restarts::Restarts,
+    runs::halt,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,11 +42,14 @@ pub enum Change {
     },
     /// Its processes may be others than before.
     Look(PathBuf),
+    /// All runs of this host are halted.
+    Halted,
 }
 
 /// The targets that are followed.
 pub struct Targets {
     hierarchy: Hierarchy,
+    halted: bool,
     watch: AsyncFd<CgroupWatch>,
     all: BTreeMap<PathBuf, Presence>,
     /// Moments at which processes are to be looked at.
@@ -59,27 +65,35 @@ struct Presence {
 }
 
 impl Targets {
-    /// Follows those of `cgroups` that were named themselves. Must be called on a tokio runtime. What has happened to them
-    /// before is for the caller to look at.
+    /// Listens to the lever, and follows nobody yet. Must be called on a tokio runtime. Whether runs are halted already is for
+    /// the caller to look at.
     ///
     /// # Errors
-    /// If they cannot be watched.
-    pub fn follow<'a>(hierarchy: Hierarchy, cgroups: impl Iterator<Item = &'a Cgroup>) -> io::Result<Self> {
+    /// If the lever cannot be watched.
+    pub fn listen(hierarchy: Hierarchy) -> io::Result<Self> {
         let mut watch = CgroupWatch::new(hierarchy.mount())?;
-        let (mut all, mut parents) = (BTreeMap::new(), BTreeSet::new());
-        for cgroup in cgroups.filter(|cgroup| cgroup.is_named()) {
-            if parents.insert(cgroup.path().parent()) {
-                watch.watch(cgroup.path())?;
-            }
-            let restarts = Restarts::of(cgroup.path().to_owned());
-            all.insert(
-                cgroup.path().to_owned(),
-                Presence { id: cgroup.id(), gone: None, left: false, restarts },
-            );
-        }
+        journal::make_directory()?;
+        watch.watch_file(&halt::path())?;
         // SAFETY: the watch owns its descriptor and keeps it open for as long as it is registered.
         let watch = unsafe { AsyncFd::register(watch) }.map_err(io::Error::other)?;
-        Ok(Self { hierarchy, watch, all, looks: vec![] })
+        Ok(Self { hierarchy, halted: false, watch, all: BTreeMap::new(), looks: vec![] })
+    }
+
+    /// Follows those of `cgroups` that were named themselves. What has happened to them before is for the caller to look at.
+    ///
+    /// # Errors
+    /// If one of them cannot be watched: then it and those behind it are not followed.
+    pub fn follow(&mut self, cgroups: &[Cgroup]) -> io::Result<()> {
+        let mut parents = BTreeSet::new();
+        for cgroup in cgroups.iter().filter(|cgroup| cgroup.is_named()) {
+            if parents.insert(cgroup.path().parent()) {
+                self.watch.get_mut().watch(cgroup.path())?;
+            }
+            let restarts = Restarts::of(cgroup.path().to_owned());
+            let presence = Presence { id: cgroup.id(), gone: None, left: false, restarts };
+            self.all.insert(cgroup.path().to_owned(), presence);
+        }
+        Ok(())
     }
 
     /// What happens next to any of them. May be dropped while it waits: nothing is lost.
@@ -110,7 +124,9 @@ impl Targets {
                     changes
                 }
                 Err(error) => {
-                    log::warn!("targets that come again are not found any more: {error}");
+                    log::warn!(
+                        "targets that come again are not found any more, and kchaos halt is not heard: {error}"
+                    );
                     self.all.values_mut().for_each(|presence| presence.left = true);
                     return pending().await;
                 }
@@ -123,16 +139,28 @@ impl Targets {
 
     fn hear(&mut self, news: News) -> Vec<Change> {
         match news {
+            News::Path(path) if path == halt::path() => self.lever(),
             News::Path(path) => self.look_at(&path),
             News::Anything => {
                 let mount = self.hierarchy.mount().to_owned();
-                self.look_at(&mount)
+                let mut changes = self.lever();
+                changes.extend(self.look_at(&mount));
+                changes
             }
             News::Processes(path) => {
                 self.plan_looks(&path);
                 vec![Change::Look(path)]
             }
         }
+    }
+
+    /// What happened to the file does not matter, only that it is there; that is told once.
+    fn lever(&mut self) -> Vec<Change> {
+        if self.halted || !halt::path().exists() {
+            return vec![];
+        }
+        self.halted = true;
+        vec![Change::Halted]
     }
 
     fn plan_looks(&mut self, path: &Path) {

@@ -2,8 +2,8 @@
 
 use super::Session;
 use crate::{
-    cli::{console, safety, target::Chosen},
-    host::cgroup::{self, Cgroup, Hierarchy},
+    cli::{console, safety},
+    host::cgroup,
     observe::targets::{Change, Targets},
     plan::explain::shown,
     report::{
@@ -14,12 +14,17 @@ use crate::{
 use std::{path::Path, time::Instant};
 
 impl Session<'_> {
-    /// Goes on with targets that come again.
-    pub(super) fn heed(&mut self, changes: Vec<Change>, sink: &mut Sink) {
+    /// Goes on with targets that come again. `true` if all runs are halted.
+    pub(super) fn heed(&mut self, changes: Vec<Change>, sink: &mut Sink) -> bool {
         for change in changes {
             let at_s = self.armed.map_or(0.0, |since| since.elapsed().as_secs_f64());
             let run = &self.plan.run;
-            let (Some(engine), Some(targets)) = (&mut self.engine, &mut self.targets) else { return };
+            let targets = &mut self.targets;
+            let engine = match (&change, &mut self.engine) {
+                (Change::Halted, _) => return true,
+                (_, Some(engine)) => engine,
+                (_, None) => continue,
+            };
             match change {
                 Change::Gone(path) => {
                     targets.note(&path, true, at_s);
@@ -43,13 +48,15 @@ impl Session<'_> {
                     }
                 }
                 Change::Look(path) => self.look(&path, at_s, sink),
+                Change::Halted => {}
             }
         }
+        false
     }
 
     /// Looks at the processes of a target that came again: whether they may be hit, and in which network namespaces they are.
     fn look(&mut self, path: &Path, at_s: f64, sink: &mut Sink) {
-        let (Some(engine), Some(targets)) = (&mut self.engine, &mut self.targets) else { return };
+        let (Some(engine), targets) = (&mut self.engine, &mut self.targets) else { return };
         let processes = cgroup::processes(path);
         let Some(id) = targets.id(path).filter(|_| !processes.is_empty()) else { return };
         if let Some(caught) = safety::caught_later(path, &processes, &self.chosen.allowed) {
@@ -74,20 +81,8 @@ impl Session<'_> {
 
     /// Those of the targets that went, and came again.
     pub(super) fn restarted(&self) -> Vec<Restarts> {
-        self.targets.as_ref().map(Targets::restarts).unwrap_or_default()
+        self.targets.restarts()
     }
-}
-
-/// Watches the targets. A run does not fail because they cannot be found again.
-pub(super) fn follow(chosen: &Chosen) -> Option<Targets> {
-    if !chosen.cgroups.iter().any(Cgroup::is_named) {
-        return None;
-    }
-    let hierarchy = Hierarchy::find().map_err(|error| error.to_string());
-    let targets = hierarchy.and_then(|hierarchy| {
-        Targets::follow(hierarchy, chosen.cgroups.iter()).map_err(|error| error.to_string())
-    });
-    targets.inspect_err(|error| log::warn!("targets that are made anew are not found again: {error}")).ok()
 }
 
 /// Tells that a target which came again is not hit, or not everywhere.
