@@ -4,6 +4,7 @@ use super::model::{Board, Note, View};
 use crate::{
     experiment::share::Achieved,
     plan::explain::{escaped, shown},
+    report::restarts::Restarts,
     runs::{
         message::{RuleStatus, State, Status},
         progress::{Point, ProbeStatus, Progress},
@@ -175,7 +176,9 @@ fn targets(view: &View) -> Vec<Line<'static>> {
     );
     let mut lines = vec![Line::from(vec![Span::styled("targets   ", QUIET), Span::raw(all)])];
     for (path, count) in status.chosen.iter().zip(&view.sample.processes).take(TARGETS_MAX) {
-        lines.push(Line::raw(format!("  {count:>6}  {}", shown(path))));
+        let restarts = status.restarted.iter().find(|restarts| restarts.cgroup == *path);
+        let note = restarts.map(Restarts::note_in_words).unwrap_or_default();
+        lines.push(Line::raw(format!("  {count:>6}  {}{note}", shown(path))));
     }
     lines
 }

@@ -41,6 +41,18 @@ impl Restarts {
         }
     }
 
+    /// The present state behind the target's name: `, restarted 3 times, gone`.
+    pub fn note_in_words(&self) -> String {
+        let times = match self.times {
+            0 => String::new(),
+            1 => ", restarted once".to_owned(),
+            times => format!(", restarted {times} times"),
+        };
+        let gone = if self.gone_since_s.is_some() { ", gone" } else { "" };
+        let problem = if self.problem.is_some() { ", not hit everywhere" } else { "" };
+        format!("{times}{gone}{problem}")
+    }
+
     /// Whether there is anything to tell.
     pub fn has_any(&self) -> bool {
         self.times > 0 || self.gone_since_s.is_some() || self.problem.is_some()
@@ -77,7 +89,9 @@ mod tests {
         assert!(!restarts.has_any());
         restarts.note(true, 1.0);
         assert_eq!(restarts.to_string(), "restarted: /a/web is gone since 1.0 s");
+        assert_eq!(restarts.note_in_words(), ", gone");
         restarts.note(false, 1.5);
+        assert_eq!(restarts.note_in_words(), ", restarted once");
         assert_eq!(restarts.to_string(), "restarted: /a/web came again 1 time, after 1.5 s");
         for at_s in 2..40 {
             restarts.note(true, f64::from(at_s));
@@ -85,6 +99,7 @@ mod tests {
         }
         assert_eq!((restarts.times, restarts.back_at_s.len()), (39, MOMENTS_MAX));
         restarts.note(true, 41.0);
+        assert_eq!(restarts.note_in_words(), ", restarted 39 times, gone");
         let text = restarts.to_string();
         assert!(
             text.contains("39 times, the last 20 after 20.2 s, ")
