@@ -391,6 +391,20 @@ fn who_was_named_by_a_process_is_not_followed() -> Result<()> {
     ground.check_clean()
 }
 
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_run_can_still_be_changed_after_a_restart() -> Result<()> {
+    for targets in [1, 12] {
+        let mut pods = Pods::start(targets, "--loss 0.001%")?;
+        pods.remove(0)?;
+        let again = pods.make_and_wait(0)?;
+        ask(&format!("set {} --loss 60%", pods.run))?.fine()?;
+        pods.suffer(&again, 7485)?;
+        pods.end()?;
+    }
+    Ok(())
+}
+
 /// A safety net holds for what comes again, too.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
