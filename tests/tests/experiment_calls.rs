@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 struct Scene {
     before: KernelObjects,
-    _cgroup: TestCgroup,
+    cgroup: TestCgroup,
     target: Cgroup,
     beside: Cgroup,
     runner: Place,
@@ -31,7 +31,7 @@ impl Scene {
         let cgroup = TestCgroup::new()?;
         let (target, beside) = (cgroup.child("target")?, cgroup.child("beside")?);
         let runner = Place::default().in_cgroup(&cgroup.child("runner")?);
-        Ok(Self { before, _cgroup: cgroup, target, beside, runner, reports: Reports::new()? })
+        Ok(Self { before, cgroup, target, beside, runner, reports: Reports::new()? })
     }
 
     /// A victim that makes a call again and again until it is told to stop, with pauses.
@@ -203,6 +203,33 @@ fn a_target_that_makes_no_such_call_has_no_answer() -> Result<()> {
     let answer = &record["probes"][0]["before"][0];
     let problem = answer["problem"].as_str().context("no problem")?;
     ensure!(problem.contains("made no fsync or fdatasync"), "{problem}");
+    drop(victim);
+    scene.check_clean()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_target_that_is_made_anew_is_watched_again() -> Result<()> {
+    let mut scene = Scene::new()?;
+    if !can_watch(&scene)? {
+        skip!("no trampolines");
+    }
+    let victim = scene.victim(&scene.target, "openat", 1_000)?;
+    let probe = "  steadyState: [{name: opens, calls: {of: [openat], measure: rate}, tolerance: {atLeast: 0}, interval: 100ms, \
+                 timeout: 60s}]\n";
+    let text = document(scene.target.path(), &format!("  duration: 600s\n{NO_FAULT}{probe}"));
+    let mut running = scene.reports.start(&text, &scene.runner)?;
+    let rate = |event: &Value| event["phase"] == "faults" && event["answer"]["value"].as_f64() > Some(0.0);
+    running.event("answer", rate)?;
+    drop(victim);
+    wait_until("the target to be empty", || scene.target.pids().is_ok_and(|pids| pids.is_empty()))?;
+    scene.target.remove()?;
+    running.event("answer", |event| event["phase"] == "faults" && event["answer"]["value"] == 0.0)?;
+    scene.target = scene.cgroup.child("target")?;
+    running.event("target_back", |_| true)?;
+    let victim = scene.victim(&scene.target, "openat", 1_000)?;
+    running.event("answer", rate)?;
+    running.interrupt()?;
     drop(victim);
     scene.check_clean()
 }

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     host::cgroup::Hierarchy,
-    inject::engine::{Closed, Engine, Grace, Placement},
+    inject::{
+        engine::{Closed, Engine, Grace, Placement},
+        watch::CallWatch,
+    },
     observe::{
         bystander::Bystander, devices::DeviceNews, kernel_log::Forwarder, recorder::Recorder,
         targets::Targets,
@@ -32,7 +35,7 @@ use crate::{
 };
 use chaos_common::counter::Outcome;
 use nix::sys::signal::{SigSet, Signal};
-use std::{future::Future, pin::Pin, time::Instant};
+use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
 use tokio::time::{Sleep, sleep};
 
 /// Runs a session's work on a runtime of its own, on this thread.
@@ -87,6 +90,8 @@ pub struct Session<'a> {
     drawn_before: Vec<Drawn>,
     /// Safety nets that would have refused it.
     pub allowed: Vec<&'static str>,
+    /// Looks on at the targets' calls, also at those of targets that are made anew.
+    pub call_watch: Option<Arc<CallWatch>>,
     /// The experiment that it is part of.
     pub progress: Option<Progress>,
     /// How it ends.
@@ -158,6 +163,7 @@ impl<'a> Session<'a> {
             follows: false,
             drawn_before: vec![Drawn::default(); plan.rules.len()],
             allowed: vec![],
+            call_watch: None,
             progress: None,
             ending: Ending::default(),
         })

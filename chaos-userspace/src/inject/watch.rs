@@ -8,22 +8,31 @@ use super::{
     program::{Kind, Programs},
 };
 use crate::{
-    encode,
+    encode::{self, Image},
     host::{cgroup::Cgroup, kernel},
     plan::watch::Watched,
     spec::syscall::Call,
 };
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use chaos_common::watch::{Begun, Times};
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// Watched calls of some cgroups.
 pub struct CallWatch {
     // Dropped in this order: first what fires.
     _links: Vec<Link>,
     _programs: Vec<OwnedFd>,
-    maps: Maps,
+    state: Mutex<State>,
     calls: Vec<Call>,
+}
+
+/// The maps, and what was written to them.
+struct State {
+    maps: Maps,
+    image: Image,
 }
 
 impl std::fmt::Debug for CallWatch {
@@ -61,7 +70,22 @@ impl CallWatch {
             }
         }
         let calls = watched.iter().map(|call| call.call).collect();
-        Ok(Self { _links: links, _programs: loaded, maps, calls })
+        Ok(Self { _links: links, _programs: loaded, state: Mutex::new(State { maps, image }), calls })
+    }
+
+    /// Watches `cgroup` in place of the one whose id was `old`.
+    pub fn replace_target(&self, old: u64, cgroup: &Cgroup) -> Result<(), Error> {
+        let mut state = self.state();
+        let State { maps, image } = &mut *state;
+        let Some(place) = image.targets.iter().position(|(id, _)| *id == old) else { return Ok(()) };
+        let new = image.with_target(old, cgroup.id());
+        maps.replace_target((image, &new), place, cgroup.as_fd())?;
+        *image = new;
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The calls that are watched.
@@ -73,7 +97,8 @@ impl CallWatch {
     pub fn times(&self, call: Call) -> Result<Times, Error> {
         let mut sum = Times::default();
         let Some(slot) = self.slot(call) else { return Ok(sum) };
-        let map: PerCpuArray<&MapData, Times> = self.maps.view("KC_TIMES")?;
+        let state = self.state();
+        let map: PerCpuArray<&MapData, Times> = state.maps.view("KC_TIMES")?;
         let per_cpu = map.get(&slot, 0).map_err(object::of("KC_TIMES"))?;
         for cpu in per_cpu.iter() {
             sum.failed += cpu.failed;
@@ -88,7 +113,8 @@ impl CallWatch {
     /// Calls of these kinds that have begun and not ended. Threads that have died or left the target since are among them.
     pub fn under_way(&self, calls: &[Call]) -> Result<Vec<Begun>, Error> {
         let slots: Vec<_> = calls.iter().filter_map(|call| self.slot(*call)).map(u64::from).collect();
-        let map: HashMap<&MapData, u64, Begun> = self.maps.view("KC_UNDER_WAY")?;
+        let state = self.state();
+        let map: HashMap<&MapData, u64, Begun> = state.maps.view("KC_UNDER_WAY")?;
         // What ends while the table is read is left out.
         let all = map.iter().filter_map(Result::ok).map(|(_, begun)| begun);
         Ok(all.filter(|begun| slots.contains(&begun.slot)).collect())

@@ -36,6 +36,8 @@ pub struct Course<'a> {
     pub(super) verbose: u8,
     pub(super) probes: Vec<Arc<Probe>>,
     pub(super) scene: Arc<Scene>,
+    /// Looks on at calls that probes ask about.
+    pub(super) call_watch: Option<Arc<CallWatch>>,
     pub(super) start: Instant,
     pub(super) signals: Signals,
     pub(super) record: Record,
@@ -72,6 +74,7 @@ impl<'a> Course<'a> {
             verbose,
             probes: experiment.probes.iter().cloned().map(Arc::new).collect(),
             scene,
+            call_watch: None,
             start: Instant::now(),
             signals,
             not_met: vec![],
@@ -137,7 +140,8 @@ impl<'a> Course<'a> {
         if watched.is_empty() {
             return Ok(());
         }
-        let watch = CallWatch::open(&self.chosen.cgroups, watched, self.plan.task_ancestor)?;
+        let watch = Arc::new(CallWatch::open(&self.chosen.cgroups, watched, self.plan.task_ancestor)?);
+        self.call_watch = Some(Arc::clone(&watch));
         if let Some(scene) = Arc::get_mut(&mut self.scene) {
             scene.calls = Some(ask::Watched::new(watch)?);
         }

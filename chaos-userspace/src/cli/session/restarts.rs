@@ -33,7 +33,11 @@ impl Session<'_> {
                 }
                 Change::Back { cgroup, before, away } => {
                     let (path, since) = (cgroup.path(), Instant::now());
-                    match engine.replace_target(before, &cgroup) {
+                    let watched = self
+                        .call_watch
+                        .as_ref()
+                        .map_or(Ok(()), |watch| watch.replace_target(before, &cgroup));
+                    match engine.replace_target(before, &cgroup).and(watched) {
                         Ok(()) => {
                             let took_ms = since.elapsed().as_secs_f64() * 1e3;
                             let away_s = away.as_secs_f64();

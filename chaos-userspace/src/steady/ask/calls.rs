@@ -10,7 +10,7 @@ use crate::{
 use chaos_common::watch::{BUCKETS, Begun, Times, bucket, longest_ns};
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -39,7 +39,7 @@ pub struct Question<'a> {
 /// The calls that probes ask about, and what each probe knew when it was last asked.
 #[derive(Debug)]
 pub struct Watched {
-    watch: CallWatch,
+    watch: Arc<CallWatch>,
     began: Instant,
     /// What there was then: the first hooks were attached before.
     at_first: HashMap<u32, Times>,
@@ -103,7 +103,7 @@ impl Tally {
 
 impl Watched {
     /// From now on.
-    pub fn new(watch: CallWatch) -> Result<Self, engine::Error> {
+    pub fn new(watch: Arc<CallWatch>) -> Result<Self, engine::Error> {
         let times = |call: &Call| Ok((call.number(), watch.times(*call)?));
         let at_first = watch.calls().iter().map(times).collect::<Result<_, engine::Error>>()?;
         Ok(Self { watch, began: Instant::now(), at_first, last: Mutex::default() })
