@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use integration_tests::alone::Alone;
 use integration_tests::capability::{
     counted_errors_missing, counts_exactly, delay_missing, file_errors_missing, kprobe_override_works,
-    on_host,
+    mechanism_works, on_host,
 };
 use integration_tests::client::{dnsmasq, image_missing, nginx_conf, serve};
 use integration_tests::kchaos::Kchaos;
@@ -360,6 +360,33 @@ fn calls_disk_errors() -> Result<()> {
     let said = fs::read_to_string(&saved)?;
     ensure!(said.contains("OK") && said.contains("ERR"), "{said}");
     Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn calls_slow_disk() -> Result<()> {
+    needed!(image_missing(), (!mechanism_works("lsm_sleep")?).then_some("no BPF LSM programs that sleep"));
+    let scene = Scene::new()?;
+    let _nginx = scene.nginx(&scene.0.target, 8080, "nginx", PAGES)?;
+    let pages = scene.0.path("nginx");
+    let changes = [
+        ("duration: 30s", "duration: 8s"),
+        ("/var/www", pages.as_str()),
+        ("http://127.0.0.1/\"", "http://127.0.0.1:8080/page\""),
+        ("{atMost: 1s}", "{atMost: 60s}\n      timeout: 60s\n      interval: 100ms"),
+        ("{atMost: 200ms}", "{atMost: 60s}\n      timeout: 60s"),
+        PATIENT,
+    ];
+    let record = scene.holds(example!("slow-disk"), &changes)?;
+    // What the service feels, by its own calls, and what its customers do; not under fault alone for the first and the last.
+    let late = |probe: usize, least_s: f64| {
+        let during = record["probes"][probe]["during"].as_array().context("no answers")?;
+        let late = during.iter().filter(|answer| answer["value"].as_f64() > Some(least_s)).count();
+        ensure!(late * 2 > during.len(), "{during:?}");
+        Ok(())
+    };
+    late(0, 0.04)?;
+    late(1, 0.04)
 }
 
 #[test]
