@@ -269,8 +269,19 @@ fn a_kprobe_and_a_trampoline_on_one_function_are_refused() -> Result<()> {
     // And no longer.
     let mut running = Kchaos::inject(&flags, scene.target.path()).at(&scene.runner).start()?;
     running.armed()?;
-    wait_until("the fault to be felt", || victim.board.tasks()[0].errno_counts[0].load(Relaxed) > 0)?;
-    running.interrupt()?;
+    let felt = || victim.board.tasks()[0].errno_counts[0].load(Relaxed);
+    wait_until("the fault to be felt", || felt() > 0)?;
+    // Somebody comes while it acts: nobody feels it any more, and it says so.
+    let mut looking_on = scene.reports.start(&other, &scene.runner)?;
+    looking_on.event("phase", |event| event["phase"] == "faults")?;
+    let (before, made) = (felt(), victim.board.tasks()[0].calls.load(Relaxed));
+    wait_until("calls", || victim.board.tasks()[0].calls.load(Relaxed) > made + 50)?;
+    // One may have been on its way.
+    ensure!(felt() <= before + 1, "{} of them failed", felt() - before);
+    let finished = running.interrupt()?;
+    let summary = &finished.events("summary")[0];
+    ensure!(summary["rules"][0]["overtaken"][0] == "__x64_sys_fsync", "{summary}");
+    looking_on.interrupt()?;
     drop(victim);
     scene.check_clean()
 }

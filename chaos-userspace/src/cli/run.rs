@@ -88,7 +88,10 @@ pub struct Account<'a> {
 pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
     let Account { plan, chosen, restarted, allowed, closed, bystander, recorder, ending } = account;
     let mut problems = closed.problems.clone();
-    let rules = RuleSummary::all(plan, &closed.counters, &closed.missed, &closed.held);
+    let mut rules = RuleSummary::all(plan, &closed.counters, &closed.missed, &closed.held);
+    for (sum, rule) in rules.iter_mut().zip(&plan.rules) {
+        sum.note_overtaken(rule, &closed.overtaken);
+    }
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
     let events_lost = closed.events_lost;
     let escaped = closed.escaped.clone();

@@ -308,7 +308,7 @@ impl FaultRecord {
         let record = |(rule, sum): (&crate::plan::PlannedRule, &RuleSummary)| {
             let spared = sum.spared_by_draw();
             let is_packet = matches!(rule.fault, Fault::Network(_));
-            let unseen = sum.missed > 0 || (is_packet && escaped > 0);
+            let unseen = sum.missed > 0 || !sum.overtaken.is_empty() || (is_packet && escaped > 0);
             let finding = match (sum.matched.events, sum.injected.events) {
                 (0, _) if !unseen => Finding::NoMatch,
                 (_, 1..) if !unseen => Finding::Confirmed,

@@ -259,6 +259,15 @@ impl Mechanism {
         }
     }
 
+    /// The function, if its result is set by overriding it at a kprobe. A trampoline on the same function goes on from an
+    /// address of its own, so that the override is lost (found on Linux 5.10 and 6.12).
+    pub fn overridden_function(&self) -> Option<&str> {
+        match self {
+            Self::Entry { by: EntryHook::Kprobe | EntryHook::KprobeMulti, function } => Some(function),
+            _ => None,
+        }
+    }
+
     /// The function, if it is one that a kprobe.multi link takes.
     pub fn multi_function(&self) -> Option<&str> {
         match self {

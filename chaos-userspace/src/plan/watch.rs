@@ -1,6 +1,6 @@
 //! Which functions of the kernel tell how long calls take.
 
-use super::{EntryHook, Error, Mechanism, Plan, syscall::entry};
+use super::{Error, Plan, syscall::entry};
 use crate::{
     probe::{Abilities, Unable},
     spec::syscall::Call,
@@ -43,12 +43,6 @@ pub fn explain(watched: &[Watched]) -> String {
     })
 }
 
-/// Whether a fault is carried out by overriding the function at its kprobe. A trampoline on the same function goes on from
-/// an address of its own, so that the override is lost (measured on Linux 5.10 and 6.12).
-fn is_override(mechanism: &Mechanism) -> bool {
-    matches!(mechanism, Mechanism::Entry { by: EntryHook::Kprobe | EntryHook::KprobeMulti, .. })
-}
-
 /// Plans to watch these calls of a target, each once, beside the faults of `plan`.
 pub fn watch(
     calls: impl IntoIterator<Item = Call>,
@@ -57,7 +51,7 @@ pub fn watch(
 ) -> Result<Vec<Watched>, Error> {
     let overridden = |call: Call| {
         let mut hooks = plan.rules.iter().flat_map(|rule| &rule.calls).filter(|(other, _)| *other == call);
-        hooks.find_map(|(_, hooks)| hooks.iter().find(|hook| is_override(hook)))
+        hooks.find_map(|(_, hooks)| hooks.iter().find(|hook| hook.overridden_function().is_some()))
     };
     let calls: BTreeMap<u32, Call> = calls.into_iter().map(|call| (call.number(), call)).collect();
     let mut all = vec![];

@@ -5,7 +5,7 @@ use crate::{
     inject::line::Queue,
     observe::{bystander::Felt, recorder::Written},
     plan::{
-        Plan,
+        Mechanism, Plan, PlannedRule,
         explain::{paths, shown},
     },
     spec::Fault,
@@ -15,7 +15,7 @@ use chaos_common::{
     latency::Held,
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt::Write as _, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr, path::PathBuf};
 
 /// The whole run.
 #[derive(Debug, Serialize)]
@@ -79,6 +79,10 @@ pub struct RuleSummary {
     /// How often the kernel skipped the rule's programs because a task was preempted inside them, for calls of any
     /// process on the host: at most so many of the target's calls were not seen.
     pub missed: u64,
+    /// Functions of its calls on which somebody put a trampoline while it acted, past which it has no effect: how many of
+    /// the injected were felt is not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overtaken: Vec<String>,
     /// How long calls were held back, if any were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<HeldBack>,
@@ -176,6 +180,7 @@ impl RuleSummary {
                     matched,
                     injected,
                     missed: *missed,
+                    overtaken: vec![],
                     held: if rule.sleeps() { HeldBack::of(held, injected.events) } else { None },
                     spared,
                 }
@@ -185,6 +190,12 @@ impl RuleSummary {
 }
 
 impl RuleSummary {
+    /// Notes those of its functions that are among `overtaken`.
+    pub fn note_overtaken(&mut self, rule: &PlannedRule, overtaken: &BTreeSet<String>) {
+        let functions = rule.mechanisms.iter().filter_map(Mechanism::overridden_function);
+        self.overtaken = functions.filter(|name| overtaken.contains(*name)).map(str::to_owned).collect();
+    }
+
     /// Events whose turn it was and which only the draw has spared.
     pub fn spared_by_draw(&self) -> u64 {
         self.spared.get(Outcome::Chance.name()).map_or(0, |count| count.events)
@@ -272,6 +283,16 @@ impl Summary {
                 text,
                 "  events: {} written, {} lost because they came too fast, {} not written{problem}",
                 events.written, events.lost, events.failed
+            );
+        }
+        let overtaken: BTreeSet<_> = self.rules.iter().flat_map(|rule| &rule.overtaken).collect();
+        if !overtaken.is_empty() {
+            let names: Vec<_> = overtaken.into_iter().map(String::as_str).collect();
+            let _ = writeln!(
+                text,
+                "  INCONCLUSIVE: somebody put a trampoline (fentry, fexit or fmod_ret) on {}, past which kprobes have no effect: \
+                 not all of what was injected was felt",
+                names.join(", ")
             );
         }
         if let Some(escaped) = self.escaped.filter(|escaped| *escaped > 0) {

@@ -1,14 +1,21 @@
 //! The end of an engine: everything goes, and what went is told.
 
 use super::{Engine, devices::Place, witness::Escaped};
-use crate::inject::{
-    bpf,
-    guardian::Guardian,
-    journal::Journal,
-    line::{Lines, Queue},
+use crate::{
+    host::kernel,
+    inject::{
+        bpf,
+        guardian::Guardian,
+        journal::Journal,
+        line::{Lines, Queue},
+    },
+    plan::Mechanism,
 };
 use chaos_common::{counter::RuleCounters, latency::Held};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 /// What an engine left when it was closed.
 #[derive(Debug)]
@@ -31,6 +38,8 @@ pub struct Closed {
     pub queue: Option<Queue>,
     /// Packets of the targets that came to no egress hook, if leaving packets were judged.
     pub escaped: Option<Escaped>,
+    /// Functions that were overridden, and on which somebody's trampoline is by now: past it, overriding has no effect.
+    pub overtaken: BTreeSet<String>,
     /// What could not be undone, in words.
     pub problems: Vec<String>,
     /// The guardian, if it has to wait for the cgroup made for a command.
@@ -44,6 +53,7 @@ impl Engine {
         let start = Instant::now();
         self.disarm_runs();
         let escaped = self.escaped();
+        let overtaken = self.overtaken();
         self.page.set_armed(false);
         let ids = self.program_ids();
         let links_closed = self.links.len() + self.lines.as_ref().map_or(0, Lines::links);
@@ -99,6 +109,7 @@ impl Engine {
             took: start.elapsed(),
             queue,
             escaped,
+            overtaken,
             problems,
             guardian: self.guardian.take(),
             journal: std::mem::take(&mut self.journal),
@@ -107,6 +118,17 @@ impl Engine {
 }
 
 impl Engine {
+    fn overtaken(&self) -> BTreeSet<String> {
+        let rules = self.hosted.iter().flat_map(|hosted| &hosted.plan.rules);
+        let overridden: BTreeSet<_> =
+            rules.flat_map(|rule| &rule.mechanisms).filter_map(Mechanism::overridden_function).collect();
+        if overridden.is_empty() {
+            return BTreeSet::new();
+        }
+        let taken = kernel::functions_with_trampolines();
+        overridden.into_iter().filter(|function| taken.contains(*function)).map(str::to_owned).collect()
+    }
+
     fn undo_filters(&self) -> Vec<String> {
         let held: Vec<_> = self.places.iter().map(Place::namespace).collect();
         self.journal.undo_filters(&held)
