@@ -44,7 +44,12 @@ impl std::fmt::Debug for CallWatch {
 impl CallWatch {
     /// Watches `watched` in `cgroups` and below them, from now on. `task_ancestor` says whether programs can ask for a
     /// task's ancestor cgroup (5.12).
-    pub fn open(cgroups: &[Cgroup], watched: &[Watched], task_ancestor: bool) -> Result<Self, Error> {
+    pub fn open<'a>(
+        cgroups: impl IntoIterator<Item = &'a Cgroup>,
+        watched: &[Watched],
+        task_ancestor: bool,
+    ) -> Result<Self, Error> {
+        let cgroups: Vec<_> = cgroups.into_iter().collect();
         let targets: Vec<_> = cgroups.iter().map(|cgroup| (cgroup.id(), cgroup.level())).collect();
         let image = encode::watching(&targets, watched.len(), task_ancestor)?;
         let _memory_lock_limit = kernel::MemoryLockLimit::lift();

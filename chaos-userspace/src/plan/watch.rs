@@ -63,18 +63,23 @@ pub fn watch(
             unable.push((format!("watching {}", call.name()), Unable::new(why, remedy)));
             continue;
         }
-        let name = entry::function(call.name(), true);
-        if let Err(reason) = abilities.fentry(&name) {
-            unable.push((format!("watching {}", call.name()), reason));
-            continue;
+        match watched(call, abilities) {
+            Ok(watched) => all.push(watched),
+            Err(reason) => unable.push((format!("watching {}", call.name()), reason)),
         }
-        let (compat, _) = entry::compat_functions(call.name(), |name| abilities.has_function(name));
-        let compat = compat.into_iter().filter(|name| abilities.fentry(name).is_ok());
-        let arguments = u32::from(!entry::is_without_arguments(call.name()));
-        let functions = std::iter::once(Function { name, arguments })
-            .chain(compat.map(|name| Function { name, arguments: 1 }))
-            .collect();
-        all.push(Watched { call, functions });
     }
     if unable.is_empty() { Ok(all) } else { Err(Error::Unable(unable)) }
+}
+
+/// Plans to watch one call.
+pub fn watched(call: Call, abilities: &impl Abilities) -> Result<Watched, Unable> {
+    let name = entry::function(call.name(), true);
+    abilities.fentry(&name)?;
+    let (compat, _) = entry::compat_functions(call.name(), |name| abilities.has_function(name));
+    let compat = compat.into_iter().filter(|name| abilities.fentry(name).is_ok());
+    let arguments = u32::from(!entry::is_without_arguments(call.name()));
+    let functions = std::iter::once(Function { name, arguments })
+        .chain(compat.map(|name| Function { name, arguments: 1 }))
+        .collect();
+    Ok(Watched { call, functions })
 }

@@ -6,8 +6,11 @@ use super::{
     kernel::Kernel,
 };
 use crate::{
-    inject::engine::{Engine, Options, Placement},
-    plan::{Mechanism, Plan, PlannedRule, syscall},
+    inject::{
+        engine::{self, Engine, Options, Placement},
+        watch::CallWatch,
+    },
+    plan::{self, Mechanism, Plan, PlannedRule, syscall},
     spec::{Fault, delay::Delay, network, syscall as spec_syscall, when::When},
 };
 use std::{
@@ -19,8 +22,8 @@ use std::{
 /// A self-test: says how it went, or why it did not work.
 type Test = fn(&Kernel) -> Result<String, Unable>;
 
-/// What is tested, by which mechanism.
-pub const ALL: [(&str, &str, Test); 11] = [
+/// The faults that are tested, by which mechanism.
+pub const FAULTS: [(&str, &str, Test); 11] = [
     ("packet loss, egress", "tcx", |kernel| {
         kernel.tcx()?;
         loss(kernel, network::Direction::Egress, Mechanism::Tcx)
@@ -50,6 +53,9 @@ pub const ALL: [(&str, &str, Test); 11] = [
     }),
     ("system call latency", "lsm_sleep", latency),
 ];
+
+/// What else an experiment may need.
+pub const BESIDE: [(&str, &str, Test); 1] = [("probes of system calls", "fentry", watch)];
 
 fn failed(what: &str) -> impl FnOnce(io::Error) -> Unable {
     move |error| Unable::new(format!("{what}: {error}"), "run it again with -v")
@@ -245,6 +251,25 @@ fn latency(kernel: &Kernel) -> Result<String, Unable> {
             ),
             "report this as a bug",
         ))
+    }
+}
+
+fn watch(kernel: &Kernel) -> Result<String, Unable> {
+    let call: spec_syscall::Call =
+        "openat".parse().map_err(|problem: String| Unable::new(problem, "report this as a bug"))?;
+    let watched = plan::watch::watched(call, kernel)?;
+    let scratch =
+        Scratch::make().map_err(|error| Unable::new(error.to_string(), "run as root on cgroup v2"))?;
+    let unable = |error: engine::Error| Unable::new(error.to_string(), "run it again with -v");
+    let watch = CallWatch::open([scratch.cgroup()], &[watched], kernel.task_ancestor()?).map_err(unable)?;
+    felt::by_child(scratch.cgroup(), felt::open_root).map_err(failed("the self-test failed"))?;
+    felt::open_root();
+    match watch.times(call).map_err(unable)?.buckets.iter().sum() {
+        1u64 => Ok("self-test: an openat of the victim was timed, and none of the bystander's".to_owned()),
+        count => Err(Unable::new(
+            format!("fentry: {count} calls were timed instead of the one that the self-test's victim made"),
+            "report this as a bug",
+        )),
     }
 }
 
