@@ -1,7 +1,11 @@
 //! The report as Markdown.
 
 use super::{command_line, limits, schedule, time::rfc3339};
-use crate::experiment::record::{FaultRecord, Record};
+use crate::{
+    experiment::record::{FaultRecord, Record},
+    report::restarts::Restarts,
+};
+use serde::Deserialize as _;
 use std::fmt::Write as _;
 
 /// The text.
@@ -106,6 +110,16 @@ pub fn radius(record: &Record) -> Vec<String> {
         vec![format!("{} of {} targets hit: {}", hit.len(), hit.len() + spared.len(), list(&hit))];
     if !spared.is_empty() {
         lines.push(format!("spared: {}", list(&spared)));
+    }
+    for restarted in summary["restarted"].as_array().into_iter().flatten() {
+        lines.extend(Restarts::deserialize(restarted).map(|restarts| restarts.to_string()));
+    }
+    let overtaken =
+        summary["rules"].as_array().into_iter().flatten().flat_map(|rule| rule["overtaken"].as_array());
+    for function in overtaken.flatten().filter_map(|function| function.as_str()) {
+        lines.push(format!(
+            "INCONCLUSIVE: somebody put a trampoline on {function}, past which kprobes have no effect."
+        ));
     }
     if let Some(escaped) = summary["escaped"].as_u64() {
         lines.push(match escaped {

@@ -2,8 +2,9 @@
 
 use crate::experiment::document_steady::{CgroupMeasure, NetworkMeasure};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -20,11 +21,41 @@ pub struct Target {
 /// What changes are counted from.
 #[derive(Debug, Default)]
 struct Before {
-    oom_kills: f64,
+    oom_kills: Grown,
     network: [f64; 3],
-    cpu: Option<(Instant, f64)>,
+    cpu: Grown,
+    cpu_at: Option<(Instant, f64)>,
     alive: BTreeSet<i32>,
     exits: u64,
+}
+
+/// Counters that begin anew with a cgroup of the same path, and what they have grown by since they were first read.
+#[derive(Debug, Default)]
+struct Grown {
+    /// By path: of which cgroup, and what it was.
+    last: BTreeMap<PathBuf, (u64, f64)>,
+    by: f64,
+}
+
+impl Grown {
+    /// By now. What one that has gone had come to is kept.
+    fn read(&mut self, cgroups: &[PathBuf], file: &str, name: &str) -> Result<f64, String> {
+        for cgroup in cgroups {
+            let Ok(id) = fs::metadata(cgroup).map(|directory| directory.ino()) else { continue };
+            let now = match value(&cgroup.join(file), |text| field(text, name)) {
+                Ok(now) => now,
+                // It went meanwhile.
+                Err(_) if !cgroup.exists() => continue,
+                Err(problem) => return Err(problem),
+            };
+            self.by += match self.last.insert(cgroup.clone(), (id, now)) {
+                Some((before, last)) if before == id && last <= now => now - last,
+                Some(_) => now,
+                None => 0.0,
+            };
+        }
+        Ok(self.by)
+    }
 }
 
 const NETWORK: [(NetworkMeasure, &str); 3] = [
@@ -38,12 +69,15 @@ impl Target {
     pub fn new(cgroups: Vec<PathBuf>, proc: &Path) -> Self {
         let target = Self { cgroups, proc: proc.to_owned(), before: Arc::default() };
         {
-            let oom_kills = target.oom_kills().unwrap_or(0.0);
+            let (mut oom_kills, mut cpu) = (Grown::default(), Grown::default());
+            // Without the controller there is no answer later either, which says why.
+            let _ = oom_kills.read(&target.cgroups, "memory.events", "oom_kill");
+            let _ = cpu.read(&target.cgroups, "cpu.stat", "usage_usec");
             let network = NETWORK.map(|(_, name)| target.counter(name).unwrap_or(0.0));
-            let cpu = target.cpu_seconds().ok().map(|seconds| (Instant::now(), seconds));
+            let cpu_at = Some((Instant::now(), 0.0));
             let alive = target.alive().unwrap_or_default();
             let mut before = target.before.lock().unwrap_or_else(PoisonError::into_inner);
-            *before = Before { oom_kills, network, cpu, alive, exits: 0 };
+            *before = Before { oom_kills, network, cpu, cpu_at, alive, exits: 0 };
         }
         target
     }
@@ -53,14 +87,14 @@ impl Target {
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         match measure {
             CgroupMeasure::Cpu => {
-                let (now, seconds) = (Instant::now(), self.cpu_seconds()?);
-                let last = before.cpu.replace((now, seconds));
-                let Some((then, used)) = last else { return Ok(0.0) };
+                let microseconds = before.cpu.read(&self.cgroups, "cpu.stat", "usage_usec")?;
+                let (now, seconds) = (Instant::now(), microseconds / 1e6);
+                let Some((then, used)) = before.cpu_at.replace((now, seconds)) else { return Ok(0.0) };
                 let elapsed = now.duration_since(then).as_secs_f64();
                 Ok(if elapsed > 0.0 { (seconds - used).max(0.0) * 100.0 / elapsed } else { 0.0 })
             }
             CgroupMeasure::Memory => self.sum("memory.current", |text| text.trim().parse().ok()),
-            CgroupMeasure::OomKills => Ok(self.oom_kills()? - before.oom_kills),
+            CgroupMeasure::OomKills => before.oom_kills.read(&self.cgroups, "memory.events", "oom_kill"),
             CgroupMeasure::CpuPressure => self.pressure("cpu.pressure"),
             CgroupMeasure::MemoryPressure => self.pressure("memory.pressure"),
             CgroupMeasure::IoPressure => self.pressure("io.pressure"),
@@ -86,14 +120,6 @@ impl Target {
         self.cgroups.iter().map(|cgroup| value(&cgroup.join(file), &read)).sum()
     }
 
-    fn oom_kills(&self) -> Result<f64, String> {
-        self.sum("memory.events", |text| field(text, "oom_kill"))
-    }
-
-    fn cpu_seconds(&self) -> Result<f64, String> {
-        self.sum("cpu.stat", |text| field(text, "usage_usec")).map(|microseconds| microseconds / 1e6)
-    }
-
     fn pressure(&self, file: &str) -> Result<f64, String> {
         let some = |text: &str| {
             let line = text.lines().find(|line| line.starts_with("some "))?;
@@ -106,8 +132,12 @@ impl Target {
 
     fn alive(&self) -> Result<BTreeSet<i32>, String> {
         let mut all = BTreeSet::new();
+        // One that has gone has no processes until it is made anew.
         for cgroup in &self.cgroups {
-            collect(cgroup, &mut all).map_err(|error| format!("{}: {error}", cgroup.display()))?;
+            match collect(cgroup, &mut all) {
+                Err(error) if cgroup.exists() => return Err(format!("{}: {error}", cgroup.display())),
+                _ => {}
+            }
         }
         Ok(all)
     }
@@ -206,7 +236,19 @@ mod tests {
         write("cpu.stat", "usage_usec 9000000\n");
         assert!(target.read(CgroupMeasure::Cpu).unwrap() > 100.0);
         assert!(target.read(CgroupMeasure::MemoryPressure).unwrap_err().contains("controller"));
+        // It is restarted: what it did before is not forgotten, and what it does now is added.
         fs::remove_dir_all(&cgroup).unwrap();
-        assert!(target.read(CgroupMeasure::Exits).is_err());
+        assert_eq!(target.read(CgroupMeasure::Processes), Ok(0.0));
+        assert_eq!(target.read(CgroupMeasure::Exits), Ok(4.0));
+        assert_eq!(target.read(CgroupMeasure::OomKills), Ok(3.0));
+        assert!(target.read(CgroupMeasure::Memory).unwrap_err().contains("has gone"));
+        fs::create_dir(&cgroup).unwrap();
+        write("cgroup.procs", "11\n");
+        write("memory.events", "oom_kill 1\n");
+        write("cpu.stat", "usage_usec 0\n");
+        assert_eq!(target.read(CgroupMeasure::OomKills), Ok(4.0));
+        assert_eq!(target.read(CgroupMeasure::OomKills), Ok(4.0));
+        assert_eq!(target.read(CgroupMeasure::Cpu), Ok(0.0));
+        assert_eq!(target.read(CgroupMeasure::Exits), Ok(4.0));
     }
 }
