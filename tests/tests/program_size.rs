@@ -63,6 +63,8 @@ fn programs_are_told_with_their_sizes() -> Result<()> {
     let mut read = Loaded::new(&plan(vec![call("read=EIO@10%", entry(EntryHook::Kprobe))?])?, &one)?;
     add("read", &mut read, &Kind::Kprobe);
     add("read", &mut read, &Kind::Entry { function: FUNCTION.to_owned() });
+    add("read", &mut read, &Kind::WatchBegin { function: FUNCTION.to_owned(), slot: 0 });
+    add("read", &mut read, &Kind::WatchEnd { function: FUNCTION.to_owned(), slot: 0, arguments: 1 });
     let by_process = plan(vec![call("read=EIO,when=3", entry(EntryHook::Kprobe))?])?;
     add("when", &mut Loaded::new(&by_process, &one)?, &Kind::Exit);
     let (hook, id) = ("file_open", hooks::id("file_open"));
