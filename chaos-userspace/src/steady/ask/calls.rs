@@ -118,7 +118,6 @@ impl Watched {
     pub async fn measure(&self, question: &Question<'_>, target: &Target) -> Result<f64, String> {
         let Question { name, of, measure, percentile, interval, limit } = *question;
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let is_first = last.is_none();
         let (then, before) = last.unwrap_or_else(|| (self.began, self.at_first(of)));
         let over = Instant::now() + limit.saturating_sub(MARGIN);
         loop {
@@ -128,7 +127,7 @@ impl Watched {
             let elapsed = now.duration_since(then);
             let answer = match measure {
                 // A few calls in no time at all are no rate.
-                CallsMeasure::Rate => (elapsed >= interval || !is_first || now >= over)
+                CallsMeasure::Rate => (elapsed >= interval || now >= over)
                     .then(|| ended as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE)),
                 CallsMeasure::Failures => (ended > 0).then(|| since.failed as f64 * 100.0 / ended as f64),
                 CallsMeasure::Latency => {
