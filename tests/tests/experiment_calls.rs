@@ -14,6 +14,7 @@ use integration_tests::measure::measure;
 use integration_tests::patience::wait_until;
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Process, Victim};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 struct Scene {
@@ -32,6 +33,21 @@ impl Scene {
         let (target, beside) = (cgroup.child("target")?, cgroup.child("beside")?);
         let runner = Place::default().in_cgroup(&cgroup.child("runner")?);
         Ok(Self { before, cgroup, target, beside, runner, reports: Reports::new()? })
+    }
+
+    /// One on a kernel that lets calls be watched, as `plan` says.
+    fn where_calls_are_watched() -> Result<Option<Self>> {
+        let scene = Self::new()?;
+        let probe = "  steadyState: [{name: x, calls: {of: [openat]}, tolerance: {atMost: 1s}}]\n";
+        let text = document(scene.target.path(), &format!("  duration: 1s\n{NO_FAULT}{probe}"));
+        let file = scene.reports.write(&text)?;
+        let finished = Kchaos::new(&format!("plan {}", file.display())).at(&scene.runner).run()?;
+        if finished.status() == 0 {
+            return Ok(Some(scene));
+        }
+        finished.expect_status(8)?;
+        ensure!(finished.text().contains("watching openat: "), "{}", finished.text());
+        Ok(None)
     }
 
     /// A victim that makes a call again and again until it is told to stop, with pauses.
@@ -68,27 +84,12 @@ fn answers(record: &Value, name: &str, part: &str) -> Result<Vec<(f64, f64)>> {
         .with_context(|| format!("{name}: an answer without a number: {probe}"))
 }
 
-/// Whether the kernel lets calls be watched, as `plan` says.
-fn can_watch(scene: &Scene) -> Result<bool> {
-    let probe = "  steadyState: [{name: x, calls: {of: [openat]}, tolerance: {atMost: 1s}}]\n";
-    let file =
-        scene.reports.write(&document(scene.target.path(), &format!("  duration: 1s\n{NO_FAULT}{probe}")))?;
-    let finished = Kchaos::new(&format!("plan {}", file.display())).at(&scene.runner).run()?;
-    if finished.status() == 0 {
-        return Ok(true);
-    }
-    finished.expect_status(8)?;
-    ensure!(finished.text().contains("watching openat: "), "{}", finished.text());
-    Ok(false)
-}
-
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn calls_of_the_target_alone_are_timed_and_counted() -> Result<()> {
-    let scene = Scene::new()?;
-    if !can_watch(&scene)? {
+    let Some(scene) = Scene::where_calls_are_watched()? else {
         skip!("no trampolines");
-    }
+    };
     let mut victim = scene.victim(&scene.target, "openat", 20_000)?;
     let mut other = scene.victim(&scene.beside, "openat", 1_000)?;
     let probe = |name: &str, calls: &str, tolerance: &str| {
@@ -125,10 +126,9 @@ fn calls_of_the_target_alone_are_timed_and_counted() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn failures_by_every_mechanism_are_seen_and_go() -> Result<()> {
-    let scene = Scene::new()?;
-    if !can_watch(&scene)? {
+    let Some(scene) = Scene::where_calls_are_watched()? else {
         skip!("no trampolines");
-    }
+    };
     let victim = scene.victim(&scene.target, "openat", 1_000)?;
     let mut tried = vec![];
     for mechanism in ["lsm", "fmod_ret_security", "fmod_ret_sys"] {
@@ -159,10 +159,9 @@ fn failures_by_every_mechanism_are_seen_and_go() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_call_that_goes_on_is_told_before_it_ends() -> Result<()> {
-    let scene = Scene::new()?;
-    if !can_watch(&scene)? {
+    let Some(scene) = Scene::where_calls_are_watched()? else {
         skip!("no trampolines");
-    }
+    };
     let mut command = Command::new("sh");
     command.args(["-c", "sleep 0.5; while :; do sleep 0.1; [ -e \"$0\" ] && exec sleep 1000; done"]);
     let hang = scene.reports.path("hang");
@@ -192,10 +191,9 @@ fn a_call_that_goes_on_is_told_before_it_ends() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_target_that_makes_no_such_call_has_no_answer() -> Result<()> {
-    let scene = Scene::new()?;
-    if !can_watch(&scene)? {
+    let Some(scene) = Scene::where_calls_are_watched()? else {
         skip!("no trampolines");
-    }
+    };
     let victim = scene.victim(&scene.target, "openat", 1_000)?;
     let probe = "  steadyState: [{name: syncs, calls: {of: [fsync, fdatasync]}, tolerance: {atMost: 1s}, timeout: 500ms}]\n";
     let record = scene.run(&format!("  duration: 1s\n{NO_FAULT}{probe}"), 3, "not_met")?;
@@ -208,11 +206,30 @@ fn a_target_that_makes_no_such_call_has_no_answer() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_target_that_is_made_anew_is_watched_again() -> Result<()> {
-    let mut scene = Scene::new()?;
-    if !can_watch(&scene)? {
+fn nobody_looks_on_when_the_run_is_killed() -> Result<()> {
+    let Some(scene) = Scene::where_calls_are_watched()? else {
         skip!("no trampolines");
-    }
+    };
+    let victim = scene.victim(&scene.target, "openat", 1_000)?;
+    let probe =
+        "  steadyState: [{name: opens, calls: {of: [openat]}, tolerance: {atMost: 60s}, timeout: 60s}]\n";
+    let text = document(scene.target.path(), &format!("  duration: 600s\n{NO_FAULT}{probe}"));
+    let mut running = scene.reports.start(&text, &scene.runner)?;
+    running.event("answer", |event| event["phase"] == "faults")?;
+    running.signal(Signal::SIGKILL)?;
+    running.finish()?.expect_status(137)?;
+    scene.check_clean()?;
+    let made = || victim.board.tasks()[0].calls.load(Relaxed);
+    let before = made();
+    wait_until("calls behind the run", || made() > before + 50).map(drop)
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_target_that_is_made_anew_is_watched_again() -> Result<()> {
+    let Some(mut scene) = Scene::where_calls_are_watched()? else {
+        skip!("no trampolines");
+    };
     let victim = scene.victim(&scene.target, "openat", 1_000)?;
     let probe = "  steadyState: [{name: opens, calls: {of: [openat], measure: rate}, tolerance: {atLeast: 0}, interval: 100ms, \
                  timeout: 60s}]\n";

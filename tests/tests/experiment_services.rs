@@ -9,11 +9,21 @@ use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
 use integration_tests::skip;
+use integration_tests::spawn::Process;
 use serde_json::{Value, json};
 
 /// Where a service is the target.
 fn scene() -> Result<Alone> {
     Alone::in_netns(NetNs::new()?.with_clsact_where_needed()?)
+}
+
+/// nginx as the target, which serves `/page`.
+fn nginx(scene: &Alone, listen: &str, ask: &[&str]) -> Result<Process> {
+    let home = scene.path("");
+    std::fs::write(scene.path("page"), "kchaos")?;
+    std::fs::write(scene.path("conf"), nginx_conf(&home, listen))?;
+    let words = ["nginx", "-p", &home, "-c", &scene.path("conf")];
+    serve(&scene.target, &words, scene.log("nginx")?, ask, &scene.beside)
 }
 
 /// Runs an experiment on the target to its verdict; nothing is left, and the steady state is back.
@@ -49,12 +59,8 @@ fn nginx_serves_over_a_lossy_link() -> Result<()> {
         skip!("{reason}");
     }
     let scene = scene()?;
-    let home = scene.path("");
-    std::fs::write(scene.path("page"), "kchaos")?;
-    std::fs::write(scene.path("conf"), nginx_conf(&home, "127.0.0.1:8080"))?;
-    let ask = ["curl", "-sSf", "--max-time", "3", "http://127.0.0.1:8080/page"];
-    let words = ["nginx", "-p", &home, "-c", &scene.path("conf")];
-    let _nginx = serve(&scene.target, &words, scene.log("nginx")?, &ask, &scene.beside)?;
+    let url = "http://127.0.0.1:8080/page";
+    let _nginx = nginx(&scene, "127.0.0.1:8080", &["curl", "-sSf", "--max-time", "3", url])?;
     // TCP sends again what is lost, and the client asks again what took too long.
     let probe = "  steadyState:\n    - name: page\n      http: {url: \"http://127.0.0.1:8080/page\", measure: body}\n      \
                  tolerance: {equals: kchaos}\n      timeout: 60s\n      retries: 3\n      interval: 50ms\n";
@@ -76,8 +82,7 @@ fn https_is_asked_as_this_host_trusts() -> Result<()> {
         skip!("{reason}");
     }
     let scene = scene()?;
-    let (home, certificate, key) = (scene.path(""), scene.path("certificate"), scene.path("key"));
-    std::fs::write(scene.path("page"), "kchaos")?;
+    let (certificate, key) = (scene.path("certificate"), scene.path("key"));
     let made = format!(
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=kchaos -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out \
          {certificate}"
@@ -85,10 +90,9 @@ fn https_is_asked_as_this_host_trusts() -> Result<()> {
     let made = run(&scene.beside, &made.split(' ').collect::<Vec<_>>())?;
     ensure!(made.status == 0, "{}", made.err);
     let listen = format!("127.0.0.1:8443 ssl; ssl_certificate {certificate}; ssl_certificate_key {key}");
-    std::fs::write(scene.path("conf"), nginx_conf(&home, &listen))?;
-    let ask = ["curl", "-sSf", "--max-time", "3", "--cacert", &certificate, "https://127.0.0.1:8443/page"];
-    let words = ["nginx", "-p", &home, "-c", &scene.path("conf")];
-    let _nginx = serve(&scene.target, &words, scene.log("nginx")?, &ask, &scene.beside)?;
+    let url = "https://127.0.0.1:8443/page";
+    let ask = ["curl", "-sSf", "--max-time", "3", "--cacert", &certificate, url];
+    let _nginx = nginx(&scene, &listen, &ask)?;
     let file = scene.path("https.yaml");
     let fields = "  duration: 1s\n  faults: [{network: {loss: 1%, match: {protocol: tcp, localPorts: [8443]}}}]\n  mode: observe\n  \
                   steadyState:\n    - {name: page, http: {url: \"https://127.0.0.1:8443/page\", measure: body}, tolerance: {equals: kchaos}, \
