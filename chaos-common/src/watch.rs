@@ -31,9 +31,9 @@ const LAST_OCTAVE: u32 = 39;
 /// Buckets of a histogram.
 pub const BUCKETS: usize = ((LAST_OCTAVE - FIRST_OCTAVE + 2) << PARTS_LOG2) as usize;
 
-/// What became of one call, by one processor.
+/// What became of one call, by one processor; or of several, by all of them.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     /// Those that returned an error.
     pub failed: u64,
@@ -48,6 +48,38 @@ const _: () = assert!(size_of::<Times>() == 16 + 8 * BUCKETS);
 impl Default for Times {
     fn default() -> Self {
         Self { failed: 0, untimed: 0, buckets: [0; BUCKETS] }
+    }
+}
+
+impl Times {
+    /// These as well.
+    pub fn add(&mut self, other: &Self) {
+        self.failed += other.failed;
+        self.untimed += other.untimed;
+        for (total, part) in self.buckets.iter_mut().zip(&other.buckets) {
+            *total += part;
+        }
+    }
+
+    /// One more that has taken so long.
+    pub fn add_time(&mut self, ns: u64) {
+        self.buckets[bucket(ns) as usize] += 1;
+    }
+
+    /// What has come since. Counters of other processors may be read a little earlier or later than those of one's own.
+    pub fn since(&self, before: &Self) -> Self {
+        let mut since = *self;
+        since.failed = since.failed.saturating_sub(before.failed);
+        since.untimed = since.untimed.saturating_sub(before.untimed);
+        for (count, earlier) in since.buckets.iter_mut().zip(&before.buckets) {
+            *count = count.saturating_sub(*earlier);
+        }
+        since
+    }
+
+    /// How many were timed.
+    pub fn ended(&self) -> u64 {
+        self.buckets.iter().sum()
     }
 }
 

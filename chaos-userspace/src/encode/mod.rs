@@ -145,6 +145,13 @@ fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {
     if count > limit { Err(Error::TooMany { what, count, limit }) } else { Ok(()) }
 }
 
+fn not_too_deep(targets: &[(u64, u32)]) -> Result<(), Error> {
+    match targets.iter().find(|(_, level)| *level >= LEVELS_MAX) {
+        Some((_, level)) => Err(Error::TooDeep { level: *level }),
+        None => Ok(()),
+    }
+}
+
 /// Encodes the runs of one engine. Rules are numbered in the order of the jobs.
 pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
     within("runs", jobs.len(), RUNS_MAX)?;
@@ -154,9 +161,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
     let mut matches = syscall_match::Matches::default();
     let mut known = BTreeMap::new();
     for (slot, job) in jobs.iter().enumerate() {
-        if let Some((_, level)) = job.targets.iter().find(|(_, level)| *level >= LEVELS_MAX) {
-            return Err(Error::TooDeep { level: *level });
-        }
+        not_too_deep(job.targets)?;
         image.runs.push(Run {
             state: if job.await_exec { STATE_AWAIT_EXEC } else { STATE_IDLE },
             mode: if job.plan.observe { MODE_OBSERVE } else { MODE_ENFORCE },
@@ -269,12 +274,8 @@ pub fn watching(targets: &[(u64, u32)], calls: usize, task_ancestor: bool) -> Re
     let found = Target { rules: 1, runs: 0 };
     let mut known = BTreeMap::new();
     let mut image = Image { watched: calls, ..Image::default() };
-    for (id, level) in targets {
-        if *level >= LEVELS_MAX {
-            return Err(Error::TooDeep { level: *level });
-        }
-        image.add_target(&mut known, *id, found);
-    }
+    not_too_deep(targets)?;
+    targets.iter().for_each(|(id, _)| image.add_target(&mut known, *id, found));
     image.choose_selection(targets.iter().copied(), !task_ancestor)?;
     Ok(image)
 }

@@ -93,9 +93,13 @@ impl CallWatch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The calls that are watched.
-    pub fn calls(&self) -> &[Call] {
-        &self.calls
+    /// What became of these calls so far, taken together.
+    pub fn times_of(&self, calls: &[Call]) -> Result<Times, Error> {
+        let mut sum = Times::default();
+        for call in calls {
+            sum.add(&self.times(*call)?);
+        }
+        Ok(sum)
     }
 
     /// What became of a call so far, of all processors.
@@ -105,13 +109,7 @@ impl CallWatch {
         let state = self.state();
         let map: PerCpuArray<&MapData, Times> = state.maps.view("KC_TIMES")?;
         let per_cpu = map.get(&slot, 0).map_err(object::of("KC_TIMES"))?;
-        for cpu in per_cpu.iter() {
-            sum.failed += cpu.failed;
-            sum.untimed += cpu.untimed;
-            for (total, part) in sum.buckets.iter_mut().zip(&cpu.buckets) {
-                *total += part;
-            }
-        }
+        per_cpu.iter().for_each(|cpu| sum.add(cpu));
         Ok(sum)
     }
 

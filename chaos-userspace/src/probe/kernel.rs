@@ -170,6 +170,19 @@ impl Kernel {
         Err(Unable::new(why, "name another call"))
     }
 
+    fn overrides(
+        &self,
+        mechanism: &str,
+        function: &str,
+        test: impl FnOnce() -> Result<(), Unable>,
+    ) -> Result<(), Unable> {
+        // What the self-test overrides.
+        self.without_trampoline(mechanism, &entry::function("openat", false))?;
+        test()?;
+        self.with_symbol(mechanism, function)?;
+        self.without_trampoline(mechanism, function)
+    }
+
     /// A kprobe changes where the function goes on; a trampoline on it goes on elsewhere, and the change is lost.
     fn without_trampoline(&self, mechanism: &str, function: &str) -> Result<(), Unable> {
         let taken = self.trampolines.get_or_init(kernel::functions_with_trampolines);
@@ -310,19 +323,12 @@ impl Abilities for Kernel {
     }
 
     fn kprobe_override(&self, function: &str) -> Result<(), Unable> {
-        // What the self-test overrides first.
-        self.without_trampoline("kprobe", &entry::function("openat", false))?;
-        self.kprobe.get_or_init(syscall::try_kprobe).clone()?;
-        self.with_symbol("kprobe", function)?;
-        self.without_trampoline("kprobe", function)
+        self.overrides("kprobe", function, || self.kprobe.get_or_init(syscall::try_kprobe).clone())
     }
 
     fn kprobe_multi(&self, function: &str) -> Result<(), Unable> {
-        // What the self-test overrides first.
-        self.without_trampoline("kprobe_multi", &entry::function("openat", false))?;
-        self.kprobe_multi.get_or_init(syscall::try_kprobe_multi).clone()?;
-        self.with_symbol("kprobe_multi", function)?;
-        self.without_trampoline("kprobe_multi", function)
+        let test = || self.kprobe_multi.get_or_init(syscall::try_kprobe_multi).clone();
+        self.overrides("kprobe_multi", function, test)
     }
 
     fn fmod_ret_sys(&self, function: &str) -> Result<(), Unable> {

@@ -27,7 +27,10 @@ use chaos_common::{
     layout::{MEMBERS, UNKNOWN},
     syscall::{REGISTERS_ASKED, REGISTERS_ON_STACK},
 };
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 /// `r0 = result` in the cgroup, 0 elsewhere.
 fn return_in(cgroup: u64, result: i32) -> Vec<u64> {
@@ -75,6 +78,16 @@ fn felt_nothing(mechanism: &'static str) -> impl FnOnce(u8) -> Unable {
     }
 }
 
+/// Attaches a program to the function it was loaded for.
+fn attached(mechanism: &str, program: BorrowedFd<'_>) -> Result<OwnedFd, Unable> {
+    bpf::open_raw_tracepoint(program, None).map_err(|error| {
+        Unable::new(
+            format!("{mechanism}: programs cannot be attached: {error}"),
+            "use a kernel with BPF trampolines",
+        )
+    })
+}
+
 fn trampoline(
     mechanism: &'static str,
     types: (ProgramType, AttachType),
@@ -85,12 +98,7 @@ fn trampoline(
     let scratch = scratch()?;
     let code = return_in(scratch.cgroup().id(), -TELLTALE);
     let program = program(types.0, types.1, &code, function).map_err(unusable)?;
-    let _link = bpf::open_raw_tracepoint(program.as_fd(), None).map_err(|error| {
-        Unable::new(
-            format!("{mechanism}: programs cannot be attached: {error}"),
-            "use a kernel with BPF trampolines",
-        )
-    })?;
+    let _link = attached(mechanism, program.as_fd())?;
     tested(mechanism, felt::by_child(scratch.cgroup(), felt::open_root), otherwise)
 }
 
@@ -170,12 +178,7 @@ pub fn try_fentry(types: &KernelTypes, function: &str) -> Result<(), Unable> {
     for (name, attach_type) in [("fentry", AttachType::FunctionEntry), ("fexit", AttachType::FunctionExit)] {
         let program = program(ProgramType::Tracing, attach_type, &[mov(0, 0), exit()], id)
             .map_err(|error| refused(&format!("{name} programs"), error))?;
-        bpf::open_raw_tracepoint(program.as_fd(), None).map_err(|error| {
-            Unable::new(
-                format!("{name}: programs cannot be attached: {error}"),
-                "use a kernel with BPF trampolines",
-            )
-        })?;
+        attached(name, program.as_fd())?;
     }
     Ok(())
 }

@@ -30,6 +30,12 @@ pub enum Unit {
     Text,
 }
 
+/// Which of so many values, the least first and counted from 1, is this quantile of them by the nearest rank; `percentile` in
+/// thousandths of a percent.
+pub fn rank(count: u64, percentile: u32) -> u64 {
+    (u128::from(count) * u128::from(percentile)).div_ceil(100_000).max(1) as u64
+}
+
 /// Units of bytes, the longest first.
 const BYTES: [(&str, f64); 7] = [
     ("KiB", 1024.0),

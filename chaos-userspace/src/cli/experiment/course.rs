@@ -36,8 +36,6 @@ pub struct Course<'a> {
     pub(super) verbose: u8,
     pub(super) probes: Vec<Arc<Probe>>,
     pub(super) scene: Arc<Scene>,
-    /// Looks on at calls that probes ask about.
-    pub(super) call_watch: Option<Arc<CallWatch>>,
     pub(super) start: Instant,
     pub(super) signals: Signals,
     pub(super) record: Record,
@@ -54,18 +52,25 @@ pub struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    /// At its beginning. Must be called on a tokio runtime, before any thread is started.
+    /// At its beginning: these calls of the target are looked on at from now on. Must be called on a tokio runtime, before any thread is started.
     pub fn new(
         experiment: &'a Experiment,
         plan: &'a Plan,
         chosen: &'a Chosen,
+        watched: &[Watched],
         record: Record,
         verbose: u8,
     ) -> Result<Self, Failure> {
         let signals = Signals::take().map_err(Failure::internal)?;
         let cgroups = chosen.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect();
         let target = Target::new(cgroups, Path::new("/proc"));
-        let scene = Arc::new(Scene { target, calls: None, signal_mask: signals.mask_before() });
+        let calls = if watched.is_empty() {
+            None
+        } else {
+            let watch = CallWatch::open(&chosen.cgroups, watched, plan.task_ancestor)?;
+            Some(ask::Watched::new(watch, &experiment.probes)?)
+        };
+        let scene = Arc::new(Scene { target, calls, signal_mask: signals.mask_before() });
         Ok(Self {
             experiment,
             plan,
@@ -74,7 +79,6 @@ impl<'a> Course<'a> {
             verbose,
             probes: experiment.probes.iter().cloned().map(Arc::new).collect(),
             scene,
-            call_watch: None,
             start: Instant::now(),
             signals,
             not_met: vec![],
@@ -133,19 +137,6 @@ impl<'a> Course<'a> {
         record.verdict = verdict::judge(&facts);
         record.took_s = self.start.elapsed().as_secs_f64();
         record
-    }
-
-    /// Looks on at these calls of the target from now on. Nothing is asked yet.
-    pub fn watch(&mut self, watched: &[Watched]) -> Result<(), Failure> {
-        if watched.is_empty() {
-            return Ok(());
-        }
-        let watch = Arc::new(CallWatch::open(&self.chosen.cgroups, watched, self.plan.task_ancestor)?);
-        self.call_watch = Some(Arc::clone(&watch));
-        if let Some(scene) = Arc::get_mut(&mut self.scene) {
-            scene.calls = Some(ask::Watched::new(watch)?);
-        }
-        Ok(())
     }
 
     /// It follows a timetable; `seed` is what random beginnings were drawn by.

@@ -58,7 +58,7 @@ impl Course<'_> {
         let mut session = Session::open(&plan, self.chosen, false, watch, sink)?;
         session.name("run");
         session.allowed = allowed;
-        session.call_watch.clone_from(&self.call_watch);
+        session.call_watch = self.scene.calls.as_ref().map(ask::Watched::watch);
         if follower.is_some() {
             session.will_follow();
         }

@@ -67,8 +67,7 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
     let record = runtime.block_on(async {
-        let mut course = Course::new(&experiment, &plan, &chosen, record, common.verbose)?;
-        course.watch(&watched)?;
+        let mut course = Course::new(&experiment, &plan, &chosen, &watched, record, common.verbose)?;
         if !experiment.script.is_plain() {
             let seed = experiment.spec.seed.unwrap_or_else(fresh_seed);
             let length = experiment.spec.duration.unwrap_or_default();

@@ -4,7 +4,7 @@ use super::{
     super::{
         document_steady::{self as document, CallsMeasure, CommandMeasure, HttpMeasure},
         findings::{Findings, element, field},
-        text::Wanted,
+        text::{Share, Wanted},
     },
     time,
 };
@@ -23,6 +23,8 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 /// Time between two questions if nothing is said.
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+/// Which quantile of requests' times counts if nothing is said, in thousandths of a percent: the longest.
+const HTTP_PERCENTILE: u32 = 100_000;
 /// Which quantile of calls' times counts if nothing is said, in thousandths of a percent.
 const CALLS_PERCENTILE: u32 = 99_000;
 /// How long an answer may take if nothing is said.
@@ -90,9 +92,7 @@ fn read_ask(written: &document::Probe, path: &str, findings: &mut Findings) -> O
     let mut asks = vec![];
     if let Some(http) = &written.http {
         let url = http.url.as_deref().map(|url| read_url(url, &at("http.url"), findings));
-        let percentile = http.percentile.as_ref();
-        let percentile =
-            percentile.and_then(|text| findings.take(&at("http.percentile"), text.parse::<Percent>()));
+        let percentile = read_percentile(http.percentile.as_ref(), &at("http.percentile"), findings);
         let measure = http.measure.unwrap_or_default();
         for (name, given) in [("samples", http.samples.is_some()), ("percentile", http.percentile.is_some())]
         {
@@ -107,7 +107,7 @@ fn read_ask(written: &document::Probe, path: &str, findings: &mut Findings) -> O
             body: http.body.clone(),
             measure,
             samples: http.samples.unwrap_or(1),
-            percentile: (percentile.unwrap_or(Percent::ALL).percent() * 1000.0).round() as u32,
+            percentile: percentile.unwrap_or(HTTP_PERCENTILE),
         }));
     }
     if let Some(tcp) = &written.tcp {
@@ -159,11 +159,16 @@ fn read_ask(written: &document::Probe, path: &str, findings: &mut Findings) -> O
     }
 }
 
+/// In thousandths of a percent.
+fn read_percentile(written: Option<&Share>, path: &str, findings: &mut Findings) -> Option<u32> {
+    let percentile = findings.take(path, written?.parse::<Percent>())?;
+    Some((percentile.percent() * 1000.0).round() as u32)
+}
+
 fn read_calls(written: &document::Calls, path: &str, findings: &mut Findings) -> Option<Ask> {
     let at = |name: &str| field(path, name);
     let measure = written.measure.unwrap_or_default();
-    let percentile = written.percentile.as_ref();
-    let percentile = percentile.and_then(|text| findings.take(&at("percentile"), text.parse::<Percent>()));
+    let percentile = read_percentile(written.percentile.as_ref(), &at("percentile"), findings);
     if percentile.is_some() && measure != CallsMeasure::Latency {
         findings.add(&at("percentile"), "it is about latency: leave it out, or write measure: latency");
     }
@@ -179,8 +184,7 @@ fn read_calls(written: &document::Calls, path: &str, findings: &mut Findings) ->
             of.push(call);
         }
     }
-    let thousandths = |percentile: Percent| (percentile.percent() * 1000.0).round() as u32;
-    let percentile = percentile.map_or(CALLS_PERCENTILE, thousandths);
+    let percentile = percentile.unwrap_or(CALLS_PERCENTILE);
     (!of.is_empty()).then_some(Ask::Calls { of, measure, percentile })
 }
 

@@ -1,13 +1,16 @@
 //! Asking how the target's own system calls fare.
 
-use super::Target;
+use super::{
+    super::{Ask, Probe, value::rank},
+    Target,
+};
 use crate::{
     experiment::document_steady::CallsMeasure,
     host::kernel,
     inject::{engine, watch::CallWatch},
     spec::syscall::Call,
 };
-use chaos_common::watch::{BUCKETS, Begun, Times, bucket, longest_ns};
+use chaos_common::watch::{Begun, Times, longest_ns};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -19,94 +22,43 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Room for the answer itself within the time there is for it.
 const MARGIN: Duration = Duration::from_millis(50);
 
-/// What a probe asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// The calls.
-    pub of: &'a [Call],
-    /// What counts.
-    pub measure: CallsMeasure,
-    /// Which of their latencies counts, in thousandths of a percent.
-    pub percentile: u32,
-    /// Time between two questions.
-    pub interval: Duration,
-    /// How long the answer may take.
-    pub limit: Duration,
-}
-
 /// The calls that probes ask about, and what each probe knew when it was last asked.
 #[derive(Debug)]
 pub struct Watched {
     watch: Arc<CallWatch>,
-    began: Instant,
-    /// What there was then: the first hooks were attached before.
-    at_first: HashMap<u32, Times>,
-    last: Mutex<HashMap<String, (Instant, Tally)>>,
+    last: Mutex<HashMap<String, (Instant, Times)>>,
 }
 
-/// What became of some calls, taken together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Tally {
-    failed: u64,
-    untimed: u64,
-    buckets: [u64; BUCKETS],
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self { failed: 0, untimed: 0, buckets: [0; BUCKETS] }
-    }
-}
-
-impl Tally {
-    fn add(&mut self, times: &Times) {
-        self.failed += times.failed;
-        self.untimed += times.untimed;
-        for (total, part) in self.buckets.iter_mut().zip(&times.buckets) {
-            *total += part;
-        }
-    }
-
-    fn add_time(&mut self, ns: u64) {
-        self.buckets[bucket(ns) as usize] += 1;
-    }
-
-    fn since(&self, before: &Self) -> Self {
-        let mut since = self.clone();
-        // Counters of other processors may be read a little earlier or later.
-        since.failed = since.failed.saturating_sub(before.failed);
-        since.untimed = since.untimed.saturating_sub(before.untimed);
-        for (count, earlier) in since.buckets.iter_mut().zip(&before.buckets) {
-            *count = count.saturating_sub(*earlier);
-        }
-        since
-    }
-
-    fn ended(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    /// The nearest-rank quantile in seconds; `percentile` in thousandths of a percent.
-    fn quantile(&self, percentile: u32) -> Option<f64> {
-        let ended = self.ended();
-        let rank = (u128::from(ended) * u128::from(percentile)).div_ceil(100_000).max(1) as u64;
-        let mut below = 0;
-        let place = self.buckets.iter().position(|count| {
-            below += count;
-            below >= rank
-        })?;
-        Some(longest_ns(place as u32) as f64 / 1e9)
-    }
+/// The nearest-rank quantile in seconds; `percentile` in thousandths of a percent. `None` of nothing.
+fn quantile(times: &Times, percentile: u32) -> Option<f64> {
+    let rank = rank(times.ended(), percentile);
+    let mut below = 0;
+    let place = times.buckets.iter().position(|count| {
+        below += count;
+        below >= rank
+    })?;
+    Some(longest_ns(place as u32) as f64 / 1e9)
 }
 
 impl Watched {
-    /// From now on.
-    pub fn new(watch: Arc<CallWatch>) -> Result<Self, engine::Error> {
-        let times = |call: &Call| Ok((call.number(), watch.times(*call)?));
-        let at_first = watch.calls().iter().map(times).collect::<Result<_, engine::Error>>()?;
-        Ok(Self { watch, began: Instant::now(), at_first, last: Mutex::default() })
+    /// From now on, for these probes.
+    pub fn new<'a>(
+        watch: CallWatch,
+        probes: impl IntoIterator<Item = &'a Probe>,
+    ) -> Result<Self, engine::Error> {
+        let mut last = HashMap::new();
+        for probe in probes {
+            if let Ask::Calls { of, .. } = &probe.ask {
+                // Not nothing: the first hooks were attached before the last ones.
+                last.insert(probe.name.clone(), (Instant::now(), watch.times_of(of)?));
+            }
+        }
+        Ok(Self { watch: Arc::new(watch), last: Mutex::new(last) })
+    }
+
+    /// Who looks on.
+    pub fn watch(&self) -> Arc<CallWatch> {
+        Arc::clone(&self.watch)
     }
 
     /// Answers a probe for the time since it was last asked. A share or a quantile of no calls at all is no
@@ -115,41 +67,48 @@ impl Watched {
     /// Of a call that goes on it is only known that it takes longer than it has taken so far. So it counts, with that, if
     /// it already is among the longest, or if no other has ended and it has gone on for the time between two questions, or if
     /// the time for an answer is over.
-    pub async fn measure(&self, question: &Question<'_>, target: &Target) -> Result<f64, String> {
-        let Question { name, of, measure, percentile, interval, limit } = *question;
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let (then, before) = last.unwrap_or_else(|| (self.began, self.at_first(of)));
-        let over = Instant::now() + limit.saturating_sub(MARGIN);
+    pub async fn measure(
+        &self,
+        probe: &Probe,
+        of: &[Call],
+        measure: CallsMeasure,
+        percentile: u32,
+        target: &Target,
+    ) -> Result<f64, String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(&probe.name).copied();
+        let (then, before) = last.ok_or("its calls are not watched")?;
+        let over = Instant::now() + probe.timeout.saturating_sub(MARGIN);
         loop {
-            let (now, tally) = (Instant::now(), self.tally(of)?);
-            let mut since = tally.since(&before);
+            let (now, times) = (Instant::now(), self.watch.times_of(of).map_err(|error| error.to_string())?);
+            let mut since = times.since(&before);
             let ended = since.ended();
             let elapsed = now.duration_since(then);
             let answer = match measure {
                 // A few calls in no time at all are no rate.
-                CallsMeasure::Rate => (elapsed >= interval || now >= over)
+                CallsMeasure::Rate => (elapsed >= probe.interval || now >= over)
                     .then(|| ended as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE)),
                 CallsMeasure::Failures => (ended > 0).then(|| since.failed as f64 * 100.0 / ended as f64),
                 CallsMeasure::Latency => {
-                    let least = match since.quantile(percentile) {
+                    let least = match quantile(&since, percentile) {
                         Some(seconds) => Duration::from_secs_f64(seconds),
                         None if now >= over => Duration::ZERO,
-                        None => interval,
+                        None => probe.interval,
                     };
                     for age in self.under_way(of, target)? {
                         if u128::from(age) > least.as_nanos() {
                             since.add_time(age);
                         }
                     }
-                    since.quantile(percentile)
+                    quantile(&since, percentile)
                 }
             };
             if let Some(answer) = answer {
                 if since.untimed > 0 && measure != CallsMeasure::Rate {
-                    log::warn!("{name}: {} calls were not timed, too many were under way", since.untimed);
+                    let (name, untimed) = (&probe.name, since.untimed);
+                    log::warn!("{name}: {untimed} calls were not timed, too many were under way");
                 }
                 let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-                last.insert(name.to_owned(), (now, tally));
+                last.insert(probe.name.clone(), (now, times));
                 return Ok(answer);
             }
             if now >= over {
@@ -162,20 +121,6 @@ impl Watched {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-    }
-
-    fn at_first(&self, of: &[Call]) -> Tally {
-        let mut tally = Tally::default();
-        of.iter().filter_map(|call| self.at_first.get(&call.number())).for_each(|times| tally.add(times));
-        tally
-    }
-
-    fn tally(&self, of: &[Call]) -> Result<Tally, String> {
-        let mut tally = Tally::default();
-        for call in of {
-            tally.add(&self.watch.times(*call).map_err(|error| error.to_string())?);
-        }
-        Ok(tally)
     }
 
     /// How long calls have been going on, in nanoseconds, of threads that are still there and the target's.
@@ -194,8 +139,8 @@ impl Watched {
 mod tests {
     use super::*;
 
-    fn tally(times_ns: &[u64]) -> Tally {
-        let mut tally = Tally::default();
+    fn tally(times_ns: &[u64]) -> Times {
+        let mut tally = Times::default();
         times_ns.iter().for_each(|ns| tally.add_time(*ns));
         tally
     }
@@ -203,17 +148,17 @@ mod tests {
     #[test]
     fn quantiles_are_of_the_nearest_rank_and_never_told_too_short() {
         let all = tally(&[1_000_000; 99]);
-        let mut with_one = all.clone();
+        let mut with_one = all;
         with_one.add_time(50_000_000);
         let close = |told: Option<f64>, seconds: f64| {
             let told = told.unwrap();
             assert!(told >= seconds && told <= seconds * 1.0626, "{told} for {seconds}");
         };
-        close(with_one.quantile(99_000), 0.001);
-        close(with_one.quantile(99_001), 0.05);
-        close(with_one.quantile(100_000), 0.05);
-        close(all.quantile(1), 0.001);
-        assert_eq!(tally(&[]).quantile(50_000), None);
+        close(quantile(&with_one, 99_000), 0.001);
+        close(quantile(&with_one, 99_001), 0.05);
+        close(quantile(&with_one, 100_000), 0.05);
+        close(quantile(&all, 1), 0.001);
+        assert_eq!(quantile(&tally(&[]), 50_000), None);
     }
 
     #[test]
@@ -222,6 +167,6 @@ mod tests {
         now.failed = 1;
         let since = now.since(&before);
         assert_eq!((since.ended(), since.failed), (1, 1));
-        assert_eq!(before.since(&now), Tally::default());
+        assert_eq!(before.since(&now), Times::default());
     }
 }

@@ -1,6 +1,6 @@
 //! Asking HTTP servers.
 
-use super::super::value::Value;
+use super::super::value::{Value, rank};
 use crate::experiment::document_steady::{HttpMeasure, Method};
 use std::{
     collections::BTreeMap,
@@ -104,8 +104,8 @@ pub async fn measure(
 /// The nearest-rank quantile; `percentile` in thousandths of a percent.
 fn quantile(values: &mut [f64], percentile: u32) -> f64 {
     values.sort_by(f64::total_cmp);
-    let rank = (values.len() as f64 * f64::from(percentile) / 100_000.0).ceil() as usize;
-    values.get(rank.clamp(1, values.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
+    let rank = rank(values.len() as u64, percentile) as usize;
+    values.get(rank - 1).copied().unwrap_or(f64::NAN)
 }
 
 /// Asks a Prometheus server for one number.

@@ -117,15 +117,7 @@ async fn measure(probe: &Probe, scene: &Scene) -> Result<Value, String> {
             let Some(calls) = &scene.calls else {
                 return Err("the target's calls are not watched".to_owned());
             };
-            let question = calls::Question {
-                name: &probe.name,
-                of,
-                measure: *measure,
-                percentile: *percentile,
-                interval: probe.interval,
-                limit,
-            };
-            calls.measure(&question, &scene.target).await.map(Value::Number)
+            calls.measure(probe, of, *measure, *percentile, &scene.target).await.map(Value::Number)
         }
         Ask::Cgroup(measure) => scene.target.read(*measure).map(Value::Number),
         Ask::Network(measure) => scene.target.network(*measure).map(Value::Number),
