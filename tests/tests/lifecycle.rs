@@ -1,6 +1,7 @@
 //! Nothing outlives its owner: what is felt and what is left after kchaos is killed or stopped.
 
 use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use integration_tests::kchaos::{Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
-use integration_tests::patience::{monotonic_ns, wait_until};
+use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::tasks::read_tasks;
@@ -402,5 +403,46 @@ fn a_namespace_that_outlives_its_processes_is_left_as_it_was() -> Result<()> {
         })
         .with_context(|| format!("after {signal}"))?;
     }
+    Ok(())
+}
+
+/// Where what persists is made by the main thread, or written down.
+const STEPS: &str = "mkdir,rename";
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn sigkill_at_any_step_of_the_start_leaves_nothing() -> Result<()> {
+    if !has_tool("strace") {
+        skip!("needs strace");
+    }
+    let cgroup = TestCgroup::new()?;
+    let runner = cgroup.child("runner")?;
+    let netns = NetNs::new()?;
+    let place = Place::default().in_cgroup(&runner).in_netns(&netns);
+    let furniture = netns.furniture()?;
+    let before = KernelObjects::now()?;
+    let mut kills = 0;
+    // The first step that there is not ends the run without a kill.
+    for step in 1.. {
+        let inject = format!("inject={STEPS}:signal=SIGKILL:when={step}");
+        let mut command = Command::new("strace");
+        command.args(["-qqq", "-o", "/dev/null", "-e", &format!("trace={STEPS}"), "-e", &inject]);
+        command.arg(binary()?).args(["exec", "--loss", "10%", "--", "true"]);
+        place.apply(&mut command)?;
+        let output = command.output().context("running kchaos under strace")?;
+        KernelObjects::now()?.since(&before).wait_gone()?;
+        // Before the guardian watches, nobody else removes the cgroup.
+        clean(&place)?;
+        let is_bare = || Ok((netns.furniture()? == furniture && runner.children()?.is_empty()).then_some(()));
+        wait_for(&format!("everything to go after a kill at step {step}"), is_bare)
+            .with_context(|| format!("{}, {:?}", netns.furniture().unwrap_or_default(), runner.children()))?;
+        if output.status.success() {
+            break;
+        }
+        let killed = output.status.signal() == Some(Signal::SIGKILL as i32);
+        ensure!(killed, "step {step}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        kills += 1;
+    }
+    ensure!(kills >= 2, "{kills} kills: the steps are others by now");
     Ok(())
 }

@@ -38,6 +38,16 @@ pub fn add_qdisc(device: u32) -> io::Result<bool> {
     }
 }
 
+/// Whether a device of the calling thread's namespace has the clsact qdisc.
+pub fn has_qdisc(device: u32) -> io::Result<bool> {
+    // The kernel tells those of all devices (net/sched/sch_api.c, tc_dump_qdisc).
+    let message =
+        RouteNetlinkMessage::GetQueueDiscipline(TcMessage::from_parts(header(device, 0, 0, 0), vec![]));
+    // struct tcmsg {family and padding, ifindex, handle, parent, info}.
+    let place = [device.to_ne_bytes(), CLSACT_HANDLE.to_ne_bytes(), CLSACT_PARENT.to_ne_bytes()].concat();
+    Ok(request(message, NLM_F_DUMP)?.iter().any(|qdisc| qdisc.get(4..16) == Some(&place[..])))
+}
+
 /// The handle that this process's filters have.
 pub fn own_handle() -> u32 {
     FILTER_HANDLES | (std::process::id() & 0xffff)

@@ -142,9 +142,19 @@ impl Engine {
         let handle = clsact::own_handle();
         // Who made it may end first: then whoever ends last removes it.
         let is_others = || Journal::live().iter().any(|other| other.made_qdisc(namespace.inode(), device));
-        let made_qdisc = namespace.within(|| clsact::add_qdisc(device))?? || is_others();
-        self.journal.filters.push(Filter { namespace: namespace.inode(), device, handle, made_qdisc });
+        let there = namespace.within(|| clsact::has_qdisc(device))??;
+        // Written down before it is made, or an owner that is killed in between leaves it behind.
+        let filter =
+            Filter { namespace: namespace.inode(), device, handle, made_qdisc: !there || is_others() };
+        self.journal.filters.push(filter);
         self.journal.write()?;
+        if !there && !namespace.within(|| clsact::add_qdisc(device))?? && !is_others() {
+            // Somebody else has made it meanwhile.
+            if let Some(filter) = self.journal.filters.last_mut() {
+                filter.made_qdisc = false;
+            }
+            self.journal.write()?;
+        }
         let program = self.programs[program].as_fd();
         namespace.within(|| clsact::add_filter(device, handle, program, Kind::NetEgress.program()))?
     }
