@@ -30,6 +30,10 @@ pub mod x86_64 {
     pub const TASK_STATUS_OLD: usize = 8;
     /// Bit of `thread_info.status`: the current system call uses the 32-bit table.
     pub const TS_COMPAT: u32 = 0x0002;
+    /// `AUDIT_ARCH_X86_64` (include/uapi/linux/audit.h): the caller made a 64-bit call.
+    pub const AUDIT_ARCH: u32 = 0xc000_003e;
+    /// `AUDIT_ARCH_I386`: the caller made a 32-bit call.
+    pub const AUDIT_ARCH_COMPAT: u32 = 0x4000_0003;
     /// Bit of a number: the caller uses the x32 table (`__X32_SYSCALL_BIT`).
     pub const X32_BIT: u32 = 0x4000_0000;
 }

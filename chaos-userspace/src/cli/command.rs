@@ -3,10 +3,16 @@
 //! A process that joins a cgroup by writing to `cgroup.procs` waits for a grace period (`cgroup_attach_lock`,
 //! kernel/cgroup/cgroup.c); one that is made there (`CLONE_INTO_CGROUP`, 5.7) waits for nothing.
 
-use crate::host::cgroup::Cgroup;
+use crate::{
+    host::cgroup::Cgroup,
+    inject::seccomp::{Filter, Handover},
+};
 use nix::{
     fcntl::OFlag,
-    sys::{signal::SigSet, wait},
+    sys::{
+        signal::{self, SigSet},
+        wait,
+    },
     unistd::{self, Pid},
 };
 use std::{
@@ -25,6 +31,39 @@ use tokio::io::unix::AsyncFd;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// What a command is started behind.
+pub struct Gate<'a> {
+    /// The filter.
+    pub filter: Filter,
+    /// Called with its listener, before the command's exec: from its return on calls are answered.
+    pub receive: &'a mut dyn FnMut(OwnedFd) -> io::Result<()>,
+}
+
+/// Why a command could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program's exec, or what comes before it.
+    #[error(transparent)]
+    Exec(#[from] io::Error),
+    /// The filter could not be put in front of it.
+    #[error("seccomp: the command cannot be started behind a filter: {0}{hint}", hint = hint(.0))]
+    Filter(io::Error),
+    /// Nobody can answer for its calls.
+    #[error("seccomp: starting the receiver of the command's calls: {0}")]
+    Receiver(io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            ": somebody else answers for calls of kchaos already, and there can be one only: start it outside of that \
+             container or sandbox, or choose another --mechanism"
+        }
+        Some(libc::EACCES) => ": give kchaos CAP_SYS_ADMIN, or choose another --mechanism",
+        _ => "",
+    }
+}
+
 /// A command that has been started.
 #[derive(Debug)]
 pub struct Command {
@@ -42,12 +81,17 @@ impl Command {
         arguments: &[OsString],
         cgroup: &Cgroup,
         mask: &SigSet,
-    ) -> io::Result<Self> {
+        gate: Option<Gate<'_>>,
+    ) -> Result<Self, Error> {
         let words = std::iter::once(program).chain(arguments);
-        let words = words.map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+        let words = words
+            .map(|word| CString::new(word.as_bytes()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(io::Error::from)?;
         let mut pointers: Vec<_> = words.iter().map(|word| word.as_ptr()).collect();
         pointers.push(std::ptr::null());
-        let (told, tells) = unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (told, tells) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from)?;
+        let gate = gate.map(|gate| Handover::new().map(|handover| (gate, handover))).transpose()?;
         // SAFETY: the child makes only system calls and execvp, on memory that was made ready here, and ends without
         // returning.
         let child = unsafe {
@@ -55,7 +99,8 @@ impl Command {
             match joins().or_else(|error| if is_final(&error) { Err(error) } else { forked_into(cgroup) })? {
                 Some(child) => child,
                 None => {
-                    let error = become_program(&pointers, mask);
+                    let gate = gate.as_ref().map(|(gate, handover)| (&gate.filter, handover));
+                    let error = become_program(&pointers, mask, gate);
                     let number = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
                     libc::write(tells.as_raw_fd(), number.as_ptr().cast(), number.len());
                     libc::_exit(127)
@@ -63,11 +108,30 @@ impl Command {
             }
         };
         drop(tells);
+        // From here on its exec, too, may wait for an answer.
+        let mut has_filter = true;
+        if let Some((gate, handover)) = gate {
+            let listener = handover.take(child.end.as_fd());
+            let served = match listener {
+                Ok(Some(listener)) => (gate.receive)(listener),
+                Ok(None) => {
+                    has_filter = false;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
+                let _ = signal::kill(child.pid, signal::Signal::SIGKILL);
+                let _ = wait::waitpid(child.pid, None);
+                return Err(Error::Receiver(error));
+            }
+        }
         let mut number = [0; 4];
         // The pipe closes with the exec.
         if File::from(told).read_exact(&mut number).is_ok() {
-            wait::waitpid(child.pid, None)?;
-            return Err(io::Error::from_raw_os_error(i32::from_ne_bytes(number)));
+            wait::waitpid(child.pid, None).map_err(io::Error::from)?;
+            let error = io::Error::from_raw_os_error(i32::from_ne_bytes(number));
+            return Err(if has_filter { Error::Exec(error) } else { Error::Filter(error) });
         }
         Ok(Self { pid: child.pid, end: watched(child.end)? })
     }
@@ -177,11 +241,20 @@ unsafe fn forked_into(cgroup: &Cgroup) -> io::Result<Option<Child>> {
 /// # Safety
 ///
 /// `words` are pointers to strings, the last of them null.
-unsafe fn become_program(words: &[*const libc::c_char], mask: &SigSet) -> io::Error {
+unsafe fn become_program(
+    words: &[*const libc::c_char],
+    mask: &SigSet,
+    gate: Option<(&Filter, &Handover)>,
+) -> io::Error {
     // SAFETY: system calls, then what the caller promises. The standard library ignores SIGPIPE, which is inherited.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::sigprocmask(libc::SIG_SETMASK, mask.as_ref(), std::ptr::null_mut());
+        if let Some((filter, handover)) = gate
+            && let Err(error) = filter.install(handover)
+        {
+            return error;
+        }
         if let Some(program) = words.first() {
             libc::execvp(*program, words.as_ptr());
         }

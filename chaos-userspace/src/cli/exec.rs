@@ -1,7 +1,7 @@
 //! `kchaos exec`: a command in a fresh cgroup under faults.
 
 use super::{
-    command::Command,
+    command::{self, Command, Gate},
     events::Events,
     exit,
     failure::Failure,
@@ -60,7 +60,11 @@ pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure
     let watch = Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose };
     session::block_on(async {
         let mut session = Session::open(&plan, &fresh.0, true, watch, sink)?;
-        let mut child = spawn(&arguments.command, cgroup, session.mask_before())?;
+        let mask = session.mask_before();
+        let filter = session.filter();
+        let mut receive = |listener| session.receive(listener);
+        let gate = filter.map(|filter| Gate { filter, receive: &mut receive });
+        let mut child = spawn(&arguments.command, cgroup, mask, gate)?;
         session.arm(Some(child.pid().as_raw() as u32), sink)?;
         let status = loop {
             tokio::select! {
@@ -120,11 +124,20 @@ fn check_joinable(cgroup: &Cgroup) -> Result<(), Failure> {
     Err(Failure::new(exit::UNABLE, message))
 }
 
-fn spawn(words: &[OsString], cgroup: &Cgroup, signal_mask: SigSet) -> Result<Command, Failure> {
+fn spawn(
+    words: &[OsString],
+    cgroup: &Cgroup,
+    signal_mask: SigSet,
+    gate: Option<Gate<'_>>,
+) -> Result<Command, Failure> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(Failure::new(exit::USAGE, "no command is given: write it behind --"));
     };
-    Command::start(program, arguments, cgroup, &signal_mask).map_err(|error| {
+    Command::start(program, arguments, cgroup, &signal_mask, gate).map_err(|error| {
+        let error = match error {
+            command::Error::Exec(error) => error,
+            other => return Failure::new(exit::UNABLE, other.to_string()),
+        };
         let shown = program.to_string_lossy();
         let (status, why) = if error.kind() == io::ErrorKind::NotFound {
             (exit::EXEC_NOT_FOUND, "was not found")

@@ -35,7 +35,7 @@ mod target;
 mod top;
 
 use crate::{
-    inject::{guardian, sleeper},
+    inject::{guardian, seccomp, sleeper},
     observe::bystander,
     report::event::{Event, Sink},
 };
@@ -119,6 +119,12 @@ enum Command {
     /// The process that lets calls go that are held back
     #[command(hide = true)]
     Sleeper,
+    /// The process that answers for a command's calls
+    #[command(hide = true)]
+    Receiver {
+        /// Rows of calls and their rules.
+        rows: Vec<String>,
+    },
     /// The process that must feel nothing
     #[command(hide = true)]
     Bystander,
@@ -168,6 +174,7 @@ pub fn main() -> ExitCode {
             guardian::watch(journal).map(|()| exit::DONE).map_err(Failure::internal)
         }
         Command::Sleeper => sleeper::live().map(|()| exit::DONE).map_err(Failure::internal),
+        Command::Receiver { rows } => seccomp::live(&rows).map(|()| exit::DONE).map_err(Failure::internal),
         Command::Bystander => bystander::live()
             .map(|felt| {
                 console::out(format_args!("{}", serde_json::json!(felt)));

@@ -16,6 +16,7 @@ use crate::{
     host::cgroup::Hierarchy,
     inject::{
         engine::{Closed, Engine, Grace, Placement},
+        seccomp::Filter,
         watch::CallWatch,
     },
     observe::{
@@ -35,7 +36,7 @@ use crate::{
 };
 use chaos_common::counter::Outcome;
 use nix::sys::signal::{SigSet, Signal};
-use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{future::Future, io, os::fd::OwnedFd, pin::Pin, sync::Arc, time::Instant};
 use tokio::time::{Sleep, sleep};
 
 /// Runs a session's work on a runtime of its own, on this thread.
@@ -177,6 +178,19 @@ impl<'a> Session<'a> {
     /// What the caller of this process had blocked: a command we start gets it back.
     pub fn mask_before(&self) -> SigSet {
         self.signals.mask_before()
+    }
+
+    /// What a command of this run has to be started behind, if anything.
+    pub fn filter(&self) -> Option<Filter> {
+        self.engine.as_ref().and_then(Engine::filter)
+    }
+
+    /// Answers for calls that wait at `listener`.
+    pub fn receive(&mut self, listener: OwnedFd) -> io::Result<()> {
+        match &mut self.engine {
+            Some(engine) => engine.receive(run::options(true, 0, None).program, listener),
+            None => Err(io::Error::other("the run is over")),
+        }
     }
 
     /// Arms the run, or waits until the exec of the command with this pid has, and tells.

@@ -96,6 +96,10 @@ pub struct Image {
     pub has_socket_hooks: bool,
     /// Row of the call table -> rules and hook.
     pub calls: BTreeMap<u32, Call>,
+    /// Row of the call table -> rules that the receiver of notifications goes by.
+    pub notified: BTreeMap<u32, u64>,
+    /// Whether any program holds calls back.
+    pub sleeps: bool,
     /// Beginning of a task's name -> rules it is not ruled out for, what shorter beginnings say included.
     pub comms: Vec<(Vec<u8>, u64)>,
     /// User -> rules it is not ruled out for.
@@ -179,7 +183,8 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     Mechanism::CgroupSkb | Mechanism::Arrival => image.ingress_rules |= bit,
                     // Its packets come from the hooks of devices.
                     Mechanism::Line => {}
-                    Mechanism::Entry { .. } | Mechanism::Security { .. } | Mechanism::Sleep { .. } => {}
+                    Mechanism::Entry { .. } | Mechanism::Security { .. } | Mechanism::Notification => {}
+                    Mechanism::Sleep { .. } => image.sleeps = true,
                     Mechanism::Socket(_) => image.has_socket_hooks = true,
                 }
             }
@@ -294,6 +299,12 @@ fn add_returns(returns: &Returns, rule: &mut Rule, image: &mut Image) {
     }
 }
 
+/// A call's numbers, and whether they are those of 32-bit callers.
+fn numbers(call: SystemCall) -> impl Iterator<Item = (u32, bool)> {
+    let compat = entry::compat(call.name()).into_iter().map(|(_, number)| (number, true));
+    std::iter::once((call.number(), false)).chain(compat)
+}
+
 /// Makes the flows that are hit others in every run.
 fn salt(run: &str, rule: usize) -> u64 {
     run.bytes().fold(rule as u64, |salt, byte| mix(salt ^ u64::from(byte)))
@@ -308,13 +319,20 @@ impl Image {
             Mechanism::Socket(_) => HOOK_SOCKET,
             // Judged by the program before it.
             Mechanism::Sleep { .. } => return,
+            Mechanism::Notification => {
+                for (number, is_compat) in numbers(call) {
+                    let row = call_row(number, is_compat);
+                    row.into_iter().for_each(|row| *self.notified.entry(row).or_default() |= bit);
+                }
+                return;
+            }
             _ => HOOK_ENTRY,
         };
-        let compat = entry::compat(call.name()).into_iter().filter_map(|(_, number)| call_row(number, true));
         let through_ring = hook >= HOOK_FILE_PERMISSION && hooks::in_ring(call.name());
         let write = hook == HOOK_FILE_PERMISSION && hooks::writes(call.name());
         let ring = through_ring.then(|| ring_row(hook, write));
-        for row in call_row(call.number(), false).into_iter().chain(compat).chain(ring) {
+        let rows = numbers(call).filter_map(|(number, is_compat)| call_row(number, is_compat));
+        for row in rows.chain(ring) {
             let call = self.calls.entry(row).or_default();
             if call.rules & bit == 0 {
                 call.rules |= bit;
@@ -324,11 +342,6 @@ impl Image {
                 call.other_hook = hook;
             }
         }
-    }
-
-    /// Whether any rule holds calls back.
-    pub fn has_latency(&self) -> bool {
-        self.rules.iter().any(|rule| rule.kind == KIND_LATENCY)
     }
 
     /// Rules of which every process counts for itself, one bit each.

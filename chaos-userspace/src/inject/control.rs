@@ -125,6 +125,34 @@ impl ControlPage {
             && (0..RUNS_MAX).any(|index| self.run_state(index) == STATE_ARMED)
     }
 
+    /// The header and a run as they are now. `None` if there is no such slot.
+    pub fn run_now(&self, index: usize) -> Option<(Header, Run)> {
+        if index >= RUNS_MAX {
+            return None;
+        }
+        // SAFETY: projections inside the page.
+        let (armed, lease, mode, deadline) = unsafe {
+            (
+                self.word32(|page| &raw mut (*page).header.armed),
+                self.word64(|page| &raw mut (*page).header.lease_ns),
+                self.word32(|page| &raw mut (*Self::run(page, index)).mode),
+                self.word64(|page| &raw mut (*Self::run(page, index)).deadline_ns),
+            )
+        };
+        let header = Header {
+            armed: armed.load(Ordering::SeqCst),
+            lease_ns: lease.load(Ordering::SeqCst),
+            ..Header::default()
+        };
+        let run = Run {
+            state: self.run_state(index),
+            mode: mode.load(Ordering::SeqCst),
+            deadline_ns: deadline.load(Ordering::SeqCst),
+            ..Run::default()
+        };
+        Some((header, run))
+    }
+
     /// State of a run: one of `STATE_*`.
     pub fn run_state(&self, index: usize) -> u32 {
         // SAFETY: projection inside the page.

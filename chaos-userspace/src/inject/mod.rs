@@ -16,5 +16,6 @@ pub mod link;
 mod match_tables;
 pub mod object;
 pub mod program;
+pub mod seccomp;
 pub mod sleeper;
 pub mod watch;

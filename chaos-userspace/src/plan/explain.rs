@@ -133,6 +133,15 @@ fn sentence(mechanism: &Mechanism) -> String {
                 if *by == SecurityHook::FmodRet { SKIPPED } else { "" }
             )
         }
+        Mechanism::Notification => "The command is started behind a seccomp filter by which the kernel asks a process of kchaos \
+             (kchaos-receiver) before each of these calls, also of threads, children and 32-bit callers, whatever cgroup they \
+             move to; no other process runs the filter. Such a call costs two switches of tasks (some 10 us), also after the run: \
+             a filter cannot be taken away, and the receiver lives until the last process behind it has gone. SIGKILL ends \
+             a wait at once. If kchaos dies or the receiver does, all are let go; if kchaos is stopped, within 1.1 s; if \
+             the receiver is stopped, within 3.3 s. Only if the receiver and its stand-by are both killed do these calls \
+             fail with ENOSYS. Below Linux 5.19 a signal with a handler ends the wait: the call begins again, or fails with \
+             EINTR where the handler is set without SA_RESTART."
+            .to_owned(),
         Mechanism::Socket(hook) => format!(
             "A {} program on the target fails it for sockets that were created in the target, whoever uses them: IPv4 \
              and IPv6 only, and only sends that name an address. io_uring is left alone. No other cgroup runs it.",

@@ -84,9 +84,9 @@ pub struct PlannedRule {
 }
 
 impl PlannedRule {
-    /// Whether programs that sleep carry it.
+    /// Whether it holds calls back.
     pub fn sleeps(&self) -> bool {
-        self.mechanisms.iter().any(|mechanism| matches!(mechanism, Mechanism::Sleep { .. }))
+        matches!(&self.fault, Fault::Syscall(fault) if fault.latency().is_some())
     }
 }
 
@@ -127,6 +127,8 @@ pub enum Mechanism {
     },
     /// Socket hook of the target's cgroup.
     Socket(SocketHook),
+    /// Seccomp user notification of the command that is started as the target.
+    Notification,
 }
 
 /// How the result of a system call's function is set.
@@ -226,6 +228,7 @@ impl Mechanism {
             Self::Sleep { .. } => "lsm_sleep",
             Self::Security { by, .. } => by.name(),
             Self::Socket(_) => "cgroup_sock_addr",
+            Self::Notification => "seccomp",
         }
     }
 
@@ -241,9 +244,10 @@ impl Mechanism {
         names
     }
 
-    /// The program that serves it. Socket hooks have one for all targets that are subject to the same, in `slot`.
-    pub fn program(&self, slot: u32) -> Kind {
-        match self {
+    /// The program that serves it, if one does. Socket hooks have one for all targets that are subject to the same, in `slot`.
+    pub fn program(&self, slot: u32) -> Option<Kind> {
+        Some(match self {
+            Self::Notification => return None,
             Self::Tcx | Self::Clsact | Self::Line => Kind::NetEgress,
             Self::Arrival => Kind::NetArrival { namespace: 0 },
             Self::CgroupSkb => Kind::NetIngress,
@@ -256,7 +260,7 @@ impl Mechanism {
                 Kind::Security { function: syscall::security_function(hook), id: *id }
             }
             Self::Socket(hook) => Kind::Socket { attach_type: hook.attach_type(), slot },
-        }
+        })
     }
 
     /// The function, if its result is set by overriding it at a kprobe. A trampoline on the same function goes on from an

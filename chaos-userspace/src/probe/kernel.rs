@@ -32,6 +32,7 @@ use std::{
 pub struct Kernel {
     tcx: OnceCell<Result<(), Unable>>,
     clsact: OnceCell<Result<(), Unable>>,
+    seccomp: OnceCell<Result<(), Unable>>,
     line: OnceCell<Result<(), Unable>>,
     arrival: OnceCell<Result<(), Unable>>,
     cgroup_skb: OnceCell<Result<(), Unable>>,
@@ -355,6 +356,10 @@ impl Abilities for Kernel {
     fn sleep(&self, hook: &str) -> Result<(), Unable> {
         self.sleep.get_or_init(|| latency::try_sleep(self)).clone()?;
         latency::may_sleep(self.types()?, hook)
+    }
+
+    fn seccomp(&self) -> Result<(), Unable> {
+        self.seccomp.get_or_init(super::seccomp::try_notification).clone()
     }
 
     fn socket_hooks(&self) -> Result<(), Unable> {

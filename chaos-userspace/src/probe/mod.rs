@@ -5,6 +5,7 @@ pub mod facts;
 pub mod felt;
 pub mod kernel;
 mod latency;
+mod seccomp;
 pub mod selftest;
 mod syscall;
 
@@ -74,6 +75,8 @@ pub trait Abilities {
     fn lsm(&self, hook: &str) -> Result<(), Unable>;
     /// A BPF LSM program that sleeps on this hook, until the sleeper answers.
     fn sleep(&self, hook: &str) -> Result<(), Unable>;
+    /// Asking a process before another one's calls, and taking its answer.
+    fn seccomp(&self) -> Result<(), Unable>;
     /// Socket hooks of a cgroup that can set any errno.
     fn socket_hooks(&self) -> Result<(), Unable>;
     /// Claiming success in place of a call, with the value 0 (`zero`) or one above.

@@ -126,6 +126,9 @@ pub enum Mechanism {
     CgroupSockAddr,
     /// for --slow: a BPF LSM program that sleeps, until a process of kchaos answers it or goes (Linux 6.12)
     LsmSleep,
+    /// for kchaos exec: the kernel asks a process of kchaos before the command's call (seccomp user notification, Linux
+    /// 5.10); also for --slow
+    Seccomp,
 }
 
 impl Mechanism {
@@ -139,6 +142,7 @@ impl Mechanism {
             Self::Kprobe => "kprobe",
             Self::CgroupSockAddr => "cgroup_sock_addr",
             Self::LsmSleep => "lsm_sleep",
+            Self::Seccomp => "seccomp",
         }
     }
 }

@@ -37,7 +37,8 @@ impl Engine {
                 self.attach_to_sockets(*hook, &mut programs, placements)?;
                 continue;
             }
-            let kind = mechanism.program(0);
+            // Without a program: the command's filter.
+            let Some(kind) = mechanism.program(0) else { continue };
             let program = match loaded.iter().find(|(known, _)| *known == kind) {
                 Some((_, place)) => *place,
                 None => {
@@ -145,6 +146,7 @@ impl Engine {
             }
             // One program per target, by the caller.
             Mechanism::Socket(_) => Ok(()),
+            Mechanism::Notification => Ok(()),
         }
     }
 
@@ -176,7 +178,8 @@ impl Engine {
             let program = match loaded.get(&slot) {
                 Some(program) => *program,
                 None => {
-                    self.programs.push(programs.load(&mechanism.program(slot as u32))?);
+                    let Some(kind) = mechanism.program(slot as u32) else { continue };
+                    self.programs.push(programs.load(&kind)?);
                     loaded.insert(slot, self.programs.len() - 1);
                     self.programs.len() - 1
                 }

@@ -22,14 +22,26 @@ const MEMBARRIER_GLOBAL: libc::c_int = 1;
 impl Engine {
     /// Counters by rule, in the order of the jobs' rules, as they are now.
     pub fn counters(&self) -> Result<Vec<RuleCounters>, Error> {
-        let rules = 0..self.image.rules.len() as u32;
-        Ok(rules.map(|rule| self.maps.counters(rule)).collect::<Result<_, _>>()?)
+        (0..self.image.rules.len() as u32).map(|rule| self.counters_of(rule)).collect()
     }
 
     /// By rule: what became of calls that were to be held back, as of now.
     pub fn held(&self) -> Result<Vec<Held>, Error> {
-        let rules = 0..self.image.rules.len() as u32;
-        Ok(rules.map(|rule| self.maps.held(rule)).collect::<Result<_, _>>()?)
+        (0..self.image.rules.len() as u32).map(|rule| self.held_of(rule)).collect()
+    }
+
+    /// A rule is served by programs or by the receiver.
+    pub(super) fn counters_of(&self, rule: u32) -> Result<RuleCounters, Error> {
+        let mut counters = self.maps.counters(rule)?;
+        self.receiver.iter().for_each(|receiver| receiver.add_to(rule, &mut counters));
+        Ok(counters)
+    }
+
+    pub(super) fn held_of(&self, rule: u32) -> Result<Held, Error> {
+        match &self.receiver {
+            Some(receiver) if !self.image.sleeps => Ok(receiver.held(rule)),
+            _ => Ok(self.maps.held(rule)?),
+        }
     }
 
     /// By rule: how often the kernel skipped a program that serves it, for calls of any process on the host.

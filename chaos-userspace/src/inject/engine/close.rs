@@ -61,16 +61,18 @@ impl Engine {
         let missed = self.missed();
         // Whoever is held back goes on now, and so do the programs that hold.
         drop(self.sleeper.take());
+        let receiver_left = self.receiver.as_mut().and_then(|receiver| receiver.end().err());
         // Nothing leads into the lines any more: what is in them may still arrive.
         let (queue, lines_left) = self.lines.take().map(Lines::end).unzip();
         let mut problems = self.undo_filters();
         if problems.is_empty() {
             self.journal.filters.clear();
         }
+        problems.extend(receiver_left);
         // Detached and a grace period later: no program runs any more, the counters are final.
         let counters = (0..self.image.rules.len() as u32)
             .map(|rule| {
-                self.maps.counters(rule).unwrap_or_else(|error| {
+                self.counters_of(rule).unwrap_or_else(|error| {
                     problems.push(format!("reading the counters of rule {rule}: {error}"));
                     RuleCounters::default()
                 })
@@ -78,7 +80,7 @@ impl Engine {
             .collect();
         let held = (0..self.image.rules.len() as u32)
             .map(|rule| {
-                self.maps.held(rule).unwrap_or_else(|error| {
+                self.held_of(rule).unwrap_or_else(|error| {
                     problems.push(format!("reading how long rule {rule} held calls back: {error}"));
                     Held::default()
                 })
@@ -142,6 +144,7 @@ impl Drop for Engine {
         let Some(guardian) = self.guardian.take() else { return };
         self.links.clear();
         drop(self.sleeper.take());
+        drop(self.receiver.take());
         if self.undo_filters().is_empty() && self.journal.undo_cgroup() {
             self.journal.erase();
             guardian.dismiss();

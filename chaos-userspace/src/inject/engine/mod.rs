@@ -19,6 +19,7 @@ use super::{
     link::Link,
     object::{self, Maps},
     program,
+    seccomp::{Filter, Receiver},
     sleeper::Sleeper,
 };
 use crate::{
@@ -165,6 +166,7 @@ pub struct Engine {
     hosted: Vec<Hosted>,
     journal: Journal,
     sleeper: Option<Sleeper>,
+    receiver: Option<Receiver>,
     guardian: Option<Guardian>,
 }
 
@@ -235,7 +237,7 @@ impl Engine {
         let guardian = Guardian::start(options.program, control_map, &journal)
             .map_err(io_error("starting the guardian"))?;
         let sleeper = image
-            .has_latency()
+            .sleeps
             .then(|| Sleeper::start(options.program, control_map, page.clone()))
             .transpose()
             .map_err(io_error("starting the sleeper"))?;
@@ -256,6 +258,7 @@ impl Engine {
             hosted,
             journal,
             sleeper,
+            receiver: None,
             guardian: Some(guardian),
         };
         // Meanwhile the guardian starts: most of the time goes by in grace periods.
@@ -274,6 +277,20 @@ impl Engine {
             }
             self.page.set_run_state(slot, STATE_ARMED);
         }
+    }
+
+    /// The filter that the command has to be started behind, if its calls are notified.
+    pub fn filter(&self) -> Option<Filter> {
+        let rows = &self.image.notified;
+        (!rows.is_empty()).then(|| Filter::new(rows.keys().copied()))
+    }
+
+    /// From now on calls that wait at `listener` are answered. `program` is `kchaos`.
+    pub fn receive(&mut self, program: &Path, listener: OwnedFd) -> io::Result<()> {
+        let map = |name| self.maps.descriptor(name).map_err(io::Error::other);
+        let maps = [map("KC_CONTROL")?, map("KC_RULES")?, map("KC_RESULTS")?];
+        self.receiver = Some(Receiver::start(program, maps, listener, &self.image.notified)?);
+        Ok(())
     }
 
     /// Waits until an exec in the target has armed the run in `slot`, which happens before the exec returns, and takes

@@ -109,6 +109,9 @@ mod tests {
         fn clsact(&self) -> Result<(), Unable> {
             Self::no()
         }
+        fn seccomp(&self) -> Result<(), Unable> {
+            Self::no()
+        }
         fn line(&self) -> Result<(), Unable> {
             Self::no()
         }

@@ -11,7 +11,10 @@ pub fn by_name_only(wanted: Option<Wanted>) -> Unable {
                  name"
             .to_owned(),
     };
-    Unable::new(why, "add --mechanism lsm_sleep; kchaos plan then says what that means")
+    Unable::new(
+        why,
+        "add --mechanism lsm_sleep, or with kchaos exec also --mechanism seccomp; kchaos plan then says what that means",
+    )
 }
 
 /// What else waits while a task sleeps at this hook, if the kernel calls it with a lock held that others want.

@@ -103,6 +103,14 @@ pub fn served_by(fault: &Fault, hooks: &[Mechanism], abilities: &impl Abilities)
             ));
         }
     }
+    if hooks.contains(&Mechanism::Notification)
+        && (fault.matches.has_caller() || fault.matches.has_arguments())
+    {
+        return Err(Unable::new(
+            "seccomp: who calls and with what is not looked at there: none of these matches is served",
+            "leave them out",
+        ));
+    }
     let at_socket = hooks.iter().any(|hook| matches!(hook, Mechanism::Socket(_)));
     if at_socket && (fault.matches.has_caller() || fault.matches.has_arguments()) {
         return Err(Unable::new(

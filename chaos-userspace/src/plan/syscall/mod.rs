@@ -14,6 +14,7 @@ use crate::{
         Fault as SpecFault, Spec,
         returns::Needs,
         syscall::{Call, Calls, Fault, Mechanism as Wanted},
+        target::Target,
     },
 };
 
@@ -66,6 +67,8 @@ pub fn plan(fault: &Fault, spec: &Spec, abilities: &impl Abilities) -> Result<Pl
 pub struct Choice<'a> {
     faults: Vec<&'a Fault>,
     wanted: Option<Wanted>,
+    /// Whether the target is a command that is yet to be started.
+    is_command: bool,
 }
 
 impl<'a> Choice<'a> {
@@ -75,12 +78,16 @@ impl<'a> Choice<'a> {
             SpecFault::Syscall(fault) => Some(&**fault),
             SpecFault::Network(_) => None,
         };
-        Self { faults: spec.faults.iter().filter_map(calls).collect(), wanted: spec.mechanism }
+        Self {
+            faults: spec.faults.iter().filter_map(calls).collect(),
+            wanted: spec.mechanism,
+            is_command: spec.targets == [Target::Fresh],
+        }
     }
 
     /// For one fault.
     pub fn only(fault: &'a Fault, wanted: Option<Wanted>) -> Self {
-        Self { faults: vec![fault], wanted }
+        Self { faults: vec![fault], wanted, is_command: false }
     }
 
     /// Chooses the hooks for a call: the first mechanism of the ladder that reaches it here and can return what all
@@ -93,8 +100,14 @@ impl<'a> Choice<'a> {
         let has_class = self.faults.iter().any(|fault| matches!(fault.calls, Calls::Class { .. }));
         let usual = if has_class { &CLASS_LADDER } else { &LADDER };
         let holds_back = on_call.iter().any(|fault| fault.latency().is_some());
-        if holds_back && self.wanted != Some(Wanted::LsmSleep) {
+        if holds_back && !matches!(self.wanted, Some(Wanted::LsmSleep | Wanted::Seccomp)) {
             return Err(latency::by_name_only(self.wanted));
+        }
+        if self.wanted == Some(Wanted::Seccomp) && !self.is_command {
+            return Err(Unable::new(
+                "seccomp: a filter can only be put in front of a command that is started behind it",
+                "start it by kchaos exec --mechanism seccomp, or choose another mechanism",
+            ));
         }
         let ladder = match &self.wanted {
             // What only fails needs no program that sleeps.
@@ -159,6 +172,7 @@ pub fn by(
         }
         Wanted::Kprobe => entry(EntryHook::Kprobe, call, needs, abilities, |f| abilities.kprobe_override(f)),
         Wanted::CgroupSockAddr => socket(call, abilities),
+        Wanted::Seccomp => abilities.seccomp().map(|()| vec![Mechanism::Notification]),
     }
 }
 
