@@ -253,7 +253,9 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     }
                 }
             }
-            image.exact |= rule.when & !WHEN_PER_FLOW != 0;
+            // The receiver counts by itself.
+            let by_kernel = !planned.mechanisms.contains(&Mechanism::Notification);
+            image.exact |= by_kernel && rule.when & !WHEN_PER_FLOW != 0;
             image.rules.push(rule);
         }
         let target = Target { rules: mask, runs: 1 << slot };
@@ -344,9 +346,10 @@ impl Image {
         }
     }
 
-    /// Rules of which every process counts for itself, one bit each.
+    /// Rules of which every process counts for itself in the kernel, one bit each.
     pub fn process_rules(&self) -> u64 {
-        let counting = |rule: &&Rule| rule.when & WHEN_PER_PROCESS != 0;
+        let notified = self.notified.values().fold(0, |all, rules| all | rules);
+        let counting = |rule: &&Rule| rule.when & WHEN_PER_PROCESS != 0 && notified & 1 << rule.number == 0;
         self.rules.iter().filter(counting).fold(0, |rules, rule| rules | 1 << rule.number)
     }
 

@@ -311,13 +311,17 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     let mut rules: Vec<PlannedRule> = vec![];
     let mut unable = vec![];
     for fault in &resolved(&faults, abilities)? {
-        if (fault.is_exact() || (spec.seed.is_some() && !fault.is_per_flow()))
+        // The receiver counts by itself.
+        let by_kernel =
+            matches!(fault, Fault::Network(_)) || spec.mechanism != Some(spec::syscall::Mechanism::Seccomp);
+        if by_kernel
+            && (fault.is_exact() || (spec.seed.is_some() && !fault.is_per_flow()))
             && let Err(missing) = counts_exactly(abilities)
         {
             unable.push((fault.to_string(), missing));
             continue;
         }
-        if fault.when().per_process && !abilities.registers().sees_exits() {
+        if by_kernel && fault.when().per_process && !abilities.registers().sees_exits() {
             let why = "counting per process needs the kernel's type information, to see processes end";
             unable.push((fault.to_string(), Unable::new(why, "use a kernel with CONFIG_DEBUG_INFO_BTF")));
             continue;
@@ -360,7 +364,8 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     }
     let all = |missing| Error::Unable(vec![("all faults".to_owned(), missing)]);
     let task_ancestor = abilities.task_ancestor().map_err(all)?;
-    if !task_ancestor && rules.iter().any(PlannedRule::sleeps) {
+    let sleeps = |rule: &PlannedRule| rule.mechanisms.iter().any(|by| matches!(by, Mechanism::Sleep { .. }));
+    if !task_ancestor && rules.iter().any(sleeps) {
         // Programs that sleep cannot walk up the cgroups.
         return Err(all(Unable::new(
             "lsm_sleep: tracing programs cannot ask for a task's ancestor cgroup",
