@@ -76,6 +76,7 @@ fn doctor_agrees_with_what_was_tried_here() -> Result<()> {
         ("kprobe_multi", kprobe_multi_works()),
         ("kprobe", kprobe_override_works()),
         ("cgroup_sock_addr", socket_hooks_work()),
+        ("seccomp", true),
         // fmod_ret is a trampoline as well.
         ("fentry", fmod_ret_security_works()?),
     ];

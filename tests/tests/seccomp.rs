@@ -215,9 +215,10 @@ impl Held {
         let victim = running.armed()?.pid.context("no command")?;
         wait_until("the victim to be ready", || board.ready.load(Acquire) != 0)?;
         board.go.store(1, Release);
+        // The number of the call that it waits in.
         let waits = || -> Result<_> {
-            let at = std::fs::read_to_string(format!("/proc/{victim}/wchan"))?;
-            Ok(at.contains("seccomp").then_some(()))
+            let at = std::fs::read_to_string(format!("/proc/{victim}/syscall"))?;
+            Ok(at.starts_with(&format!("{} ", libc::SYS_fsync)).then_some(()))
         };
         wait_for("a call to be held back", waits)?;
         Ok(Self { _cgroup: cgroup, board, running, victim })

@@ -20,7 +20,7 @@ pub struct Faults {
     )]
     fail: Vec<String>,
 
-    /// Hold a system call back, or a class of them such as %net, then let it go on; needs --mechanism lsm_sleep; repeat for
+    /// Hold a system call back, or a class of them such as %net, then let it go on; needs --mechanism lsm_sleep or seccomp; repeat for
     /// more
     #[arg(
         long,

@@ -135,7 +135,7 @@ fn sentence(mechanism: &Mechanism) -> String {
         }
         Mechanism::Notification => "The command is started behind a seccomp filter by which the kernel asks a process of kchaos \
              (kchaos-receiver) before each of these calls, also of threads, children and 32-bit callers, whatever cgroup they \
-             move to; no other process runs the filter. Such a call costs two switches of tasks (some 10 us), also after the run: \
+             move to; no other process runs the filter. Such a call costs two switches of tasks (some 10 us, below Linux 6.6 more), also after the run: \
              a filter cannot be taken away, and the receiver lives until the last process behind it has gone. SIGKILL ends \
              a wait at once. If kchaos dies or the receiver does, all are let go; if kchaos is stopped, within 1.1 s; if \
              the receiver is stopped, within 3.3 s. Only if the receiver and its stand-by are both killed do these calls \

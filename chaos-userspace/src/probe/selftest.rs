@@ -23,7 +23,7 @@ use std::{
 type Test = fn(&Kernel) -> Result<String, Unable>;
 
 /// The faults that are tested, by which mechanism.
-pub const FAULTS: [(&str, &str, Test); 11] = [
+pub const FAULTS: [(&str, &str, Test); 12] = [
     ("packet loss, egress", "tcx", |kernel| {
         kernel.tcx()?;
         loss(kernel, network::Direction::Egress, Mechanism::Tcx)
@@ -52,6 +52,10 @@ pub const FAULTS: [(&str, &str, Test); 11] = [
         error(kernel, spec_syscall::Mechanism::CgroupSockAddr)
     }),
     ("system call latency", "lsm_sleep", latency),
+    ("calls of the command of exec", "seccomp", |kernel| {
+        kernel.seccomp()?;
+        Ok("self-test: a child's getsid returned the errno that it was answered".to_owned())
+    }),
 ];
 
 /// What else an experiment may need.

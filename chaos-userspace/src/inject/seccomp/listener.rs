@@ -8,7 +8,11 @@ use std::{
 mod request {
     nix::ioctl_readwrite!(receive, b'!', 0, libc::seccomp_notif);
     nix::ioctl_readwrite!(send, b'!', 1, libc::seccomp_notif_resp);
+    nix::ioctl_write_int_bad!(set_flags, nix::request_code_write!(b'!', 4, size_of::<u64>()));
 }
+
+/// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
+const SYNC_WAKE_UP: libc::c_int = 1;
 
 /// A task that waits for an answer to its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,9 @@ pub struct Listener(OwnedFd);
 impl Listener {
     /// Of a descriptor that seccomp(2) gave out.
     pub fn new(fd: OwnedFd) -> Self {
+        // Both sides take turns, so each runs where the other one did. Kernels below 6.6 do not know this.
+        // SAFETY: a plain number.
+        let _ = unsafe { request::set_flags(fd.as_raw_fd(), SYNC_WAKE_UP) };
         Self(fd)
     }
 

@@ -1,6 +1,6 @@
 //! The calls of a class that can be reached here.
 
-use super::{Choice, compat_escapes, entry, matches, ring_escapes};
+use super::{Choice, NOT_RECORDED, compat_escapes, entry, matches, ring_escapes};
 use crate::{
     plan::Mechanism,
     probe::{Abilities, Unable},
@@ -65,6 +65,11 @@ pub fn limits(calls: &[(Call, Vec<Mechanism>)], abilities: &impl Abilities) -> V
     escapes.sort_unstable();
     escapes.dedup();
     let mut limits = vec![];
+    if calls.iter().any(|(_, hooks)| hooks.contains(&Mechanism::Notification)) {
+        limits.push(
+            NOT_RECORDED.to_owned(),
+        );
+    }
     if !escapes.is_empty() {
         limits.push(format!("32-bit programs escape when they call {}.", escapes.join(" or ")));
     }

@@ -273,9 +273,17 @@ pub fn ring_escapes(call: Call, hooks: &[Mechanism]) -> bool {
     }
 }
 
+/// Of calls that the receiver of notifications judges.
+const NOT_RECORDED: &str = "These calls are counted, but not among the single events that --events writes.";
+
 /// What these hooks do not reach, in words.
 pub fn limits(call: Call, hooks: &[Mechanism], abilities: &impl Abilities) -> Vec<String> {
     let mut limits = vec![];
+    if hooks.contains(&Mechanism::Notification) {
+        limits.push(
+            NOT_RECORDED.to_owned(),
+        );
+    }
     let escapes = compat_escapes(call, hooks, abilities);
     if !escapes.is_empty() {
         limits.push(format!("32-bit programs escape when they call {}.", escapes.join(" or ")));
