@@ -2,9 +2,11 @@
 //! nothing stops it from storing to memory.
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -183,6 +185,20 @@ impl SharedBoard {
         nix::unistd::ftruncate(&file, BOARD_BYTES.get() as i64).context("sizing the victim's board")?;
         let memory = map(&file)?;
         Ok(Self { memory, file: Some(file) })
+    }
+
+    /// Creates a board in a file, for processes that are handed no descriptors, as those of a container that is restarted.
+    pub fn create_at(path: &Path) -> Result<Self> {
+        let file = File::options().read(true).write(true).create_new(true).open(path);
+        let file = file.with_context(|| format!("creating the victim's board {}", path.display()))?;
+        file.set_len(BOARD_BYTES.get() as u64).context("sizing the victim's board")?;
+        Ok(Self { memory: map(&file)?, file: Some(file.into()) })
+    }
+
+    /// Maps the board in a file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::options().read(true).write(true).open(path);
+        Self::from_fd(file.with_context(|| format!("opening the victim's board {}", path.display()))?)
     }
 
     /// Maps the board that was handed over as descriptor 1 or the like.

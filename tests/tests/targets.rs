@@ -70,7 +70,7 @@ fn what_is_not_one_target_is_refused() -> Result<()> {
     two.child(&format!("docker-{}.scope", container_id('b')))?;
     let prefix: String = container_id('a').chars().take(12).collect();
     let (of_one, of_two) = (one.path().display().to_string(), two.path().display().to_string());
-    let cases: [(String, &[&str]); 9] = [
+    let cases: [(String, &[&str]); 10] = [
         (format!("--unit {unit}"), &[&unit, &of_one, &of_two, "--cgroup"]),
         (format!("--container {prefix}"), &[&prefix, &of_one, &of_two, "--cgroup"]),
         ("--unit kctest-is-not-there".into(), &["kctest-is-not-there.service", "systemctl"]),
@@ -79,7 +79,8 @@ fn what_is_not_one_target_is_refused() -> Result<()> {
         ("--pid 4194305".into(), &["4194305"]),
         ("--pid 0".into(), &["0"]),
         ("--unit ../../etc".into(), &["../../etc"]),
-        ("--container web".into(), &["web", "hexadecimal"]),
+        ("--container a/b".into(), &["a/b", "hexadecimal"]),
+        ("--container kctest-is-not-there".into(), &["kctest-is-not-there", "podman ps"]),
         (String::new(), &["--unit", "--cgroup", "--pid", "--container"]),
     ];
     for (flags, named) in cases {

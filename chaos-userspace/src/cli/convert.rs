@@ -12,7 +12,7 @@ pub struct Convert {
     /// pumba; - is standard input
     file: PathBuf,
 
-    /// Who stands for what the source selects: unit=NAME, cgroup=PATH or container=ID
+    /// Who stands for what the source selects: unit=NAME, cgroup=PATH or container=NAME
     #[arg(long = "target", value_name = "KIND=NAME", value_parser = target)]
     targets: Vec<(String, String)>,
 
@@ -34,7 +34,7 @@ fn target(text: &str) -> Result<(String, String), String> {
         Some((kind @ ("unit" | "cgroup" | "container"), name)) if !name.is_empty() => {
             Ok((kind.to_owned(), name.to_owned()))
         }
-        _ => Err("write unit=web.service, cgroup=/web or container=0123456789ab".to_owned()),
+        _ => Err("write unit=web.service, cgroup=/web or container=db".to_owned()),
     }
 }
 

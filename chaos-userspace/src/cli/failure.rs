@@ -2,7 +2,7 @@
 
 use super::exit;
 use crate::{
-    host::cgroup,
+    host::{cgroup, containers},
     inject::engine,
     plan::{self, explain::escaped},
     runs::client,
@@ -53,7 +53,9 @@ impl From<plan::Error> for Failure {
 impl From<cgroup::Error> for Failure {
     fn from(error: cgroup::Error) -> Self {
         let code = match error {
-            cgroup::Error::NotMounted => exit::UNABLE,
+            cgroup::Error::NotMounted | cgroup::Error::Container(containers::Problem::Unanswered { .. }) => {
+                exit::UNABLE
+            }
             cgroup::Error::Io { .. } => exit::INTERNAL,
             _ => exit::USAGE,
         };

@@ -8,7 +8,7 @@ use crate::{
         Problems, Spec,
         safety::Net,
         select::Select,
-        target::{self, ContainerId, Target, Unit},
+        target::{self, Container, Target, Unit},
     },
 };
 use clap::Args;
@@ -36,10 +36,10 @@ pub struct Targets {
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Target")]
     pid: Vec<u32>,
 
-    /// The cgroup of a container: its id or the beginning of it, for Docker, containerd, CRI-O and Podman. A
-    /// restarted container is hit again
-    #[arg(long, value_name = "ID", help_heading = "Target")]
-    container: Vec<ContainerId>,
+    /// The cgroup of a container: its id or the beginning of it, for Docker, containerd, CRI-O and Podman, or its name, for
+    /// Docker, Podman and CRI-O. A restarted container is hit again
+    #[arg(long, value_name = "NAME|ID", help_heading = "Target")]
+    container: Vec<Container>,
 
     /// How many of the targets are hit: all, one, 3, 30% or random-max:30%; which ones is drawn
     #[arg(long, value_name = "HOW MANY", help_heading = "Target")]

@@ -149,7 +149,7 @@ pub struct Target {
     /// The cgroup that this process is in.
     #[schemars(range(min = 1, max = 4194304))]
     pub pid: Option<u32>,
-    /// A container's id or the beginning of it.
+    /// A container's name, its id, or the beginning of that.
     pub container: Option<String>,
 }
 

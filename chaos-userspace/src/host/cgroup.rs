@@ -74,6 +74,9 @@ pub enum Error {
         /// All that were found.
         paths: Vec<String>,
     },
+    /// A container's name does not lead to one.
+    #[error(transparent)]
+    Container(#[from] super::containers::Problem),
     /// A read or write failed.
     #[error("{what} {path}: {source}")]
     Io {

@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod cgroup_watch;
+pub mod containers;
 pub mod device;
 pub mod kernel;
 pub mod link_events;

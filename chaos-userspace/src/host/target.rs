@@ -2,11 +2,11 @@
 
 use super::{
     cgroup::{Cgroup, Error, Hierarchy, children},
-    kernel,
+    containers, kernel,
 };
 use crate::spec::{
     glob,
-    target::{ContainerId, Target, Unit},
+    target::{Container, ContainerId, ContainerName, Target, Unit},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -73,12 +73,34 @@ impl Hierarchy {
         match target {
             Target::Cgroup(path) => self.open(path),
             Target::Unit(unit) => self.only(target, |name| is_of_unit(name, unit), "systemctl list-units"),
-            Target::Container(id) => {
-                self.only(target, |name| is_of_container(name, id), "docker ps, podman ps or crictl ps")
-            }
+            Target::Container(Container::Id(id)) => self.of_container(target, id),
+            Target::Container(Container::Name(name)) => self.of_named(name),
+            Target::Container(Container::Either(id, name)) => match self.of_container(target, id) {
+                Err(nobody @ Error::NoTarget { .. }) => self.of_named(name).map_err(|error| match error {
+                    Error::Container(containers::Problem::Unknown(_)) => nobody,
+                    other => other,
+                }),
+                found => found,
+            },
             Target::Process(pid) => self.of_process(*pid),
             Target::Fresh => Err(Error::NoTarget { target: target.to_string(), remedy: "name a target" }),
         }
+    }
+
+    fn of_container(&self, target: &Target, id: &ContainerId) -> Result<Cgroup, Error> {
+        self.only(target, |name| is_of_container(name, id), "docker ps, podman ps or crictl ps")
+    }
+
+    /// The cgroup of the container that its runtime knows by this name.
+    fn of_named(&self, name: &ContainerName) -> Result<Cgroup, Error> {
+        let id = containers::id(name)?;
+        let found = self.of_container(&Target::Container(Container::Id(id.clone())), &id);
+        found.map_err(|error| match error {
+            Error::NoTarget { target, remedy } => {
+                Error::NoTarget { target: format!("{target}, which is called {}", name.text()), remedy }
+            }
+            other => other,
+        })
     }
 
     /// The one cgroup whose name fits.

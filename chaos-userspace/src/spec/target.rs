@@ -13,7 +13,7 @@ pub enum Target {
     /// The cgroup that a process is in.
     Process(u32),
     /// The cgroup of a container.
-    Container(ContainerId),
+    Container(Container),
     /// A cgroup made for one command.
     Fresh,
 }
@@ -88,8 +88,45 @@ impl FromStr for Unit {
     }
 }
 
-/// A container's id or the beginning of it.
+/// How a container is named.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// By its id or the beginning of it.
+    Id(ContainerId),
+    /// By its name, which its runtime knows.
+    Name(ContainerName),
+    /// By six hexadecimal digits or more, which are the beginning of an id or, if there is none such, a name.
+    Either(ContainerId, ContainerName),
+}
+
+impl FromStr for Container {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // As Kubernetes writes it: containerd://ID.
+        if let Some((_, digits)) = text.split_once("://") {
+            return Ok(Self::Id(digits.parse()?));
+        }
+        match (text.parse::<ContainerId>(), text.parse::<ContainerName>()) {
+            (Ok(id), _) if id.is_whole() => Ok(Self::Id(id)),
+            (Ok(id), Ok(name)) => Ok(Self::Either(id, name)),
+            (Ok(id), Err(_)) => Ok(Self::Id(id)),
+            (Err(_), name) => name.map(Self::Name),
+        }
+    }
+}
+
+impl fmt::Display for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Id(id) | Self::Either(id, _) => id.digits(),
+            Self::Name(name) => name.text(),
+        })
+    }
+}
+
+/// A container's id or the beginning of it: 6 to 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContainerId(String);
 
 /// Digits of a whole id.
@@ -98,9 +135,18 @@ const ID_DIGITS: usize = 64;
 const ID_DIGITS_MIN: usize = 6;
 
 impl ContainerId {
+    /// An id that a runtime gave, if it is a whole one.
+    pub fn whole(text: &str) -> Option<Self> {
+        text.parse().ok().filter(Self::is_whole)
+    }
+
     /// The digits that were given.
     pub fn digits(&self) -> &str {
         &self.0
+    }
+
+    fn is_whole(&self) -> bool {
+        self.0.len() == ID_DIGITS
     }
 }
 
@@ -108,15 +154,45 @@ impl FromStr for ContainerId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // As Kubernetes writes it: containerd://ID.
-        let digits = text.split_once("://").map_or(text, |(_, id)| id);
-        let hexadecimal = digits.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
-        if hexadecimal && (ID_DIGITS_MIN..=ID_DIGITS).contains(&digits.len()) {
-            Ok(Self(digits.to_owned()))
+        let hexadecimal = text.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+        if hexadecimal && (ID_DIGITS_MIN..=ID_DIGITS).contains(&text.len()) {
+            Ok(Self(text.to_owned()))
         } else {
             Err(format!(
                 "{text:?} is no id of a container: give {ID_DIGITS_MIN} to {ID_DIGITS} hexadecimal digits, as docker ps, \
                  podman ps and crictl ps show them"
+            ))
+        }
+    }
+}
+
+/// A container's name: letters, digits and `_.-`, the first a letter or a digit, as Docker and Podman have them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerName(String);
+
+/// Longer than what Docker Compose and CRI-O make of several names of Kubernetes.
+const NAME_BYTES_MAX: usize = 512;
+
+impl ContainerName {
+    /// The name.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ContainerName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let usable = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if begins && text.len() <= NAME_BYTES_MAX && text.chars().all(usable) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!(
+                "{text:?} is neither a name nor an id of a container: a name has up to {NAME_BYTES_MAX} letters, digits and \
+                 _.- and begins with a letter or a digit; an id has {ID_DIGITS_MIN} to {ID_DIGITS} hexadecimal digits. See \
+                 docker ps, podman ps or crictl ps"
             ))
         }
     }
@@ -128,7 +204,7 @@ impl fmt::Display for Target {
             Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
             Self::Unit(unit) => write!(f, "unit {}", unit.0),
             Self::Process(pid) => write!(f, "process {pid}"),
-            Self::Container(id) => write!(f, "container {}", id.0),
+            Self::Container(container) => write!(f, "container {container}"),
             Self::Fresh => write!(f, "a fresh cgroup"),
         }
     }
@@ -156,12 +232,33 @@ mod tests {
     }
 
     #[test]
-    fn containers_have_hexadecimal_ids() {
-        let id = "0123456789ab";
-        assert_eq!(id.parse::<ContainerId>().unwrap().digits(), id);
-        assert_eq!("containerd://0123456789ab".parse::<ContainerId>().unwrap().digits(), id);
-        for bad in ["", "01234", "web", "0123456789AB", "../../01234567", &"0".repeat(65)] {
-            assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
+    fn containers_have_ids_and_names() {
+        let (id, name) = ("0123456789ab".parse().unwrap(), "0123456789ab".parse().unwrap());
+        assert_eq!("0123456789ab".parse(), Ok(Container::Either(id, name)));
+        let whole = "0".repeat(64);
+        for text in [whole.clone(), format!("containerd://{whole}")] {
+            assert_eq!(text.parse(), Ok(Container::Id(ContainerId::whole(&whole).unwrap())));
+        }
+        assert!(ContainerId::whole("0123456789ab").is_none());
+        // `db` and `01234` are hexadecimal, too.
+        for name in ["web", "db", "01234", "0123456789AB", "k8s_web_pod-1_ns_0.1", &"0".repeat(65)] {
+            assert_eq!(name.parse(), Ok(Container::Name(name.parse().unwrap())));
+        }
+        let bad = [
+            "",
+            "-web",
+            ".",
+            "a/b",
+            "/web",
+            "a b",
+            "a\nb",
+            "\u{e9}",
+            "web?x",
+            "docker://web",
+            "../../01234567",
+        ];
+        for bad in bad.into_iter().chain([&*"x".repeat(513)]) {
+            assert!(bad.parse::<Container>().is_err(), "{bad:?}");
         }
     }
 
@@ -174,6 +271,9 @@ mod tests {
             }
             if let Ok(id) = text.parse::<ContainerId>() {
                 prop_assert!(id.digits().chars().all(|c| c.is_ascii_hexdigit()));
+            }
+            if let Ok(name) = text.parse::<ContainerName>() {
+                prop_assert!(!name.text().contains(['/', '%', '?', '#']) && !name.text().starts_with('.'));
             }
         }
     }

@@ -18,6 +18,7 @@ mod web;
 
 use std::ffi::c_int;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -32,9 +33,9 @@ pub use syscall_table::{TABLE as CALLS, by_name as call_by_name};
 /// A program that suffers faults and reports what it felt.
 #[derive(Parser)]
 struct Arguments {
-    /// Report into the shared memory behind this descriptor instead of printing JSON
-    #[arg(long, global = true, value_name = "FD")]
-    board: Option<i32>,
+    /// Report into the shared memory behind this descriptor, or in this file, instead of printing JSON
+    #[arg(long, global = true, value_name = "FD|PATH")]
+    board: Option<String>,
     #[command(subcommand)]
     act: Act,
 }
@@ -117,14 +118,18 @@ pub fn main() -> c_int {
 }
 
 fn act(arguments: Arguments) -> Result<c_int> {
-    let desk = match arguments.board {
-        Some(fd) => {
-            // SAFETY: the descriptor was handed over by the caller and is not closed in here.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            Desk { board: SharedBoard::from_fd(fd)?, shared: true }
-        }
-        None => Desk { board: SharedBoard::anonymous()?, shared: false },
+    let board = match arguments.board.as_deref() {
+        Some(name) => Some(match name.parse() {
+            Ok(fd) => {
+                // SAFETY: the descriptor was handed over by the caller and is not closed in here.
+                SharedBoard::from_fd(unsafe { BorrowedFd::borrow_raw(fd) })?
+            }
+            Err(_) => SharedBoard::open(Path::new(name))?,
+        }),
+        None => None,
     };
+    let shared = board.is_some();
+    let desk = Desk { board: board.map_or_else(SharedBoard::anonymous, Ok)?, shared };
     match arguments.act {
         Act::UdpSend(send) => datagram::send(&send, &desk),
         Act::UdpRecv(receive) => datagram::receive(&receive, &desk),
