@@ -24,6 +24,7 @@ pub mod measure;
 pub mod netns;
 pub mod patience;
 pub mod plan;
+pub mod podman;
 pub mod program_info;
 pub mod samples;
 pub mod screen;

@@ -93,7 +93,7 @@ impl Hierarchy {
 
     /// The cgroup of the container that its runtime knows by this name.
     fn of_named(&self, name: &ContainerName) -> Result<Cgroup, Error> {
-        let id = containers::id(name)?;
+        let id = containers::id(name, |id| !self.find_all(|name| is_of_container(name, id)).is_empty())?;
         let found = self.of_container(&Target::Container(Container::Id(id.clone())), &id);
         found.map_err(|error| match error {
             Error::NoTarget { target, remedy } => {

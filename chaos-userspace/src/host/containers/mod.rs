@@ -52,11 +52,12 @@ pub enum Problem {
     },
 }
 
-/// The id of the one running container of this name.
-pub fn id(name: &ContainerName) -> Result<ContainerId, Problem> {
+/// The id of the one running container of this name. `has_cgroup` tells of an id whether there is a cgroup for it: a conmon
+/// outlives its container by what it has to clear away.
+pub fn id(name: &ContainerName, has_cgroup: impl Fn(&ContainerId) -> bool) -> Result<ContainerId, Problem> {
     let answers: Result<Vec<_>, _> =
         RUNTIMES.iter().map(|runtime| Ok((runtime.name, runtime.ask(name)?))).collect();
-    judge(name, answers?, conmon::ids(name))
+    judge(name, answers?, conmon::ids(name).into_iter().filter(has_cgroup).collect())
 }
 
 /// The one id in all answers; Podman's containers may be in two of them.
