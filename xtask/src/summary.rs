@@ -1,5 +1,6 @@
 //! The closing table of a run, and the last line that says it all.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -7,6 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::results::{Collector, Outcome, TestResult};
+
+/// How many of the slowest test files are named per step.
+const SLOWEST: usize = 8;
 
 /// What one step came to.
 #[derive(Serialize)]
@@ -93,6 +97,22 @@ impl Line {
         (left > 0).then(|| format!("{left} by {}", self.step))
     }
 
+    /// The files whose tests took longest, and their seconds. None of a short run.
+    fn slowest(&self) -> Vec<(&str, f64)> {
+        let mut files = BTreeMap::<&str, f64>::new();
+        for test in &self.tests {
+            let file = test.name.split("::").next().unwrap_or_default();
+            *files.entry(file).or_default() += test.seconds;
+        }
+        if files.len() <= SLOWEST {
+            return Vec::new();
+        }
+        let mut files: Vec<_> = files.into_iter().filter(|(_, seconds)| *seconds > 0.0).collect();
+        files.sort_by(|one, other| other.1.total_cmp(&one.1));
+        files.truncate(SLOWEST);
+        files
+    }
+
     /// The three numbers, for people.
     pub fn counts(&self) -> String {
         format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
@@ -145,6 +165,18 @@ impl Report {
             ));
         }
         for line in &self.steps {
+            let slowest: Vec<String> =
+                line.slowest().into_iter().map(|(file, s)| format!("{file} {s:.0}")).collect();
+            if !slowest.is_empty() {
+                let tests: f64 = line.tests.iter().map(|test| test.seconds).sum();
+                text.push_str(&format!(
+                    "slowest of {}, of {tests:.0} s in tests: {}\n",
+                    line.step,
+                    slowest.join(", ")
+                ));
+            }
+        }
+        for line in &self.steps {
             let failures = line.tests.iter().filter(|test| test.outcome == Outcome::Failed);
             let failures = failures.map(|test| format!("{}: {}", test.name, test.reason()));
             for what in failures.chain(line.complaints.iter().cloned()) {
@@ -152,5 +184,30 @@ impl Report {
             }
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_files_are_named_by_the_sums_of_their_tests() {
+        let mut collector = Collector::default();
+        let mut add = |name: &str, seconds| {
+            let (name, outcome) = (name.to_owned(), Outcome::Passed);
+            collector.tests.push(TestResult { name, outcome, seconds, output: String::new() });
+        };
+        add("delay::rate", 3.0);
+        add("loss::udp", 4.0);
+        add("delay::jitter", 2.0);
+        for file in 0..SLOWEST {
+            add(&format!("short{file}::test"), 1.0);
+        }
+        let mut report = Report::default();
+        report.add(Line::of_tests("vm old", collector, None, Duration::from_secs(20)));
+        let table = report.table();
+        assert!(table.contains("slowest of vm old, of 17 s in tests: delay 5, loss 4, short0 1"), "{table}");
+        assert!(!table.contains("short7"), "{table}");
     }
 }
