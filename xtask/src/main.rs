@@ -19,6 +19,7 @@ mod lint;
 mod machine;
 mod matrix;
 mod paths;
+mod places;
 mod reach;
 mod results;
 mod setup;

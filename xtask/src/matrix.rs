@@ -73,6 +73,9 @@ pub struct Kernel {
     /// happen is an error, like one that is not listed.
     #[serde(default)]
     pub skips: BTreeMap<String, String>,
+    /// About how long a run with small samples takes, in seconds: the longest begin first.
+    #[serde(default)]
+    pub takes_s: u64,
     /// Time limit of one run, in seconds.
     #[serde(default = "limit_s")]
     pub limit_s: u64,

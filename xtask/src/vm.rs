@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use crate::initramfs::{self, Contents};
 use crate::kernels::{self, Bootable};
 use crate::machine::Machine;
 use crate::matrix::{self, Kernel, Matrix};
+use crate::places::{self, Job};
 use crate::results::{self, Collector, Outcome};
 use crate::summary::{Line, Report};
 use crate::{image, paths};
@@ -89,38 +89,51 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Runs the machines, and adds one line per kernel to the report: all of them, whatever fails.
 pub fn matrix(options: &Options, artifacts: &Artifacts, report: &mut Report) -> Result<()> {
+    matrix_beside(None, options, artifacts, report)
+}
+
+/// The same, with one job more, whose line comes first. It takes the place of a machine, and is done even if there can be no
+/// machines.
+pub fn matrix_beside(
+    job: Option<Job<'_, Line>>,
+    options: &Options,
+    artifacts: &Artifacts,
+    report: &mut Report,
+) -> Result<()> {
+    let prepared = prepare(options);
+    let mut jobs: Vec<_> = job.into_iter().collect();
+    let mut failure = None;
+    match &prepared {
+        Ok((matrix, selected, image)) => jobs.extend(selected.iter().map(|kernel| Job {
+            takes_s: kernel.takes_s,
+            work: Box::new(move || Bench { matrix, image, options, artifacts }.run(kernel)),
+        })),
+        Err(error) => failure = Some(anyhow::anyhow!("{error:#}")),
+    }
+    let places = options.jobs.places();
+    let lines = places::run(jobs.into_iter().map(|job| in_turn(job, places)).collect(), places);
+    lines.into_iter().for_each(|line| report.add(line));
+    failure.map_or(Ok(()), Err)
+}
+
+/// The job, once one of the places for machines is free.
+fn in_turn(Job { takes_s, work }: Job<'_, Line>, places: usize) -> Job<'_, Line> {
+    let work = Box::new(move || {
+        // More machines than cores would take the time that limits count on: those of several runs of this program take
+        // turns.
+        let _turn = paths::lock_one_of("machine", places.max(cores()));
+        work()
+    });
+    Job { takes_s, work }
+}
+
+/// What machines need: the matrix, the kernels that were asked for, the image.
+fn prepare(options: &Options) -> Result<(Matrix, Vec<Kernel>, PathBuf)> {
     let matrix = matrix::read()?;
     let selected = matrix.select(&options.kernels)?;
     apt::ensure_tools(&[Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" }])?;
     let image = image::obtain(&matrix.image)?;
-    let bench = Bench { matrix: &matrix, image: &image, options, artifacts };
-    let queue = Mutex::new(selected.iter());
-    let lines = Mutex::new(Vec::new());
-    let places = options.jobs.places();
-    let work = || {
-        loop {
-            // More machines than cores would take the time that limits count on: those of several runs of this program
-            // take turns.
-            let _turn = paths::lock_one_of("machine", places.max(cores()));
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(kernel) = next else { return };
-            let line = bench.run(kernel);
-            lines.lock().unwrap_or_else(PoisonError::into_inner).push((kernel.name.clone(), line));
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..places {
-            scope.spawn(work);
-        }
-    });
-    let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
-    // In the order of the matrix file, however they finished.
-    for kernel in &selected {
-        if let Some(at) = lines.iter().position(|(name, _)| *name == kernel.name) {
-            report.add(lines.remove(at).1);
-        }
-    }
-    Ok(())
+    Ok((matrix, selected, image))
 }
 
 /// What a machine said beside the tests' own lines.
