@@ -66,9 +66,7 @@ pub fn limits(calls: &[(Call, Vec<Mechanism>)], abilities: &impl Abilities) -> V
     escapes.dedup();
     let mut limits = vec![];
     if calls.iter().any(|(_, hooks)| hooks.contains(&Mechanism::Notification)) {
-        limits.push(
-            NOT_RECORDED.to_owned(),
-        );
+        limits.push(NOT_RECORDED.to_owned());
     }
     if !escapes.is_empty() {
         limits.push(format!("32-bit programs escape when they call {}.", escapes.join(" or ")));

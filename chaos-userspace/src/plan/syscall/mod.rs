@@ -280,9 +280,7 @@ const NOT_RECORDED: &str = "These calls are counted, but not among the single ev
 pub fn limits(call: Call, hooks: &[Mechanism], abilities: &impl Abilities) -> Vec<String> {
     let mut limits = vec![];
     if hooks.contains(&Mechanism::Notification) {
-        limits.push(
-            NOT_RECORDED.to_owned(),
-        );
+        limits.push(NOT_RECORDED.to_owned());
     }
     let escapes = compat_escapes(call, hooks, abilities);
     if !escapes.is_empty() {
