@@ -34,6 +34,7 @@ pub mod summary;
 pub mod syscall_errors;
 pub mod syscall_results;
 pub mod tasks;
+pub mod times;
 pub mod topology;
 pub mod tun;
 pub mod victim;

@@ -13,33 +13,12 @@ use integration_tests::patience::{patience, wait_for};
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::summary::Summary;
+use integration_tests::times::{Times, median};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Deserialize;
 use serde_json::json;
 
 const BY: &str = "--mechanism lsm_sleep";
-
-/// What a victim measured.
-#[derive(Debug, Deserialize)]
-struct Times {
-    took_us: u64,
-    own_us: Vec<u64>,
-    control_us: Vec<u64>,
-    errnos: Vec<i64>,
-}
-
-impl Times {
-    fn of(victim: &mut Victim) -> Result<Self> {
-        Ok(serde_json::from_value(victim.finish(Role::First)?)?)
-    }
-}
-
-fn median(times: &[u64]) -> u64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or(u64::MAX)
-}
 
 /// A target, a place beside it, and a place for kchaos.
 struct Scene {

@@ -17,32 +17,12 @@ use integration_tests::measure::measure;
 use integration_tests::patience::{wait_for, wait_until};
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::syscall_results::results_under;
+use integration_tests::times::{Times, median};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Deserialize;
 use serde_json::json;
 
 const BY: &str = "--mechanism seccomp";
-
-/// What a victim measured.
-#[derive(Debug, Deserialize)]
-struct Times {
-    own_us: Vec<u64>,
-    control_us: Vec<u64>,
-    errnos: Vec<i64>,
-}
-
-impl Times {
-    fn on(board: &SharedBoard) -> Result<Self> {
-        Ok(serde_json::from_value(board.result(Role::First)?.context("the victim left no times")?)?)
-    }
-}
-
-fn median(times: &[u64]) -> u64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or(u64::MAX)
-}
 
 /// Runs a victim under faults that begin with its exec, and one beside it at the same time.
 fn under(faults: &str, words: &str) -> Result<(Times, Times, Finished)> {
@@ -53,11 +33,11 @@ fn under(faults: &str, words: &str) -> Result<(Times, Times, Finished)> {
     let running = running.at(&cgroup.runner()?).start()?;
     let beside = Place::default().in_cgroup(&cgroup.child("beside")?);
     let mut beside = Victim::start(&beside, &format!("timed {words}"))?;
-    let beside: Times = serde_json::from_value(beside.finish(Role::First)?)?;
+    let beside = Times::of(&mut beside)?;
     let finished = running.finish()?;
     finished.expect_status(0)?;
     KernelObjects::now()?.since(&before).wait_gone()?;
-    wait_until("the receiver to go", || receivers().is_ok_and(|all| all.is_empty()))?;
+    wait_without_receivers()?;
     // Shown with a test that fails.
     println!("{faults}: {}", finished.text());
     Ok((Times::on(&board)?, beside, finished))
@@ -80,6 +60,10 @@ fn receivers() -> Result<BTreeMap<u32, u32>> {
         }
     }
     Ok(all)
+}
+
+fn wait_without_receivers() -> Result<()> {
+    wait_until("the receiver to go", || receivers().is_ok_and(|all| all.is_empty())).map(drop)
 }
 
 #[test]
@@ -280,7 +264,7 @@ fn whoever_answers_may_be_killed_or_stopped() -> Result<()> {
             ensure!(finished.text().contains("receiver") && missing == Some(1), "{}", finished.text());
         }
         KernelObjects::now()?.since(&before).wait_gone()?;
-        wait_until("the receiver to go", || receivers().is_ok_and(|all| all.is_empty()))?;
+        wait_without_receivers()?;
     }
     Ok(())
 }
@@ -300,8 +284,7 @@ fn a_stand_by_that_is_killed_is_replaced() -> Result<()> {
     let felt = held.wait_times()?;
     ensure!(begin.elapsed() < SOON && felt.errnos.is_empty() && felt.own_us.len() == 200, "{felt:?}");
     held.running.finish()?.expect_status(0)?;
-    wait_until("the receiver to go", || receivers().is_ok_and(|all| all.is_empty()))?;
-    Ok(())
+    wait_without_receivers()
 }
 
 #[test]
@@ -336,8 +319,7 @@ fn a_command_goes_on_behind_the_end_of_a_run() -> Result<()> {
     let held = finished.summary()?.rules[0].held.clone().context("nothing was held back")?;
     ensure!((held.calls, held.cut_short) == (1, 1), "{held:?}");
     KernelObjects::now()?.since(&before).wait_gone()?;
-    wait_until("the receiver to go", || receivers().is_ok_and(|all| all.is_empty()))?;
-    Ok(())
+    wait_without_receivers()
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! kernel/cgroup/cgroup.c); one that is made there (`CLONE_INTO_CGROUP`, 5.7) waits for nothing.
 
 use crate::{
-    host::cgroup::Cgroup,
+    host::{cgroup::Cgroup, process},
     inject::seccomp::{Filter, Handover},
 };
 use nix::{
@@ -224,13 +224,7 @@ unsafe fn forked_into(cgroup: &Cgroup) -> io::Result<Option<Child>> {
                 wait::waitpid(Pid::from_raw(pid), None)?;
                 return Err(io::Error::other("it could not join its cgroup"));
             }
-            // SAFETY: plain numbers.
-            let end = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-            if end < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // SAFETY: a new descriptor (with O_CLOEXEC) that nobody else owns.
-            let end = unsafe { OwnedFd::from_raw_fd(end as i32) };
+            let end = process::pidfd(Pid::from_raw(pid))?;
             Ok(Some(Child { pid: Pid::from_raw(pid), end }))
         }
     }

@@ -188,7 +188,7 @@ impl<'a> Session<'a> {
     /// Answers for calls that wait at `listener`.
     pub fn receive(&mut self, listener: OwnedFd) -> io::Result<()> {
         match &mut self.engine {
-            Some(engine) => engine.receive(run::options(true, 0, None).program, listener),
+            Some(engine) => engine.receive(listener),
             None => Err(io::Error::other("the run is over")),
         }
     }

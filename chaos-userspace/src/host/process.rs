@@ -1,11 +1,32 @@
 //! Processes as /proc shows them.
 
-use nix::unistd::{SysconfVar, sysconf};
-use std::{fs, time::Duration};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+use std::{
+    fs, io,
+    os::fd::{FromRawFd as _, OwnedFd},
+    time::Duration,
+};
 
 /// The name of a process, of at most 15 bytes.
 pub fn comm(pid: i32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end_matches('\n').to_owned())
+}
+
+/// All that can be seen.
+pub fn all() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// A descriptor that polls readable once the process has ended.
+pub fn pidfd(process: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor (with O_CLOEXEC) that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// This process, its parent, and so on up to the first that can be seen.

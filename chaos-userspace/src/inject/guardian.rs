@@ -4,28 +4,24 @@
 //! closed, and every link among them costs a grace period. It waits for the end of a pipe whose write end is the
 //! owner's highest descriptor, which the kernel closes first.
 
-use super::{control::ControlPage, journal::Journal, link::duplicate_from};
+use super::{attendant, control::ControlPage, journal::Journal, link::duplicate_from};
 use crate::{host::cgroup, runs};
 use nix::{fcntl, sys::resource, unistd};
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, BorrowedFd, RawFd},
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-/// Descriptor of the control map in the guardian.
-const CONTROL_FD: RawFd = 3;
 /// The owner undid everything; nothing is left to do.
 const DONE: u8 = b'd';
 /// The owner undid everything but the cgroup, in which processes live on.
 const WAIT_FOR_CGROUP: u8 = b'c';
-/// The guardian watches.
-const READY: u8 = b'r';
 
 /// The owner's end.
 #[derive(Debug)]
@@ -39,7 +35,6 @@ impl Guardian {
     /// it finds out when it does: its pipe tells the owner's end then as well.
     pub fn start(program: &Path, control_map: BorrowedFd<'_>, journal: &Journal) -> io::Result<Self> {
         let (read_end, write_end) = unistd::pipe2(fcntl::OFlag::O_CLOEXEC)?;
-        let control_fd = control_map.as_raw_fd();
         let mut command = Command::new(program);
         command
             .arg0("kchaos-guardian")
@@ -48,21 +43,7 @@ impl Guardian {
             .stdin(Stdio::from(read_end))
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        // SAFETY: only async-signal-safe calls between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                // A session of its own: signals of the owner's terminal are not for it.
-                if libc::setsid() < 0 || libc::dup3(control_fd, CONTROL_FD, 0) < 0 {
-                    let error = io::Error::last_os_error();
-                    // dup3 refuses equal numbers: then only close-on-exec has to go.
-                    if control_fd != CONTROL_FD || libc::fcntl(CONTROL_FD, libc::F_SETFD, 0) < 0 {
-                        return Err(error);
-                    }
-                }
-                Ok(())
-            });
-        }
-        let process = command.spawn()?;
+        let process = attendant::spawn(&mut command, &[control_map])?;
         let pipe = File::from(duplicate_from(write_end.as_fd(), highest_number()?)?);
         drop(write_end);
         Ok(Self { process, pipe: Some(pipe) })
@@ -70,9 +51,7 @@ impl Guardian {
 
     /// Waits until it watches, which is asked once.
     pub fn wait_ready(&mut self) -> io::Result<()> {
-        let mut ready = [0];
-        let watches = self.process.stdout.take().map(|mut out| out.read(&mut ready));
-        if !matches!(watches, Some(Ok(1))) || ready[0] != READY {
+        if !attendant::is_ready(&mut self.process) {
             return Err(io::Error::other("the guardian process did not start"));
         }
         Ok(())
@@ -106,13 +85,11 @@ fn highest_number() -> io::Result<RawFd> {
 /// The guardian's whole life. `journal` is the path of the journal; it is read when it is needed, so that it tells
 /// the latest.
 pub fn watch(journal: PathBuf) -> io::Result<()> {
-    // SAFETY: the owner passes the control map with this number, and nobody else in this process uses it.
-    let control_map = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    // SAFETY: the owner passes the control map, and this process has opened nothing.
+    let [control_map] = unsafe { attendant::received() }?;
     let page = ControlPage::map(&control_map)?;
     page.set_own_tgid(1, super::identity::thread_group_id());
-    let mut out = io::stdout();
-    out.write_all(&[READY])?;
-    out.flush()?;
+    attendant::say_ready()?;
     let mut message = [0];
     let last_word = loop {
         match io::stdin().read(&mut message) {

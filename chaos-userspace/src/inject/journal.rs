@@ -154,7 +154,7 @@ impl Journal {
         let is_held = |filter: &Filter| held.iter().any(|known| known.inode() == filter.namespace);
         let mut found = vec![];
         if !self.filters.iter().all(is_held) {
-            found = NetworkNamespace::of_processes(&processes());
+            found = NetworkNamespace::of_processes(&process::all());
             found.extend(NetworkNamespace::mounted());
         }
         for filter in &self.filters {
@@ -175,11 +175,6 @@ impl Journal {
     pub fn undo_cgroup(&self) -> bool {
         self.cgroup.as_deref().is_none_or(|path| cgroup::remove(path).is_ok())
     }
-}
-
-fn processes() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Everything in the kernel is owned by a file descriptor of this process: nothing is pinned, so nothing outlives it.
 
+mod attendant;
 pub mod bpf;
 pub mod clsact;
 pub mod control;

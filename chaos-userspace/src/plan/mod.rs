@@ -85,7 +85,7 @@ pub struct PlannedRule {
 
 impl PlannedRule {
     /// Whether it holds calls back.
-    pub fn sleeps(&self) -> bool {
+    pub fn holds_back(&self) -> bool {
         matches!(&self.fault, Fault::Syscall(fault) if fault.latency().is_some())
     }
 }

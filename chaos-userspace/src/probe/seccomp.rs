@@ -1,7 +1,10 @@
 //! Whether the kernel asks before calls of a process, and takes an answer.
 
 use super::{Unable, felt::TELLTALE};
-use crate::inject::seccomp::{Answer, Filter, Handover, Listener, pidfd};
+use crate::{
+    host::process::pidfd,
+    inject::seccomp::{Answer, Filter, Handover, Listener},
+};
 use chaos_common::syscall::call_row;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},

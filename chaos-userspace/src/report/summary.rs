@@ -181,7 +181,7 @@ impl RuleSummary {
                     injected,
                     missed: *missed,
                     overtaken: vec![],
-                    held: if rule.sleeps() { HeldBack::of(held, injected.events) } else { None },
+                    held: if rule.holds_back() { HeldBack::of(held, injected.events) } else { None },
                     spared,
                 }
             })

@@ -11,9 +11,8 @@ use std::{collections::BTreeSet, fs};
 
 /// Ids of the running containers of this name.
 pub fn ids(name: &ContainerName) -> BTreeSet<ContainerId> {
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| is_trusted(*pid)).filter_map(|pid| id(&command_line(pid)?, name)).collect()
+    let conmons = process::all().into_iter().filter(|pid| is_trusted(*pid));
+    conmons.filter_map(|pid| id(&command_line(pid)?, name)).collect()
 }
 
 fn command_line(pid: i32) -> Option<Vec<u8>> {

@@ -168,6 +168,8 @@ pub struct Engine {
     sleeper: Option<Sleeper>,
     receiver: Option<Receiver>,
     guardian: Option<Guardian>,
+    /// `kchaos`.
+    program: PathBuf,
 }
 
 /// A run of an engine.
@@ -260,6 +262,7 @@ impl Engine {
             sleeper,
             receiver: None,
             guardian: Some(guardian),
+            program: options.program.to_path_buf(),
         };
         // Meanwhile the guardian starts: most of the time goes by in grace periods.
         engine.attach(object, placements)?;
@@ -285,11 +288,11 @@ impl Engine {
         (!rows.is_empty()).then(|| Filter::new(rows.keys().copied()))
     }
 
-    /// From now on calls that wait at `listener` are answered. `program` is `kchaos`.
-    pub fn receive(&mut self, program: &Path, listener: OwnedFd) -> io::Result<()> {
+    /// From now on calls that wait at `listener` are answered.
+    pub fn receive(&mut self, listener: OwnedFd) -> io::Result<()> {
         let map = |name| self.maps.descriptor(name).map_err(io::Error::other);
         let maps = [map("KC_CONTROL")?, map("KC_RULES")?, map("KC_RESULTS")?];
-        self.receiver = Some(Receiver::start(program, maps, listener, &self.image.notified)?);
+        self.receiver = Some(Receiver::start(&self.program, maps, listener, &self.image.notified)?);
         Ok(())
     }
 

@@ -12,17 +12,15 @@ mod ledger;
 mod listener;
 mod serve;
 
-use super::{control::ControlPage, link::duplicate_from};
-use crate::host::kernel::monotonic_ns;
+use super::{attendant, control::ControlPage};
+use crate::host::{kernel::monotonic_ns, process::pidfd};
 use chaos_common::{counter::RuleCounters, latency::Held};
 pub use filter::Filter;
 pub use handover::Handover;
 use judge::Judge;
 use ledger::{Ledger, Word};
-pub use listener::Answer;
-pub use listener::Listener;
+pub use listener::{Answer, Listener};
 use nix::{
-    fcntl::{FcntlArg, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         signal::{Signal, kill},
@@ -33,9 +31,9 @@ use nix::{
 use serve::{End, Server};
 use std::{
     collections::BTreeMap,
-    io::{self, Read as _, Write as _},
+    io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::process::CommandExt as _,
     },
     path::Path,
@@ -43,11 +41,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// First descriptor of what the owner passes on: control page, rules, results, listener, ledger.
-const FIRST_FD: RawFd = 3;
-const PASSED: usize = 5;
-/// The receiver serves.
-const READY: u8 = b'r';
 /// A receiver that has not said anything for so long is stopped or stuck, and replaced. Above the lease, so that on a machine
 /// that stands still as a whole the lease ends first.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -75,42 +68,13 @@ impl Receiver {
     ) -> io::Result<Self> {
         let (ledger, file) = Ledger::create()?;
         let [page, rules, results] = maps;
-        let passed: [BorrowedFd<'_>; PASSED] = [page, rules, results, listener.as_fd(), file.as_fd()];
-        let above = FIRST_FD + PASSED as RawFd;
-        let mut copies = vec![];
-        // Nothing else may come to lie where they go, such as the pipe by which the library tells of a failed exec.
-        while copies.last().is_none_or(|last: &OwnedFd| last.as_raw_fd() < above) {
-            copies.push(duplicate_from(page, FIRST_FD)?);
-        }
-        let mut numbers = [0; PASSED];
-        for (number, fd) in numbers.iter_mut().zip(passed) {
-            copies.push(duplicate_from(fd, above)?);
-            *number = copies.last().map_or(-1, |copy| copy.as_raw_fd());
-        }
         let mut command = Command::new(program);
         command.arg0("kchaos-receiver").arg("receiver").args(judge::words(rows));
         command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        // SAFETY: only async-signal-safe calls between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                // As for the guardian: signals of the owner's terminal are not for it.
-                if libc::setsid() < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                for (place, number) in (FIRST_FD..).zip(numbers) {
-                    if libc::dup2(number, place) < 0 {
-                        return Err(io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
-        }
-        let mut process = command.spawn()?;
-        drop(copies);
+        let passed = [page, rules, results, listener.as_fd(), file.as_fd()];
+        let mut process = attendant::spawn(&mut command, &passed)?;
         let stdin = process.stdin.take();
-        let mut ready = [0];
-        let serves = process.stdout.take().map(|mut out| out.read(&mut ready));
-        if !matches!(serves, Some(Ok(1))) || ready[0] != READY {
+        if !attendant::is_ready(&mut process) {
             let _ = process.kill();
             let _ = process.wait();
             return Err(io::Error::other("the receiver process did not start"));
@@ -154,26 +118,21 @@ impl Receiver {
 
 /// The receiver's whole life, on both sides of its fork. `rows` are those of [`Receiver::start`].
 pub fn live(rows: &[String]) -> io::Result<()> {
-    // SAFETY: the owner passes these descriptors with these numbers, and nobody else in this process uses them.
-    let passed = |place: usize| unsafe { OwnedFd::from_raw_fd(FIRST_FD + place as RawFd) };
-    let [page, rules, results, listener, ledger] = std::array::from_fn(passed);
-    for fd in [&page, &rules, &results, &listener, &ledger] {
-        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    }
+    // SAFETY: the owner passes them, and this process has opened nothing.
+    let [page, rules, results, listener, ledger] = unsafe { attendant::received() }?;
     let page = ControlPage::map(page)?;
     let judge = Judge::new(page, [rules, results], judge::read_rows(rows)?).map_err(io::Error::other)?;
     let mut server = Server::new(Listener::new(listener), Ledger::map(&ledger)?, judge);
     server.ledger().set(Word::Beat, monotonic_ns());
     drop(ledger);
-    let mut out = Some(io::stdout());
+    let mut is_first = true;
     loop {
         let before = pidfd(nix::unistd::getpid())?;
         // SAFETY: this process has one thread.
         match unsafe { fork() }? {
             ForkResult::Child => {
-                if let Some(mut out) = out.take() {
-                    out.write_all(&[READY])?;
-                    out.flush()?;
+                if std::mem::take(&mut is_first) {
+                    attendant::say_ready()?;
                 }
                 match server.serve(io::stdin().as_fd(), before.as_fd())? {
                     End::Unused => return Ok(()),
@@ -182,7 +141,7 @@ pub fn live(rows: &[String]) -> io::Result<()> {
                 }
             }
             ForkResult::Parent { child } => {
-                out = None;
+                is_first = false;
                 server.forget();
                 if stands_by(child, server.ledger())? {
                     return Ok(());
@@ -209,15 +168,4 @@ fn stands_by(child: Pid, ledger: &Ledger) -> io::Result<bool> {
             kill(child, Signal::SIGKILL)?;
         }
     }
-}
-
-/// A descriptor that polls readable once the process has ended.
-pub fn pidfd(process: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: plain numbers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor (with O_CLOEXEC) that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

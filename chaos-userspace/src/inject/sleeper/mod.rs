@@ -9,16 +9,16 @@ mod fuse;
 mod mount;
 mod waiting;
 
-use super::{control::ControlPage, identity};
+use super::{attendant, control::ControlPage, identity};
 use crate::host::kernel::monotonic_ns;
 pub use mount::try_mount;
 use mount::{Handle, Mount};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use std::{
-    io::{self, Read as _, Write as _},
+    io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, BorrowedFd},
         unix::process::CommandExt,
     },
     path::Path,
@@ -32,10 +32,6 @@ use std::{
 };
 use waiting::Waiting;
 
-/// Descriptor of the control map in the sleeper.
-const CONTROL_FD: RawFd = 3;
-/// The sleeper serves.
-const READY: u8 = b'r';
 /// How often the sleeper says that it runs and looks whether anybody may still be held.
 const BEAT: Duration = Duration::from_millis(50);
 /// How often the owner looks after the sleeper.
@@ -57,30 +53,12 @@ pub struct Sleeper {
 impl Sleeper {
     /// Starts one for the engine with this control map and waits until it serves. `program` is `kchaos`.
     pub fn start(program: &Path, control_map: BorrowedFd<'_>, page: Arc<ControlPage>) -> io::Result<Self> {
-        let control_fd = control_map.as_raw_fd();
         let mut command = Command::new(program);
         command.arg0("kchaos-sleeper").arg("sleeper");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        // SAFETY: only async-signal-safe calls between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                // As for the guardian: signals of the owner's terminal are not for it; dup3 refuses equal numbers.
-                if libc::setsid() < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                let passed = if control_fd == CONTROL_FD {
-                    libc::fcntl(CONTROL_FD, libc::F_SETFD, 0)
-                } else {
-                    libc::dup3(control_fd, CONTROL_FD, 0)
-                };
-                if passed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-            });
-        }
-        let mut process = command.spawn()?;
+        let mut process = attendant::spawn(&mut command, &[control_map])?;
         let stdin = process.stdin.take();
-        let mut ready = [0];
-        let serves = process.stdout.take().map(|mut out| out.read(&mut ready));
-        if !matches!(serves, Some(Ok(1))) || ready[0] != READY {
+        if !attendant::is_ready(&mut process) {
             let _ = process.kill();
             let _ = process.wait();
             return Err(io::Error::other("the sleeper process did not start"));
@@ -140,8 +118,8 @@ fn end(mut process: Child) -> bool {
 
 /// The sleeper's whole life.
 pub fn live() -> io::Result<()> {
-    // SAFETY: the owner passes the control map with this number, and nobody else in this process uses it.
-    let control_map = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    // SAFETY: the owner passes the control map, and this process has opened nothing.
+    let [control_map] = unsafe { attendant::received() }?;
     let page = ControlPage::map(&control_map)?;
     drop(control_map);
     page.set_own_tgid(2, identity::thread_group_id());
@@ -173,9 +151,7 @@ pub fn live() -> io::Result<()> {
         if has_started && let Some(handle) = handle.take() {
             // Its program lies on our file system now.
             page.set_handle(handle.tgid()?);
-            let mut out = io::stdout();
-            out.write_all(&[READY])?;
-            out.flush()?;
+            attendant::say_ready()?;
         }
         fuse::serve(&mount.device, &mut buffer, &mut waiting)?;
         let now = monotonic_ns();
