@@ -4,6 +4,7 @@ use crate::{
     counter::RuleCounters,
     latency::{Held, Hold},
     line::{Entrance, Exit, LineKey},
+    namespace::Entered,
     results::Results,
     rule::{Ordinal, ProcessCount, ProcessKey, Rule},
     syscall::Call,
@@ -23,6 +24,7 @@ macro_rules! pod {
 pod!(
     Arguments,
     RuleCounters,
+    Entered,
     Entrance,
     Exit,
     Held,

@@ -19,6 +19,7 @@ mod judge;
 mod latency;
 mod line;
 mod maps;
+mod namespace;
 mod network;
 mod ordinal;
 mod packet;

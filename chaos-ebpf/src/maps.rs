@@ -19,6 +19,7 @@ use chaos_common::{
         TARGETS_MAX, WALK_TARGETS_MAX,
     },
     line::{Entrance, Exit, LineKey},
+    namespace::{ENTERED_BYTES, NAMESPACES_MAX},
     packet::Packet,
     results::Results,
     rule::{Ordinal, ProcessCount, ProcessKey, Rule, TABLE_LEN},
@@ -188,6 +189,14 @@ pub static KC_PROCESSES: HashMap<ProcessKey, ProcessCount> = HashMap::with_max_e
 /// Packets that left the targets' sockets and those of them the egress hooks met, per CPU: `LEAVING_*`.
 #[map]
 pub static KC_LEAVING: PerCpuArray<u64> = PerCpuArray::with_max_entries(LEAVING, 0);
+
+/// Cookie of a network namespace in which the targets have made sockets -> nothing.
+#[map]
+pub static KC_NAMESPACES: HashMap<u64, u32> = HashMap::with_max_entries(NAMESPACES_MAX, NO_PREALLOC);
+
+/// Network namespaces as they are entered.
+#[map]
+pub static KC_ENTERED: RingBuf = RingBuf::with_byte_size(ENTERED_BYTES, 0);
 
 /// Thread -> the watched call it is in.
 #[map]

@@ -13,15 +13,15 @@ use super::{
     target::Chosen,
 };
 use crate::{
-    host::cgroup::Hierarchy,
+    host::cgroup::{Cgroup, Hierarchy},
     inject::{
         engine::{Closed, Engine, Grace, Placement},
         seccomp::Filter,
         watch::CallWatch,
     },
     observe::{
-        bystander::Bystander, devices::DeviceNews, kernel_log::Forwarder, recorder::Recorder,
-        targets::Targets,
+        bystander::Bystander, devices::DeviceNews, kernel_log::Forwarder, namespaces::Namespaces,
+        recorder::Recorder, targets::Targets,
     },
     plan::Plan,
     report::{
@@ -34,7 +34,7 @@ use crate::{
         server::{Caller, Server},
     },
 };
-use chaos_common::counter::Outcome;
+use chaos_common::{counter::Outcome, namespace::Entered};
 use nix::sys::signal::{SigSet, Signal};
 use std::{future::Future, io, os::fd::OwnedFd, pin::Pin, sync::Arc, time::Instant};
 use tokio::time::{Sleep, sleep};
@@ -81,6 +81,7 @@ pub struct Session<'a> {
     recorder: Option<Recorder>,
     signals: Signals,
     device_news: DeviceNews,
+    namespaces: Namespaces,
     /// Those that are followed when they are made anew, and the lever.
     targets: Targets,
     over: Option<Pin<Box<Sleep>>>,
@@ -139,6 +140,7 @@ impl<'a> Session<'a> {
         let kernel_log = forward_kernel_log(&engine, verbose);
         let device_news = DeviceNews::default();
         engine.device_news().and_then(|news| device_news.listen(news)).map_err(Failure::internal)?;
+        let namespaces = Namespaces::listen(engine.entered()?).map_err(Failure::internal)?;
         let server = Server::start(&plan.run)
             .inspect_err(|error| log::warn!("nobody can list or stop this run by its id: {error}"))
             .ok();
@@ -158,6 +160,7 @@ impl<'a> Session<'a> {
             recorder,
             signals,
             device_news,
+            namespaces,
             targets,
             over: None,
             bystander,
@@ -237,6 +240,7 @@ impl<'a> Session<'a> {
                     return Ok(self.interrupted(arrived.map_err(Failure::internal)?));
                 }
                 () = self.device_news.next() => self.engine.iter_mut().for_each(follow_devices),
+                entered = self.namespaces.next() => self.follow_entered(&entered),
                 changes = self.targets.next() => {
                     if self.heed(changes, sink) {
                         self.ending.halted = true;
@@ -254,6 +258,18 @@ impl<'a> Session<'a> {
                     return Ok(News::Over);
                 }
             }
+        }
+    }
+
+    /// Judges packets also where the targets make sockets now. What cannot be judged must not end the run, but be told.
+    fn follow_entered(&mut self, entered: &[Entered]) {
+        let Some(engine) = &mut self.engine else { return };
+        let processes = || self.chosen.cgroups.iter().flat_map(Cgroup::processes).collect();
+        let followed = engine.follow_entered(entered, processes).map_err(|error| error.to_string());
+        let listened =
+            followed.and_then(|news| self.device_news.listen(news).map_err(|error| error.to_string()));
+        if let Err(error) = listened {
+            log::warn!("packets leaving a network namespace that was entered are not judged: {error}");
         }
     }
 

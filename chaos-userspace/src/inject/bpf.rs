@@ -24,6 +24,8 @@ pub enum ProgramType {
     SchedCls = 3,
     /// Packets at a cgroup's sockets.
     CgroupSkb = 8,
+    /// Making of sockets by a cgroup.
+    CgroupSock = 9,
     /// Raw tracepoint.
     RawTracepoint = 17,
     /// A cgroup's socket hooks.
@@ -42,6 +44,8 @@ pub enum AttachType {
     CgroupInetIngress = 0,
     /// Packets leaving a cgroup's sockets.
     CgroupInetEgress = 1,
+    /// Making of an IP socket.
+    CgroupInetSockCreate = 2,
     /// bind of an IPv4 socket.
     Inet4Bind = 8,
     /// bind of an IPv6 socket.

@@ -96,6 +96,12 @@ impl ControlPage {
         self.word32(|page| unsafe { &raw mut (*page).header.own[place % OWN] }).store(tgid, Ordering::SeqCst);
     }
 
+    /// The process in one of these places, as kernel programs number it.
+    pub fn own_tgid(&self, place: usize) -> u32 {
+        // SAFETY: projection inside the page; the index is in range.
+        self.word32(|page| unsafe { &raw mut (*page).header.own[place % OWN] }).load(Ordering::SeqCst)
+    }
+
     /// Tells the kernel programs by which process they reach the sleeper's file system; 0: by none.
     pub fn set_handle(&self, tgid: u32) {
         // SAFETY: projection inside the page.

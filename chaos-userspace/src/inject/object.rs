@@ -210,6 +210,7 @@ fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32
         "KC_RESULTS" if image.results.is_empty() => 0,
         "KC_PROCESSES" if image.process_rules() == 0 => 0,
         "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
+        "KC_NAMESPACES" if image.egress_rules == 0 => 0,
         "KC_LINES" | "KC_EXITS" if image.lines.is_empty() => 0,
         "KC_UNDER_WAY" if image.watched == 0 => 0,
         "KC_TIMES" => image.watched,
@@ -340,6 +341,16 @@ impl Maps {
         let mut targets: HashMap<_, u64, Target> =
             self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
         if targets.get(id, 0).is_ok() { targets.remove(id).map_err(of("KC_TARGETS")) } else { Ok(()) }
+    }
+
+    /// A network namespace is told again when a target makes a socket there.
+    pub fn forget_namespace(&mut self, cookie: u64) -> Result<(), Error> {
+        let name = "KC_NAMESPACES";
+        let mut known: HashMap<_, u64, u32> = self.map(name)?.try_into().map_err(of(name))?;
+        match known.remove(&cookie) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(Error::Map { name, source }),
+        }
     }
 
     /// Writes a bank of the rule table, which must not be in use.

@@ -79,6 +79,8 @@ pub enum Kind {
     NetIngress,
     /// Packets leaving a cgroup's sockets, counted only.
     Witness,
+    /// Making of sockets in a cgroup, to notice network namespaces.
+    Namespace,
     /// Entry of system call functions, as a kprobe.
     Kprobe,
     /// Entry of system call functions, as a kprobe of a link on many.
@@ -146,6 +148,7 @@ impl Kind {
             Self::LineB => "kc_line_b",
             Self::NetIngress => "kc_net_ingress",
             Self::Witness => "kc_witness",
+            Self::Namespace => "kc_namespace",
             Self::Kprobe | Self::KprobeMulti => "kc_kprobe",
             Self::Entry { .. } => "kc_entry",
             Self::Lsm { .. } | Self::Security { .. } => "kc_hook",
@@ -173,6 +176,7 @@ impl Kind {
             | Self::LineB
             | Self::NetIngress
             | Self::Witness
+            | Self::Namespace
             | Self::Sleep { .. }
             | Self::Exec
             | Self::Exit => (0, 0),
@@ -189,6 +193,7 @@ impl Kind {
             | Self::LineB => (ProgramType::SchedCls, AttachType::CgroupInetIngress),
             Self::NetIngress => (ProgramType::CgroupSkb, AttachType::CgroupInetIngress),
             Self::Witness => (ProgramType::CgroupSkb, AttachType::CgroupInetEgress),
+            Self::Namespace => (ProgramType::CgroupSock, AttachType::CgroupInetSockCreate),
             Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
             Self::KprobeMulti => (ProgramType::Kprobe, AttachType::KprobeMulti),
             Self::Entry { .. } | Self::Security { .. } => (ProgramType::Tracing, AttachType::ModifyReturn),
@@ -369,6 +374,7 @@ mod tests {
             Kind::LineB,
             Kind::NetIngress,
             Kind::Witness,
+            Kind::Namespace,
             Kind::Kprobe,
             Kind::KprobeMulti,
             Kind::Entry { function: function() },

@@ -51,6 +51,7 @@ impl Engine {
             self.attach_mechanism(mechanism, program, placements)?;
         }
         self.attach_witness(&mut programs, placements)?;
+        self.attach_to_socket_making(&mut programs, placements)?;
         for rule in placements.iter().flat_map(|placement| &placement.plan.rules) {
             let mut places: Vec<_> =
                 rule.mechanisms.iter().filter_map(|mechanism| serving.get(mechanism).copied()).collect();

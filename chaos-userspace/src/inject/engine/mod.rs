@@ -5,6 +5,7 @@ mod change;
 mod close;
 mod devices;
 mod lines;
+mod namespaces;
 mod targets;
 mod witness;
 
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     encode::{self, Image, Job},
     host::{cgroup::Cgroup, kernel},
-    plan::Plan,
+    plan::{Mechanism, Plan},
     spec::Fault,
 };
 pub use change::Grace;
@@ -115,6 +116,13 @@ pub struct Placement<'a> {
     pub cgroups: Vec<&'a Cgroup>,
     /// Arm at the first exec in the target instead of by [`Engine::arm`].
     pub await_exec: bool,
+}
+
+impl Placement<'_> {
+    /// Whether it judges leaving packets.
+    fn judges_leaving(&self) -> bool {
+        self.plan.rules.iter().flat_map(|rule| &rule.mechanisms).any(Mechanism::judges_leaving)
+    }
 }
 
 /// How an engine is run.

@@ -8,7 +8,6 @@ use crate::{
         object,
         program::{Kind, Programs},
     },
-    plan::Mechanism,
 };
 use chaos_common::counter::{LEAVING_MET, LEAVING_SEEN};
 use std::{
@@ -43,11 +42,7 @@ impl Engine {
         }
         self.programs.push(programs.load(&Kind::Witness)?);
         let program = self.programs.len() - 1;
-        let judged = |placement: &&Placement<'_>| {
-            let mut mechanisms = placement.plan.rules.iter().flat_map(|rule| &rule.mechanisms);
-            mechanisms.any(Mechanism::judges_leaving)
-        };
-        for cgroup in uppermost(placements.iter().filter(judged)) {
+        for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
             let name = cgroup.path().display().to_string();
             let what = format!("cgroup_skb egress on {name}");
             self.link_cgroup(cgroup, program, AttachType::CgroupInetEgress, &what)?;

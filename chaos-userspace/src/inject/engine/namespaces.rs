@@ -1,0 +1,126 @@
+//! Network namespaces that the targets enter while an engine lives. A program on their cgroups tells when one of their tasks
+//! makes a socket in another one than before.
+
+use super::{Engine, Error, Placement, attach::uppermost, io_error};
+use crate::{
+    host::{kernel, link_events::LinkEvents, namespace::NetworkNamespace},
+    inject::{
+        bpf::AttachType,
+        object,
+        program::{Kind, Programs},
+    },
+    plan::Mechanism,
+};
+use chaos_common::namespace::Entered;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+
+impl Engine {
+    /// Attaches what notices namespaces to the targets whose leaving packets are judged.
+    pub(super) fn attach_to_socket_making(
+        &mut self,
+        programs: &mut Programs,
+        placements: &[Placement<'_>],
+    ) -> Result<(), Error> {
+        if self.image.egress_rules == 0 {
+            return Ok(());
+        }
+        self.programs.push(programs.load(&Kind::Namespace)?);
+        let program = self.programs.len() - 1;
+        for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
+            let name = cgroup.path().display().to_string();
+            let what = format!("cgroup sock_create of {name}");
+            self.link_cgroup(cgroup, program, AttachType::CgroupInetSockCreate, &what)?;
+        }
+        Ok(())
+    }
+
+    /// The ring buffer out of which [`Entered`] comes, if leaving packets are judged.
+    pub fn entered(&self) -> Result<Option<OwnedFd>, Error> {
+        if self.image.egress_rules == 0 {
+            return Ok(None);
+        }
+        let ring = self.maps.descriptor("KC_ENTERED")?;
+        ring.try_clone_to_owned().map(Some).map_err(io_error("sharing the ring buffer of namespaces"))
+    }
+
+    /// Judges packets also in the namespaces that these tasks have entered, and returns subscriptions to news of their devices.
+    /// What is told of a task that has gone already is told again of the next one there. `processes` are the targets'.
+    pub fn follow_entered(
+        &mut self,
+        entered: &[Entered],
+        processes: impl FnOnce() -> Vec<i32>,
+    ) -> Result<Vec<LinkEvents>, Error> {
+        if self.page.own_tgid(0) != std::process::id() {
+            // In a pid namespace of our own, the kernel's numbers say nothing to us.
+            return self.follow_namespaces(&processes());
+        }
+        let mut tasks = vec![];
+        for told in entered {
+            let task = told.tid as i32;
+            match NetworkNamespace::of_processes(&[task]).is_empty() {
+                true => self.maps.forget_namespace(told.cookie)?,
+                false => tasks.push(task),
+            }
+        }
+        self.follow_namespaces(&tasks)
+    }
+
+    /// Judges packets also in those network namespaces of these processes of the targets that were not known before, and
+    /// returns subscriptions to news of their devices. They are held to the end of the run: a number that is free again would
+    /// be mistaken for what it was.
+    pub fn follow_namespaces(&mut self, processes: &[i32]) -> Result<Vec<LinkEvents>, Error> {
+        let known: BTreeSet<_> = self.places.iter().map(|place| place.namespace().inode()).collect();
+        let mut namespaces = NetworkNamespace::of_processes(processes);
+        namespaces.retain(|namespace| !known.contains(&namespace.inode()));
+        if namespaces.is_empty() || known.is_empty() {
+            return Ok(vec![]);
+        }
+        let _memory_lock_limit = kernel::MemoryLockLimit::lift();
+        let mut news = vec![];
+        for namespace in namespaces.into_iter().map(Arc::new) {
+            for (mechanism, program, number) in self.in_every_namespace() {
+                let program = match self.namespace_program(&mechanism, number) {
+                    Some(kind) => {
+                        let mut programs =
+                            Programs::new(object::parse()?, &self.maps.descriptors(), self.image.exact)?;
+                        self.programs.push(programs.load(&kind)?);
+                        self.programs.len() - 1
+                    }
+                    None => program,
+                };
+                self.add_place(Arc::clone(&namespace), number, &mechanism, program)?;
+            }
+            let subscribed = namespace.within(LinkEvents::subscribe).and_then(|events| events);
+            news.push(subscribed.map_err(io_error("listening to news of devices"))?);
+        }
+        for link in &mut self.links {
+            link.move_high().map_err(io_error("moving a link to a high descriptor"))?;
+        }
+        Ok(news)
+    }
+
+    /// The mechanisms that have a program on devices, with that program, and the next number of a namespace.
+    fn in_every_namespace(&self) -> Vec<(Mechanism, usize, u32)> {
+        let mut found = BTreeMap::new();
+        for place in &self.places {
+            let (program, next) = found.entry(place.mechanism()).or_insert((place.program(), 0));
+            *program = place.program();
+            *next = (place.number() + 1).max(*next);
+        }
+        found.into_iter().map(|(mechanism, (program, next))| (mechanism.clone(), program, next)).collect()
+    }
+
+    /// The program that has to be loaded for a namespace of its own: those that lead into lines know theirs.
+    fn namespace_program(&self, mechanism: &Mechanism, namespace: u32) -> Option<Kind> {
+        self.lines.as_ref()?;
+        match mechanism {
+            Mechanism::Arrival => Some(Kind::NetArrival { namespace }),
+            Mechanism::Tcx => Some(Kind::NetEgressWithLines { namespace }),
+            _ => None,
+        }
+    }
+}
