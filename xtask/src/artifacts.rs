@@ -25,6 +25,15 @@ pub struct TestProgram {
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// What a release is built with takes minutes for half a hundred programs, each time anew, and tests nothing more.
+const QUICKLY: [&str; 5] = [
+    "profile.release.lto=\"off\"",
+    "profile.release.debug=false",
+    "profile.release.codegen-units=16",
+    "profile.release.incremental=true",
+    "profile.release.opt-level=1",
+];
+
 /// Builds them, optimised: emulated machines are slow enough.
 pub fn build() -> Result<Artifacts> {
     build_of("integration-tests")
@@ -54,8 +63,7 @@ fn compile(args: &[&str], kind: &str) -> Result<Vec<(String, PathBuf)>> {
     let output = cargo()
         .args(args)
         .args(["--release", "--target", TARGET, "--message-format=json-render-diagnostics"])
-        // Whole-program optimisation of a dozen test programs takes minutes and tests nothing more.
-        .args(["--config", "profile.release.lto=\"off\"", "--config", "profile.release.strip=\"debuginfo\""])
+        .args(QUICKLY.iter().flat_map(|setting| ["--config", setting]))
         .env("CARGO_TARGET_DIR", paths::target().join("vm"))
         .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
