@@ -16,6 +16,7 @@ pub mod latency;
 pub mod layout;
 pub mod limits;
 pub mod line;
+pub mod line_load;
 pub mod namespace;
 pub mod packet;
 pub mod probability;

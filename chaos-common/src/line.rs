@@ -25,6 +25,8 @@ pub struct Entrance {
     pub slot: u32,
     /// One of `LAYER_*`: what the packet has to be given before it can pass a veth.
     pub layer: u32,
+    /// Number of the [`crate::line_load::Load`] of this way.
+    pub load: u32,
 }
 
 /// Where a packet that comes out of a line goes on: by its own device or through another line.
@@ -58,7 +60,7 @@ pub const PACKET_HOST: u32 = 0;
 
 const _: () = {
     assert!(size_of::<LineKey>() == 16);
-    assert!(size_of::<Entrance>() == 12);
+    assert!(size_of::<Entrance>() == 16);
     assert!(size_of::<Exit>() == 12);
     assert!(LINE_SLOTS_MAX == MARK_SLOT as usize);
 };

@@ -71,11 +71,12 @@ pub fn kc_net_arrival(ctx: TcContext) -> i32 {
         return DROP;
     }
     if KC_LINE.load() == 1 && judged.verdict.has(KIND_DELAY) {
-        let line = line::address(skb, judged.verdict.lines);
-        if line != 0 {
+        return match line::address(skb, &judged.packet, judged.verdict.lines, 0) {
+            Ok(0) => NEXT,
             // SAFETY: the helper takes plain numbers.
-            return unsafe { bpf_redirect(line, 0) as i32 };
-        }
+            Ok(line) => unsafe { bpf_redirect(line, 0) as i32 },
+            Err(line::Full) => DROP,
+        };
     }
     NEXT
 }

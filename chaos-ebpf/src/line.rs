@@ -9,13 +9,14 @@
 //! rules delay goes from end A of one line into end A of the next, so that the delays add up.
 
 use crate::{
+    count::add,
     globals::KC_CHAINED,
-    maps::{KC_EXITS, KC_LINES},
+    maps::{KC_EXITS, KC_LINES, KC_LOADS},
 };
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_change_type,
+        bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_change_type,
         bpf_skb_store_bytes,
     },
     macros::classifier,
@@ -26,7 +27,8 @@ use chaos_common::{
         Entrance, LAYER_ARRIVAL, LAYER_LINE, LAYER_LOOPBACK, LAYER_NONE, LineKey, NAMESPACE_MAGIC,
         PACKET_HOST, mark, slot,
     },
-    packet::ETHERTYPE_IPV4,
+    line_load::Load,
+    packet::{ETHERTYPE_IPV4, PROTOCOL_TCP, Packet},
 };
 
 /// `TC_ACT_SHOT` (include/uapi/linux/pkt_cls.h). What is not ours has no business in a line.
@@ -49,18 +51,33 @@ pub fn entrance(namespace: u32, device: u32, rules: u64) -> Option<Entrance> {
     unsafe { KC_LINES.get(key) }.copied()
 }
 
-/// Addresses the packet to come out of the lines of `rules`. Returns the first one's device, or 0 if there is none.
+/// There is no room in a line.
+pub struct Full;
+
+/// Addresses the packet to come out of the lines of `rules`, and as many `copies` of it as there are. Returns the first one's
+/// device, or 0 if there is none.
 #[inline(always)]
-pub fn address(skb: *mut __sk_buff, rules: u64) -> u32 {
+pub fn address(skb: *mut __sk_buff, packet: &Packet, rules: u64, copies: u32) -> Result<u32, Full> {
     // SAFETY: `skb` is the program's context.
-    let device = unsafe { (*skb).ifindex };
-    let Some(entrance) = entrance(namespace(), device, rules) else { return 0 };
+    let (device, bytes) = unsafe { ((*skb).ifindex, (*skb).len) };
+    let Some(entrance) = entrance(namespace(), device, rules) else { return Ok(0) };
+    // What TCP sends stays with its socket until it is acknowledged, and takes no memory of its own in a line.
+    if packet.protocol != PROTOCOL_TCP && !admit(entrance.load, bytes * (1 + copies)) {
+        return Err(Full);
+    }
     // SAFETY: as above; the field is writable for tc programs.
     unsafe { (*skb).tc_index = mark(entrance.slot) as _ };
     if entrance.layer == LAYER_NONE && !add_ethernet_header(skb) {
-        return 0;
+        return Ok(0);
     }
-    entrance.device
+    Ok(entrance.device)
+}
+
+#[inline(always)]
+fn admit(way: u32, bytes: u32) -> bool {
+    let Some(load) = KC_LOADS.get_ptr_mut(way) else { return true };
+    // SAFETY: the helper has no preconditions; the pointer is a map's value, which programs change by `admit` alone.
+    unsafe { Load::admit(load, bpf_ktime_get_ns(), bytes.into(), |sum, value| add(sum, value)) }
 }
 
 /// Puts an Ethernet header without addresses before a bare packet. Without one, no veth takes it

@@ -19,6 +19,7 @@ use chaos_common::{
         TARGETS_MAX, WALK_TARGETS_MAX,
     },
     line::{Entrance, Exit, LineKey},
+    line_load::{LOADS_MAX, Load},
     namespace::{ENTERED_BYTES, NAMESPACES_MAX},
     packet::Packet,
     results::Results,
@@ -189,6 +190,10 @@ pub static KC_PROCESSES: HashMap<ProcessKey, ProcessCount> = HashMap::with_max_e
 /// Packets that left the targets' sockets and those of them the egress hooks met, per CPU: `LEAVING_*`.
 #[map]
 pub static KC_LEAVING: PerCpuArray<u64> = PerCpuArray::with_max_entries(LEAVING, 0);
+
+/// Number of a way through lines -> the bytes on it.
+#[map]
+pub static KC_LOADS: Array<Load> = Array::with_max_entries(LOADS_MAX, 0);
 
 /// Cookie of a network namespace in which the targets have made sockets -> nothing.
 #[map]

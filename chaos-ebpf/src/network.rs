@@ -77,7 +77,11 @@ fn carry_out(ctx: &TcContext, judged: &Scratch) -> Done {
     }
     let mut line = 0;
     if KC_LINE.load() == 1 && verdict.has(KIND_DELAY) {
-        line = line::address(skb, verdict.lines);
+        let copies = (KC_DUPLICATE.load() == 1 && verdict.has(KIND_DUPLICATE)).into();
+        match line::address(skb, packet, verdict.lines, copies) {
+            Ok(device) => line = device,
+            Err(line::Full) => return Done { action: lose(), failed: false },
+        }
     }
     if KC_DUPLICATE.load() == 1 && verdict.has(KIND_DUPLICATE) {
         // SAFETY: `skb` is the program's context.

@@ -392,19 +392,6 @@ fn what_is_lost_is_not_held_back() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_full_line_loses_and_says_so() -> Result<()> {
-    if let Some(reason) = delay_missing()? {
-        skip!("{reason}");
-    }
-    let scene = Scene::veth()?;
-    let run = scene.send("--delay 300ms --queue 50", 1_000, "--rate-per-ms 2 --alone")?;
-    let queue = run.summary.queue.context("no word about the line")?;
-    ensure!(run.traffic.lost() > 0 && queue.overflowed == run.traffic.lost(), "{}: {queue:?}", run.traffic);
-    run.traffic.check_silent()
-}
-
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_rate_is_kept() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");

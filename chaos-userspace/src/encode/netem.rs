@@ -11,7 +11,7 @@ const RATE64: u16 = 8;
 const LATENCY64: u16 = 10;
 const JITTER64: u16 = 11;
 
-/// Bytes the packets in a line may take.
+/// Bytes that the packets in a line may take, if nobody asks for more by `--queue`.
 const MEMORY_MAX: u64 = 64 << 20;
 /// Memory of a packet of an Ethernet's size, bookkeeping included (`skb->truesize` of 1514 bytes).
 const PACKET_MEMORY: u64 = 2304;
@@ -27,6 +27,12 @@ pub struct Netem {
     pub change: Vec<u8>,
     /// How long a packet may stay in the line.
     pub longest: Duration,
+    /// The same without waiting for the rate.
+    pub stays: Duration,
+    /// Bytes per second, or 0.
+    pub rate: u64,
+    /// Bytes that the packets in the line may take, those of TCP aside.
+    pub room_bytes: u64,
 }
 
 impl From<&Delay> for Netem {
@@ -62,9 +68,10 @@ impl From<&Delay> for Netem {
         let ahead = delay
             .rate
             .map_or(0.0, |rate| f64::from(limit) * f64::from(PACKET_WIRE) / rate.bytes_per_second() as f64);
-        let longest =
-            delay.latency + 4 * delay.jitter + Duration::try_from_secs_f64(ahead).unwrap_or_default();
-        Self { options: options.0, change: change.0, longest }
+        let stays = delay.latency + 4 * delay.jitter;
+        let longest = stays + Duration::try_from_secs_f64(ahead).unwrap_or_default();
+        let room_bytes = MEMORY_MAX.max(u64::from(limit) * PACKET_MEMORY);
+        Self { options: options.0, change: change.0, longest, stays, rate: bytes, room_bytes }
     }
 }
 

@@ -10,6 +10,7 @@ use chaos_common::{
     event::{EVENTS_NONE, RING_BYTES_MIN},
     latency::Held,
     line::{Entrance, Exit, LineKey},
+    line_load::Load,
     results::Results,
     rule::{
         CORRUPT_CHECKSUM, CORRUPT_PAYLOAD, KIND_CORRUPT, KIND_CORRUPT_PAYLOAD, KIND_DUPLICATE, KIND_RESET,
@@ -130,7 +131,8 @@ fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&
         ("KC_FILTER_SHIFT", word(filter_shift(filter_words(image.targets.len())))),
         ("KC_RUN_COUNT", word(image.runs.len() as u32)),
         ("KC_RULE_COUNT", word(image.rules.len() as u32)),
-        ("KC_PARSE", flag(image.parse || recording.is_some())),
+        // A line asks for the protocol: TCP takes no memory of its own there.
+        ("KC_PARSE", flag(image.parse || recording.is_some() || !image.lines.is_empty())),
         ("KC_REMOTE", flag(image.remote)),
         ("KC_REMOTE_PORT", flag(image.remote_port)),
         ("KC_CLSACT", flag(image.clsact)),
@@ -211,7 +213,7 @@ fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32
         "KC_PROCESSES" if image.process_rules() == 0 => 0,
         "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
         "KC_NAMESPACES" if image.egress_rules == 0 => 0,
-        "KC_LINES" | "KC_EXITS" if image.lines.is_empty() => 0,
+        "KC_LINES" | "KC_EXITS" | "KC_LOADS" if image.lines.is_empty() => 0,
         "KC_UNDER_WAY" if image.watched == 0 => 0,
         "KC_TIMES" => image.watched,
         _ => return None,
@@ -373,6 +375,23 @@ impl Maps {
     pub fn set_exit(&mut self, slot: u32, exit: Exit) -> Result<(), Error> {
         let mut exits: Array<_, Exit> = self.map("KC_EXITS")?.try_into().map_err(of("KC_EXITS"))?;
         exits.set(slot, exit, 0).map_err(of("KC_EXITS"))
+    }
+
+    /// Bounds a way through lines. What is on it stays counted.
+    pub fn set_load(&mut self, number: u32, load: &Load) -> Result<(), Error> {
+        let mut loads: Array<_, Load> = self.map("KC_LOADS")?.try_into().map_err(of("KC_LOADS"))?;
+        let now: Load = loads.get(&number, 0).map_err(of("KC_LOADS"))?;
+        // The parts of another length would be others'.
+        let spans = if now.span_ns == load.span_ns { now.spans } else { load.spans };
+        let load = Load { spans, ..now.with_bounds_of(load) };
+        loads.set(number, load, 0).map_err(of("KC_LOADS"))
+    }
+
+    /// Packets for which there was no room on the first `count` ways through lines.
+    pub fn overflowed(&self, count: u32) -> Result<u64, Error> {
+        let map = self.0.get("KC_LOADS").ok_or(Error::NoMap("KC_LOADS"))?;
+        let loads: Array<_, Load> = map.try_into().map_err(of("KC_LOADS"))?;
+        (0..count).map(|number| Ok(loads.get(&number, 0).map_err(of("KC_LOADS"))?.full)).sum()
     }
 
     /// Recorded events that found no room.

@@ -102,7 +102,8 @@ impl Engine {
             .lines
             .iter()
             .try_for_each(|(rule, netem)| lines.change(*rule, netem))
-            .map_err(io_error("changing a delay line"))
+            .map_err(io_error("changing a delay line"))?;
+        self.change_loads(image).map_err(Error::from)
     }
 }
 

@@ -63,8 +63,9 @@ impl Engine {
         drop(self.sleeper.take());
         let receiver_left = self.receiver.as_mut().and_then(|receiver| receiver.end().err());
         // Nothing leads into the lines any more: what is in them may still arrive.
-        let (queue, lines_left) = self.lines.take().map(Lines::end).unzip();
+        let (mut queue, lines_left) = self.lines.take().map(Lines::end).unzip();
         let mut problems = self.undo_filters();
+        let overflowed = self.overflowed();
         if problems.is_empty() {
             self.journal.filters.clear();
         }
@@ -86,6 +87,10 @@ impl Engine {
                 })
             })
             .collect();
+        match overflowed {
+            Ok(packets) => queue.iter_mut().for_each(|queue: &mut Queue| queue.overflowed += packets),
+            Err(error) => problems.push(format!("counting what a full line has lost: {error}")),
+        }
         let events_lost = self.maps.events_lost().unwrap_or_else(|error| {
             problems.push(format!("counting lost events: {error}"));
             0

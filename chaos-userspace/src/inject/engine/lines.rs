@@ -9,6 +9,7 @@ use crate::{
     },
     inject::{
         line::{Lines, Place},
+        object,
         program::{Kind, Programs},
     },
     plan::Mechanism,
@@ -16,12 +17,14 @@ use crate::{
 use chaos_common::{
     limits::LINE_SLOTS_MAX,
     line::{ARRIVING, Entrance, Exit, LAYER_LINE, LineKey},
+    line_load::{LOADS_MAX, Load},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 impl Engine {
@@ -115,11 +118,63 @@ impl Engine {
                 }
             };
             let namespace = if arriving { number | ARRIVING } else { number };
+            let way = Way { namespace, loopback: device.is_loopback(), rules };
+            let load = match self.ways.iter().position(|known| *known == way) {
+                Some(load) => load,
+                None => {
+                    self.ways.push(way);
+                    self.ways.len() - 1
+                }
+            } as u32;
+            if load < LOADS_MAX {
+                self.maps.set_load(load, &load_of(&self.image, rules))?;
+            } else {
+                log::warn!(
+                    "{}: the {LOADS_MAX} ways through delay lines whose bytes are counted are taken: this one takes up to \
+                     64 KiB for each packet of its queue",
+                    device.name
+                );
+            }
             let key = LineKey { namespace, device: device.index, rules };
-            self.maps.add_entrance(key, Entrance { device: *line, slot, layer })?;
+            self.maps.add_entrance(key, Entrance { device: *line, slot, layer, load })?;
         }
         Ok(())
     }
+}
+
+/// Packets that share lines and what they are bounded by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    /// As in the keys of lines.
+    namespace: u32,
+    /// Of the loopback device, or of all others.
+    loopback: bool,
+    /// The rules that delay them.
+    rules: u64,
+}
+
+impl Engine {
+    /// Bounds the ways as `image` has it, for which the lines have been changed already.
+    pub(super) fn change_loads(&mut self, image: &Image) -> Result<(), object::Error> {
+        for (number, way) in (0..LOADS_MAX).zip(&self.ways) {
+            self.maps.set_load(number, &load_of(image, way.rules))?;
+        }
+        Ok(())
+    }
+
+    /// Packets that were lost since their lines had taken as many bytes as they may.
+    pub(super) fn overflowed(&self) -> Result<u64, object::Error> {
+        self.maps.overflowed((self.ways.len() as u32).min(LOADS_MAX))
+    }
+}
+
+/// How the way through the lines of these rules is bounded: as the one that takes least.
+fn load_of(image: &Image, rules: u64) -> Load {
+    let passed = || image.lines.iter().filter(|(rule, _)| rules & 1 << rule != 0).map(|(_, netem)| netem);
+    let stays: Duration = passed().map(|netem| netem.stays).sum();
+    let rate = passed().map(|netem| netem.rate).filter(|rate| *rate != 0).min();
+    let room = passed().map(|netem| netem.room_bytes).min();
+    Load::new(room.unwrap_or_default(), stays.as_nanos() as u64, rate.unwrap_or_default())
 }
 
 /// The rules that may delay one packet, each set of them once: a target's own and those of targets above it.
@@ -152,11 +207,28 @@ fn ways(together: &[u64]) -> BTreeSet<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encode::netem::Netem;
 
     #[test]
     fn ways_are_all_sets_of_rules_that_meet() {
         assert_eq!(ways(&[0b100]), [0b100].into());
         assert_eq!(ways(&[0b011, 0b100, 0]), [0b001, 0b010, 0b011, 0b100].into());
         assert_eq!(ways(&[0b1111]).len(), 15);
+    }
+
+    #[test]
+    fn a_way_is_bounded_by_the_line_that_takes_least_and_the_time_in_all_of_them() {
+        let netem = |stays, rate, room_bytes| Netem {
+            options: vec![],
+            change: vec![],
+            longest: Duration::ZERO,
+            stays: Duration::from_nanos(stays),
+            rate,
+            room_bytes,
+        };
+        let lines = vec![(0, netem(100, 0, 9_000)), (2, netem(60, 500, 5_000)), (3, netem(0, 400, 7_000))];
+        let image = Image { lines, ..Image::default() };
+        assert_eq!(load_of(&image, 0b0001), Load::new(9_000, 100, 0));
+        assert_eq!(load_of(&image, 0b1101), Load::new(5_000, 160, 400));
     }
 }

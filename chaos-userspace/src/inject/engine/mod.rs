@@ -36,6 +36,7 @@ use chaos_common::{
 };
 pub use close::Closed;
 use devices::Place;
+use lines::Way;
 use std::{
     collections::BTreeMap,
     io,
@@ -160,6 +161,8 @@ pub struct Engine {
     lines: Option<Lines>,
     programs: Vec<OwnedFd>,
     exits: u32,
+    /// By number of their load.
+    ways: Vec<Way>,
     /// Sets of rules that may delay the same packet.
     delayed_together: Vec<u64>,
     places: Vec<Place>,
@@ -257,6 +260,7 @@ impl Engine {
             lines: None,
             programs: vec![],
             exits: 0,
+            ways: vec![],
             delayed_together: vec![],
             places: vec![],
             serving: vec![],
