@@ -25,12 +25,16 @@ pub struct Load {
     pub span_ns: u64,
     /// Bytes per second that come out; 0: no rate.
     pub rate: u64,
-    /// Bytes that waited for the rate at `waiting_at_ns`.
+    /// Bytes that waited for the rate at `waiting_at_ns`, and those of the burst that were used up.
     pub waiting_bytes: u64,
     /// When (CLOCK_MONOTONIC).
     pub waiting_at_ns: u64,
     /// Packets for which there was no room.
     pub full: u64,
+    /// Bytes that may go at once, before others wait for the rate; 0: none.
+    pub burst_bytes: u64,
+    /// Number of the rule whose rate it is.
+    pub rate_rule: u64,
     /// By number of the part, modulo the ring.
     pub spans: [Span; RING],
 }
@@ -45,31 +49,74 @@ pub struct Span {
     pub bytes: u64,
 }
 
-const _: () = assert!(size_of::<Load>() == 48 + 16 * RING && RING > SPANS + 1 && RING.is_power_of_two());
+const _: () = assert!(size_of::<Load>() == 64 + 16 * RING && RING > SPANS + 1 && RING.is_power_of_two());
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It goes through the lines.
+    Held,
+    /// It goes at once, as far as the rate is concerned.
+    Burst,
+    /// It is lost: there is no room.
+    Full,
+}
 
 impl Load {
-    /// Of a way on which packets stay for `longest_ns` and come out at `rate` bytes per second (0: at any rate).
-    pub const fn new(room_bytes: u64, longest_ns: u64, rate: u64) -> Self {
+    /// Of a way on which packets stay for `longest_ns` and come out at any rate.
+    pub const fn new(room_bytes: u64, longest_ns: u64) -> Self {
         let span_ns = longest_ns.div_ceil(SPANS as u64);
         let spans = [Span { number: 0, bytes: 0 }; RING];
-        Self { room_bytes, span_ns, rate, waiting_bytes: 0, waiting_at_ns: 0, full: 0, spans }
+        let (rate, burst_bytes, rate_rule) = (0, 0, 0);
+        Self {
+            room_bytes,
+            span_ns,
+            rate,
+            waiting_bytes: 0,
+            waiting_at_ns: 0,
+            full: 0,
+            burst_bytes,
+            rate_rule,
+            spans,
+        }
     }
 
-    /// The same with the bounds of another one.
+    /// The same with packets that come out at `rate` bytes per second by this rule, but for a burst.
+    pub const fn with_rate(self, rate: u64, burst_bytes: u64, rule: u32) -> Self {
+        Self { rate, burst_bytes, rate_rule: rule as u64, ..self }
+    }
+
+    /// What is counted here, with the bounds of another one.
     pub const fn with_bounds_of(self, other: &Self) -> Self {
-        Self { room_bytes: other.room_bytes, span_ns: other.span_ns, rate: other.rate, ..self }
+        Self {
+            room_bytes: other.room_bytes,
+            span_ns: other.span_ns,
+            rate: other.rate,
+            burst_bytes: other.burst_bytes,
+            rate_rule: other.rate_rule,
+            ..self
+        }
     }
 
-    /// Counts a packet of `bytes` that comes at `now_ns`, if there is room for it. `add` adds to a number in place.
+    /// Counts a packet of `bytes` that comes at `now_ns`; one that takes no `room` of its own is not lost for want of it. `add`
+    /// adds to a number in place.
+    ///
+    /// Bytes of the burst come back at the rate, once nothing waits for it any more: so what goes at once overtakes nobody.
     ///
     /// # Safety
     ///
     /// `load` points to a value that lives through the call and that others change by this function only.
     #[inline(always)]
-    pub unsafe fn admit(load: *mut Self, now_ns: u64, bytes: u64, add: impl Fn(*mut u64, u64)) -> bool {
+    pub unsafe fn admit(
+        load: *mut Self,
+        now_ns: u64,
+        bytes: u64,
+        room: bool,
+        add: impl Fn(*mut u64, u64),
+    ) -> Admission {
         // SAFETY: the caller's; fields are read and written as a whole.
         unsafe {
-            let (span_ns, rate) = ((*load).span_ns, (*load).rate);
+            let (span_ns, rate, burst) = ((*load).span_ns, (*load).rate, (*load).burst_bytes);
             let mut held = 0;
             let number = if span_ns == 0 { 0 } else { now_ns / span_ns };
             let mut back = 0;
@@ -88,16 +135,16 @@ impl Load {
                 let sent = us * (rate / 1000) / 1000;
                 waiting = (&raw const (*load).waiting_bytes).read_volatile().saturating_sub(sent);
             }
-            let room = (*load).room_bytes;
-            if room != 0 && held + waiting + bytes > room {
+            let bound = (*load).room_bytes;
+            if room && bound != 0 && held + waiting.saturating_sub(burst) + bytes > bound {
                 add(&raw mut (*load).full, 1);
-                return false;
+                return Admission::Full;
             }
             if rate != 0 {
                 (&raw mut (*load).waiting_bytes).write_volatile(waiting + bytes);
                 (&raw mut (*load).waiting_at_ns).write_volatile(now_ns);
             }
-            if span_ns != 0 {
+            if room && span_ns != 0 {
                 let span = &raw mut (*load).spans[number as usize & (RING - 1)];
                 if (&raw const (*span).number).read_volatile() != number {
                     (&raw mut (*span).bytes).write_volatile(0);
@@ -105,7 +152,7 @@ impl Load {
                 }
                 add(&raw mut (*span).bytes, bytes);
             }
-            true
+            if waiting + bytes <= burst { Admission::Burst } else { Admission::Held }
         }
     }
 }
@@ -118,12 +165,12 @@ mod tests {
 
     fn admit(load: &mut Load, now_ns: u64, bytes: u64) -> bool {
         // SAFETY: the value is ours alone.
-        unsafe { Load::admit(load, now_ns, bytes, |sum, value| *sum += value) }
+        unsafe { Load::admit(load, now_ns, bytes, true, |sum, value| *sum += value) != Admission::Full }
     }
 
     #[test]
     fn a_line_takes_what_it_has_room_for_and_again_when_that_has_left() {
-        let mut load = Load::new(10_000, 8_000, 0);
+        let mut load = Load::new(10_000, 8_000);
         for at in 0..10 {
             assert!(admit(&mut load, 1_000_000 + at, 1_000));
         }
@@ -134,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_rate_takes_room() {
-        let mut load = Load::new(10_000, 0, 1_000_000);
+        let mut load = Load::new(10_000, 0).with_rate(1_000_000, 0, 3);
         for _ in 0..10 {
             assert!(admit(&mut load, 5_000_000_000, 1_000));
         }
@@ -145,8 +192,29 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_goes_at_once_and_comes_back_at_the_rate() {
+        let mut load = Load::new(50_000, 0).with_rate(1_000_000, 4_000, 3);
+        let mut admit = |now_ns, room| {
+            // SAFETY: the value is ours alone.
+            unsafe { Load::admit(&mut load, now_ns, 1_000, room, |sum, value| *sum += value) }
+        };
+        let begin = 5_000_000_000;
+        let first: Vec<_> = (0..6).map(|_| admit(begin, false)).collect();
+        assert_eq!(first[..4], [Admission::Burst; 4]);
+        assert_eq!(first[4..], [Admission::Held; 2]);
+        // A byte comes back in a microsecond: behind 2 000 bytes that wait, a packet's worth is there after 3 ms.
+        assert_eq!(admit(begin + 1_999_000, false), Admission::Held);
+        assert_eq!(admit(begin + 3_999_000, false), Admission::Held);
+        assert_eq!(admit(begin + 6_001_000, false), Admission::Burst);
+        // Room is for what waits.
+        let all: Vec<_> = (0..60).map(|_| admit(begin + 20_000_000, true)).collect();
+        assert_eq!(all.iter().filter(|one| **one == Admission::Burst).count(), 4);
+        assert_eq!(all.iter().filter(|one| **one == Admission::Held).count(), 50);
+    }
+
+    #[test]
     fn without_a_bound_everything_is_taken() {
-        let mut load = Load::new(0, 1_000, 0);
+        let mut load = Load::new(0, 1_000);
         assert!((0..100).all(|at| admit(&mut load, at, 1 << 40)));
     }
 
@@ -156,7 +224,7 @@ mod tests {
             steps in proptest::collection::vec((0u64..3_000, 1u64..2_000), 1..300),
         ) {
             let (room, longest) = (20_000, 10_000);
-            let mut load = Load::new(room, longest, 0);
+            let mut load = Load::new(room, longest);
             let (mut now, mut held) = (1u64 << 40, VecDeque::new());
             for (step, bytes) in steps {
                 now += step;

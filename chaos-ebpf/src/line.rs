@@ -27,7 +27,7 @@ use chaos_common::{
         Entrance, LAYER_ARRIVAL, LAYER_LINE, LAYER_LOOPBACK, LAYER_NONE, LineKey, NAMESPACE_MAGIC,
         PACKET_HOST, mark, slot,
     },
-    line_load::Load,
+    line_load::{Admission, Load},
     packet::{ETHERTYPE_IPV4, PROTOCOL_TCP, Packet},
 };
 
@@ -60,11 +60,19 @@ pub struct Full;
 pub fn address(skb: *mut __sk_buff, packet: &Packet, rules: u64, copies: u32) -> Result<u32, Full> {
     // SAFETY: `skb` is the program's context.
     let (device, bytes) = unsafe { ((*skb).ifindex, (*skb).len) };
-    let Some(entrance) = entrance(namespace(), device, rules) else { return Ok(0) };
+    let Some(mut way) = entrance(namespace(), device, rules) else { return Ok(0) };
     // What TCP sends stays with its socket until it is acknowledged, and takes no memory of its own in a line.
-    if packet.protocol != PROTOCOL_TCP && !admit(entrance.load, bytes * (1 + copies)) {
-        return Err(Full);
+    let room = packet.protocol != PROTOCOL_TCP;
+    match admit(way.load, bytes * (1 + copies), room) {
+        Admission::Held => {}
+        Admission::Full => return Err(Full),
+        Admission::Burst => {
+            let rate = KC_LOADS.get(way.load).map_or(0, |load| load.rate_rule);
+            let Some(rest) = entrance(namespace(), device, rules & !(1 << (rate & 63))) else { return Ok(0) };
+            way = rest;
+        }
     }
+    let entrance = way;
     // SAFETY: as above; the field is writable for tc programs.
     unsafe { (*skb).tc_index = mark(entrance.slot) as _ };
     if entrance.layer == LAYER_NONE && !add_ethernet_header(skb) {
@@ -74,10 +82,10 @@ pub fn address(skb: *mut __sk_buff, packet: &Packet, rules: u64, copies: u32) ->
 }
 
 #[inline(always)]
-fn admit(way: u32, bytes: u32) -> bool {
-    let Some(load) = KC_LOADS.get_ptr_mut(way) else { return true };
+fn admit(way: u32, bytes: u32, room: bool) -> Admission {
+    let Some(load) = KC_LOADS.get_ptr_mut(way) else { return Admission::Held };
     // SAFETY: the helper has no preconditions; the pointer is a map's value, which programs change by `admit` alone.
-    unsafe { Load::admit(load, bpf_ktime_get_ns(), bytes.into(), |sum, value| add(sum, value)) }
+    unsafe { Load::admit(load, bpf_ktime_get_ns(), bytes.into(), room, |sum, value| add(sum, value)) }
 }
 
 /// Puts an Ethernet header without addresses before a bare packet. Without one, no veth takes it

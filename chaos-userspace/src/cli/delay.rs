@@ -3,7 +3,7 @@
 use crate::spec::{
     Problems,
     delay::{self, Delay, Distribution, Rate},
-    units::Percent,
+    units::{Bytes, Percent},
     when::When,
 };
 use clap::Args;
@@ -35,6 +35,10 @@ pub struct DelayFlags {
     #[arg(long, value_name = "RATE", help_heading = "Faults")]
     rate: Vec<String>,
 
+    /// Let so much leave at once, as in 32kb, before the rest waits for the n-th --rate
+    #[arg(long, value_name = "BYTES", help_heading = "Faults")]
+    burst: Vec<String>,
+
     /// Hold back no more than so many packets; further ones are lost (default: as many as 64 MiB hold)
     #[arg(long, value_name = "PACKETS", help_heading = "Faults")]
     queue: Vec<String>,
@@ -65,6 +69,9 @@ impl DelayFlags {
             if count > self.jitter.len() {
                 named(flag, "it is the jitter's: add --jitter 10ms, for example".to_owned());
             }
+        }
+        if self.burst.len() > self.rate.len() {
+            named("burst", "it is the rate's: add --rate 10mbit, for example".to_owned());
         }
         if self.queue.len() > self.count() {
             named("queue", "it is the delay's: add --delay 100ms, for example".to_owned());
@@ -109,6 +116,12 @@ impl DelayFlags {
             match text.parse::<Rate>() {
                 Ok(rate) => delay.rate = Some(rate),
                 Err(problem) => named("rate", problem),
+            }
+        }
+        if let Some(text) = self.burst.get(number) {
+            match text.parse::<Bytes>() {
+                Ok(bytes) => delay.burst = Some(bytes),
+                Err(problem) => named("burst", problem),
             }
         }
         if let Some(text) = self.queue.get(number) {
@@ -177,9 +190,11 @@ mod tests {
             delay: vec!["1ms".into()],
             correlation: vec!["25".into()],
             distribution: vec![Distribution::Normal],
+            burst: vec!["7kbit".into()],
             queue: vec!["0".into()],
             ..DelayFlags::default()
         };
-        assert_eq!(read(&flags).unwrap_err().lines().count(), 4);
+        // The burst's rate is missing as well.
+        assert_eq!(read(&flags).unwrap_err().lines().count(), 6);
     }
 }

@@ -96,6 +96,7 @@ const TOPICS: [Topic; 10] = [
         flags: &[
             ("--rate 10mbit", "ten million bits a second"),
             ("--rate 1mbit --delay 40ms", "a thin and long link"),
+            ("--rate 10mbit --burst 1mb", "the first megabyte at once, then no faster than that"),
         ],
         file: "network: {rate: 1mbit, delay: {time: 40ms, queue: 1000}}",
         page: NETWORK,

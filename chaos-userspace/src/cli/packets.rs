@@ -170,6 +170,12 @@ fn in_flags(clash: Clash) -> String {
         Clash::NoShareOfFlows => {
             "--per-flow draws a share: it cannot be combined with --loss-model, every= and after=".to_owned()
         }
+        Clash::BurstOfNoRate => "--burst: it is the rate's: add --rate 10mbit, for example".to_owned(),
+        Clash::BurstOfSome => {
+            "--burst: a run has one, of all packets that match: leave its delay's share, every=, after= and limit= and \
+             other bursts out"
+                .to_owned()
+        }
         Clash::MoreThanPartition => {
             "--partition loses everything both ways: leave --loss, --loss-model and --direction out"
                 .to_owned()

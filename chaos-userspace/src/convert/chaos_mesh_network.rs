@@ -195,8 +195,11 @@ fn read_rate(part: &str, fields: &mut Fields<'_>, packets: &mut Packets, table: 
         return;
     }
     fields.without("limit", "left out: kchaos bounds the line by memory (delay.queue)", table);
-    for name in ["buffer", "peakrate", "minburst"] {
-        fields.without(name, "left out: there are no bursts, each packet waits for the one before", table);
+    if let Some((path, text)) = fields.text("buffer", table) {
+        packets.burst(&path, units::tc_size(text), table);
+    }
+    for name in ["peakrate", "minburst"] {
+        fields.without(name, "left out: a burst goes as fast as it can", table);
     }
 }
 

@@ -37,10 +37,22 @@ impl Packets {
         self.direction.is_some()
     }
 
+    /// Lets so much go at once, before the rate that comes with it.
+    pub fn burst(&mut self, field: &str, burst: Result<String, String>, table: &mut Table) {
+        match burst {
+            Ok(burst) => {
+                table.exact(field, format!("burst: {burst}"));
+                self.effects.push(("burst", Out::text(burst)));
+            }
+            Err(why) => table.refused(field, why),
+        }
+    }
+
     /// Writes a fault for each port that goes with remote ends of its own.
     pub fn write(&self, name: &str, draft: &mut Draft, table: &mut Table) {
         // Without what chooses its packets a fault would hit more than was asked for.
-        if self.effects.is_empty() || self.unchosen {
+        let burst_alone = self.effects.iter().all(|(name, _)| *name == "burst");
+        if burst_alone || self.unchosen {
             return;
         }
         let mut by_port: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
@@ -54,7 +66,7 @@ impl Packets {
         if several {
             table.approximated(
                 "(remotePorts)",
-                "a fault for each port: a rate is each one's own, and a packet that two of them mean is hit by both",
+                "a fault for each port: a rate is each one's own, without a burst, and a packet that two of them mean is hit by both",
             );
         }
         for (port, remotes) in by_port {
@@ -86,7 +98,9 @@ impl Packets {
             if !matches.is_empty() {
                 fields.push(("match".to_owned(), Out::Map(matches)));
             }
-            fields.extend(self.effects.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+            // A run has one burst.
+            let effects = self.effects.iter().filter(|(name, _)| !several || *name != "burst");
+            fields.extend(effects.map(|(name, value)| ((*name).to_owned(), value.clone())));
             let name = match port {
                 Some(port) if several => format!("{name}-{port}"),
                 _ => name.to_owned(),

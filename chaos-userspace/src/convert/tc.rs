@@ -142,12 +142,19 @@ impl<'a> Line<'a> {
         while let Some(option) = self.next() {
             match option {
                 "rate" => self.rate(packets),
-                "burst" | "buffer" | "maxburst" | "peakrate" | "mtu" | "minburst" | "limit" | "latency"
-                | "mpu" | "overhead" | "linklayer" => {
+                "burst" | "buffer" | "maxburst" => {
+                    let text = self.next().unwrap_or_default();
+                    packets.burst(&format!("{option} {text}"), units::tc_size(text), self.table);
+                }
+                "limit" | "latency" => {
+                    let field = format!("{option} {}", self.next().unwrap_or_default());
+                    self.table.approximated(&field, "left out: what waits is bounded by memory (delay.queue)");
+                }
+                "peakrate" | "mtu" | "minburst" | "mpu" | "overhead" | "linklayer" => {
                     let field = format!("{option} {}", self.next().unwrap_or_default());
                     self.table.approximated(
                         &field,
-                        "left out: there are no bursts, each packet waits for the one before, in a line bounded by memory",
+                        "left out: a burst goes as fast as it can, and packets count as they are",
                     );
                 }
                 other => self.table.refused(other, "no option of tbf that is known: take it out"),

@@ -74,6 +74,29 @@ pub fn bits(bits: f64) -> Result<String, String> {
     Ok(found.map_or_else(|| format!("{bits}bit"), |(scale, unit)| format!("{}{unit}", bits / scale)))
 }
 
+/// A size in tc's words, in ours: without a unit it is bytes, and prefixes are powers of 1024.
+pub fn tc_size(text: &str) -> Result<String, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    // What is behind a slash tells how finely tc computes.
+    let lower = lower.split('/').next().unwrap_or_default();
+    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(digits);
+    let wrong = || format!("'{text}' is not a size of tc: write 32kbit (bits) or 4kb (bytes)");
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let scale = match unit {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1024.0,
+        "m" | "mb" => 1024.0 * 1024.0,
+        "g" | "gb" => 1024.0 * 1024.0 * 1024.0,
+        "kbit" => 1024.0 / 8.0,
+        "mbit" => 1024.0 * 1024.0 / 8.0,
+        "gbit" => 1024.0 * 1024.0 * 1024.0 / 8.0,
+        _ => return Err(wrong()),
+    };
+    let bytes: crate::spec::units::Bytes = format!("{}b", (number * scale) as u64).parse()?;
+    Ok(bytes.to_string())
+}
+
 /// A time in tc's words: `s`, `ms`, `us`, and what has no unit is microseconds.
 pub fn tc_time(text: &str) -> Result<String, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -142,6 +165,15 @@ mod tests {
         }
         for bad in ["1mb", "fast", "", "1bit", "1xbps"] {
             assert!(tc_rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_tc_are_bytes_without_a_unit() {
+        let sizes = ["1540", "32kbit", "10k/8", "1.5mb", "1gb"].map(|text| tc_size(text).unwrap());
+        assert_eq!(sizes, ["1540b", "4kb", "10kb", "1536kb", "1024mb"]);
+        for bad in ["", "k", "3tb", "-1", "0", "2gb"] {
+            assert!(tc_size(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,7 +1,10 @@
 //! Options of the netem queueing discipline as the kernel reads them (include/uapi/linux/pkt_sched.h).
 
 use super::distribution;
-use crate::spec::delay::{Delay, Rate};
+use crate::spec::{
+    delay::{Delay, Rate},
+    units::Bytes,
+};
 use std::time::Duration;
 
 const DELAY_DIST: u16 = 2;
@@ -31,6 +34,8 @@ pub struct Netem {
     pub stays: Duration,
     /// Bytes per second, or 0.
     pub rate: u64,
+    /// Bytes that go at once before others wait for the rate, which never see the line.
+    pub burst_bytes: u64,
     /// Bytes that the packets in the line may take, those of TCP aside.
     pub room_bytes: u64,
 }
@@ -71,7 +76,8 @@ impl From<&Delay> for Netem {
         let stays = delay.latency + 4 * delay.jitter;
         let longest = stays + Duration::try_from_secs_f64(ahead).unwrap_or_default();
         let room_bytes = MEMORY_MAX.max(u64::from(limit) * PACKET_MEMORY);
-        Self { options: options.0, change: change.0, longest, stays, rate: bytes, room_bytes }
+        let burst_bytes = delay.burst.map_or(0, Bytes::count);
+        Self { options: options.0, change: change.0, longest, stays, rate: bytes, burst_bytes, room_bytes }
     }
 }
 
@@ -110,6 +116,7 @@ mod tests {
             distribution: Distribution::Normal,
             correlation: Percent::NONE,
             rate: None,
+            burst: None,
             limit: None,
         }
     }

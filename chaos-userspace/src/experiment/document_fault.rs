@@ -1,6 +1,6 @@
 //! Faults as they are written.
 
-use super::text::{BitRate, CallText, ErrnoText, PortText, RemoteText, Share, Time, TurnsText, UserText};
+use super::text::{BitRate, ByteCount, CallText, ErrnoText, PortText, RemoteText, Share, Time, TurnsText, UserText};
 use crate::spec::{
     delay::Distribution,
     network::{Direction, Protocol},
@@ -121,6 +121,8 @@ pub struct Network {
     pub delay: Option<Delays>,
     /// Let them leave no faster than this.
     pub rate: Option<BitRate>,
+    /// Let so much leave at once before the rest waits for the rate.
+    pub burst: Option<ByteCount>,
     /// Draw once per flow: all packets of a connection are hit or none.
     pub per_flow: Option<bool>,
 }
@@ -263,6 +265,8 @@ with_turns! {
         pub correlation: Option<Share>,
         /// They leave no faster than this.
         pub rate: Option<BitRate>,
+        /// So much leaves at once before the rest waits for the rate.
+        pub burst: Option<ByteCount>,
         /// Hold back no more than so many packets; further ones are lost.
         #[schemars(range(min = 1))]
         pub queue: Option<u32>,

@@ -49,6 +49,10 @@ text!(
     BitRate, "string", r"^(?i)[0-9]+(\.[0-9]+)?(bit|kbit|mbit|gbit)$", ["10mbit"]
 );
 text!(
+    /// A number of bytes, in units of 1024.
+    ByteCount, "string", r"^(?i)[0-9]+(b|kb|mb)$", ["32kb"]
+);
+text!(
     /// A number with the unit of what it is compared with: a time, a share, a size or none.
     Quantity, ["string", "number"], r"^-?[0-9]+(\.[0-9]+)?([a-zA-Z]*|%)$", ["200ms", "5%", "64MiB", "100"]
 );

@@ -1,6 +1,6 @@
 //! Delay, jitter and rate, in netem's words.
 
-use super::units::{Percent, duration};
+use super::units::{Bytes, Percent, duration};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// How packets are held back.
@@ -17,8 +17,23 @@ pub struct Delay {
     pub correlation: Percent,
     /// Packets leave no faster than this.
     pub rate: Option<Rate>,
+    /// So much leaves at once before the rest waits for the rate.
+    pub burst: Option<Bytes>,
     /// Socket buffers the line holds at most; the default follows from a bound on memory.
     pub limit: Option<u32>,
+}
+
+impl Delay {
+    /// As lines can do it: what a burst lets go at once has its delay all the same, so that its rate needs a line of its own
+    /// behind that of the delay.
+    pub fn lines(self) -> Vec<Self> {
+        let rate_alone = self.latency.is_zero() && self.jitter.is_zero();
+        if self.burst.is_none() || rate_alone {
+            return vec![self];
+        }
+        let rate = Self { rate: self.rate, burst: self.burst, limit: self.limit, ..Self::default() };
+        vec![Self { rate: None, burst: None, ..self }, rate]
+    }
 }
 
 /// Longest delay and jitter that can be asked for.
@@ -123,6 +138,9 @@ impl fmt::Display for Delay {
         if let Some(rate) = self.rate {
             let and = if self.latency.is_zero() { "" } else { ", " };
             write!(f, "{and}at no more than {rate}")?;
+            if let Some(burst) = self.burst {
+                write!(f, " behind the first {burst}")?;
+            }
         }
         Ok(())
     }
@@ -142,6 +160,19 @@ mod tests {
             let error = bad.parse::<Rate>().unwrap_err();
             assert!(error.contains(bad), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn a_burst_does_not_let_go_of_the_delay() {
+        let (rate, burst) = ("10mbit".parse().ok(), "32kb".parse().ok());
+        let slow = Delay { latency: Duration::from_millis(5), limit: Some(9), ..Delay::default() };
+        let thin = Delay { rate, burst, limit: Some(9), ..Delay::default() };
+        let both = Delay { rate, burst, ..slow.clone() };
+        assert_eq!(both.to_string(), "by 5ms, at no more than 10mbit behind the first 32kb");
+        assert_eq!(both.lines(), [slow.clone(), thin.clone()]);
+        assert_eq!(thin.clone().lines(), [thin]);
+        let plain = Delay { rate, ..slow };
+        assert_eq!(plain.clone().lines(), [plain]);
     }
 
     #[test]

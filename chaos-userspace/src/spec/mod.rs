@@ -74,6 +74,12 @@ impl Fault {
         matches!(self, Self::Network(fault) if matches!(fault.effect, network::Effect::Delay(_)))
     }
 
+    /// Whether it lets so much go at once.
+    pub fn has_burst(&self) -> bool {
+        let bursts = |effect: &network::Effect| matches!(effect, network::Effect::Delay(delay) if delay.burst.is_some());
+        matches!(self, Self::Network(fault) if bursts(&fault.effect))
+    }
+
     /// Whether the kernel has to remember something across CPUs, which needs fetching atomics (5.12).
     pub fn is_exact(&self) -> bool {
         let has_chain =
@@ -105,6 +111,10 @@ pub fn check_count(faults: &[Fault], problems: &mut Problems) {
             "{delays} delays are above the limit of {LINES_PER_PACKET_MAX} for one packet: add up the times of those that hit \
              the same packets"
         ));
+    }
+    let bursts = faults.iter().filter(|fault| fault.has_burst()).count();
+    if bursts > 1 {
+        problems.0.push(format!("{bursts} bursts are above the limit of 1 for one run: leave the others out"));
     }
 }
 

@@ -30,6 +30,10 @@ pub enum Clash {
     NothingOvertaken,
     /// Flows are drawn, but what is wished for is no share.
     NoShareOfFlows,
+    /// A burst is of a rate, and there is none.
+    BurstOfNoRate,
+    /// There are several bursts, or one of a share of the packets.
+    BurstOfSome,
     /// Everything is lost both ways, and something else is wished for.
     MoreThanPartition,
 }
@@ -52,6 +56,18 @@ impl Packets {
         };
         if self.per_flow && self.effects.iter().any(no_share) {
             clashes.push(Clash::NoShareOfFlows);
+        }
+        let bursts = || {
+            self.effects.iter().filter_map(|(effect, when)| match effect {
+                Effect::Delay(delay) if delay.burst.is_some() => Some((delay, when)),
+                _ => None,
+            })
+        };
+        if bursts().any(|(delay, _)| delay.rate.is_none()) {
+            clashes.push(Clash::BurstOfNoRate);
+        }
+        if bursts().count() > 1 || bursts().any(|(_, when)| *when != When::default()) {
+            clashes.push(Clash::BurstOfSome);
         }
         let loses = has(|effect| matches!(effect, Effect::Loss | Effect::LossModel(_)));
         if self.partition && (loses || self.direction.is_some()) {
@@ -83,6 +99,12 @@ impl Packets {
             }
             Fault { direction, matches, effect, when, per_flow }
         };
-        self.effects.into_iter().map(fault).collect()
+        let lines = |(effect, when): (Effect, When)| match effect {
+            Effect::Delay(delay) => {
+                delay.lines().into_iter().map(|delay| (Effect::Delay(delay), when.clone())).collect()
+            }
+            _ => vec![(effect, when)],
+        };
+        self.effects.into_iter().flat_map(lines).map(fault).collect()
     }
 }

@@ -70,6 +70,51 @@ impl FromStr for Percent {
     }
 }
 
+/// A number of bytes, in the units of tc: `b`, `kb` and `mb`, of 1024 each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(u64);
+
+/// Most bytes that can be asked for.
+const BYTES_MAX: u64 = 1 << 30;
+
+impl Bytes {
+    /// How many.
+    pub fn count(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, u64); 3] = [("kb", 1 << 10), ("mb", 1 << 20), ("b", 1)];
+        let lower = text.to_ascii_lowercase();
+        let (number, unit) =
+            UNITS.iter().find_map(|(name, unit)| Some((lower.strip_suffix(name)?, *unit))).ok_or_else(
+                || format!("'{text}' is not a number of bytes: write the unit, as in 1500b, 32kb or 1mb"),
+            )?;
+        let is_plain = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+        let number: Option<u64> = if is_plain { number.parse().ok() } else { None };
+        match number.and_then(|number| number.checked_mul(unit)) {
+            Some(bytes) if (1..=BYTES_MAX).contains(&bytes) => Ok(Self(bytes)),
+            Some(_) => Err(format!("'{text}' is not between the limits of 1b and 1024mb")),
+            None if is_plain => Err(format!("'{text}' is not between the limits of 1b and 1024mb")),
+            None => Err(format!("'{text}' is not a number of bytes: write a whole number, as in 32kb")),
+        }
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{}mb", bytes >> 20),
+            bytes if bytes % (1 << 10) == 0 => write!(f, "{}kb", bytes >> 10),
+            bytes => write!(f, "{bytes}b"),
+        }
+    }
+}
+
 /// Longest run that can be asked for.
 pub const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -118,6 +163,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn bytes_need_their_unit_and_range() {
+        let shown = ["1500b", "32KB", "1mb", "1024mb"].map(|text| text.parse::<Bytes>().unwrap().to_string());
+        assert_eq!(shown, ["1500b", "32kb", "1mb", "1024mb"]);
+        for bad in ["32", "", "kb", "-1kb", "0b", "1.5kb", "1025mb", "99999999999999999999b", "1kbit"] {
+            let error = bad.parse::<Bytes>().unwrap_err();
+            assert!(error.contains(&format!("'{bad}'")), "{bad}: {error}");
+        }
+    }
 
     #[test]
     fn percentages_need_their_unit_and_range() {

@@ -104,6 +104,13 @@ pub fn faults(written: &Network, path: &str, findings: &mut Findings) -> Vec<Fau
                 "perFlow",
                 "it draws a share: it cannot be combined with loss.model, every and after".to_owned(),
             ),
+            Clash::BurstOfNoRate => {
+                ("burst", "it is the rate's: add rate: 10mbit beside it, for example".to_owned())
+            }
+            Clash::BurstOfSome => (
+                "burst",
+                "a run has one burst, of all packets that match: leave the share, the turns and other bursts out".to_owned(),
+            ),
             Clash::MoreThanPartition => {
                 ("partition", "it loses everything both ways: leave loss and direction out".to_owned())
             }
@@ -222,6 +229,16 @@ fn read_delays(written: &Network, path: &str, findings: &mut Findings) -> Vec<Op
             None => delays.push(Some((Delay { rate: Some(rate), ..Delay::default() }, When::default()))),
         }
     }
+    if let Some(burst) = value(written.burst.as_deref(), &field(path, "burst"), findings) {
+        match delays.first_mut() {
+            Some(Some((first, _))) if first.burst.is_some() => {
+                findings.add(&field(path, "burst"), "the delay has a burst of its own: leave one of them out");
+            }
+            Some(Some((first, _))) => first.burst = Some(burst),
+            Some(None) => {}
+            None => findings.add(&field(path, "burst"), "it is the rate's: add rate: 10mbit, for example"),
+        }
+    }
     delays
 }
 
@@ -253,6 +270,7 @@ fn read_delay(written: &document::Delay, path: &str, findings: &mut Findings) ->
         distribution: written.distribution.unwrap_or_default(),
         correlation: correlation.unwrap_or_default(),
         rate,
+        burst: value(written.burst.as_deref(), &at("burst"), findings),
         limit: written.queue,
     };
     Some((delay, when))

@@ -168,13 +168,18 @@ impl Engine {
     }
 }
 
-/// How the way through the lines of these rules is bounded: as the one that takes least.
+/// How the way through the lines of these rules is bounded: as the one that takes least. Its rate is the one that has a burst,
+/// or the tightest.
 fn load_of(image: &Image, rules: u64) -> Load {
-    let passed = || image.lines.iter().filter(|(rule, _)| rules & 1 << rule != 0).map(|(_, netem)| netem);
-    let stays: Duration = passed().map(|netem| netem.stays).sum();
-    let rate = passed().map(|netem| netem.rate).filter(|rate| *rate != 0).min();
-    let room = passed().map(|netem| netem.room_bytes).min();
-    Load::new(room.unwrap_or_default(), stays.as_nanos() as u64, rate.unwrap_or_default())
+    let passed = || image.lines.iter().filter(|(rule, _)| rules & 1 << rule != 0);
+    let stays: Duration = passed().map(|(_, netem)| netem.stays).sum();
+    let room = passed().map(|(_, netem)| netem.room_bytes).min();
+    let load = Load::new(room.unwrap_or_default(), stays.as_nanos() as u64);
+    let rates = passed().filter(|(_, netem)| netem.rate != 0);
+    match rates.min_by_key(|(_, netem)| (netem.burst_bytes == 0, netem.rate)) {
+        Some((rule, netem)) => load.with_rate(netem.rate, netem.burst_bytes, *rule),
+        None => load,
+    }
 }
 
 /// The rules that may delay one packet, each set of them once: a target's own and those of targets above it.
@@ -218,17 +223,24 @@ mod tests {
 
     #[test]
     fn a_way_is_bounded_by_the_line_that_takes_least_and_the_time_in_all_of_them() {
-        let netem = |stays, rate, room_bytes| Netem {
+        let netem = |stays, rate, burst_bytes, room_bytes| Netem {
             options: vec![],
             change: vec![],
             longest: Duration::ZERO,
             stays: Duration::from_nanos(stays),
             rate,
+            burst_bytes,
             room_bytes,
         };
-        let lines = vec![(0, netem(100, 0, 9_000)), (2, netem(60, 500, 5_000)), (3, netem(0, 400, 7_000))];
+        let lines = vec![
+            (0, netem(100, 0, 0, 9_000)),
+            (2, netem(60, 500, 0, 5_000)),
+            (3, netem(0, 400, 0, 7_000)),
+            (4, netem(0, 600, 80, 7_000)),
+        ];
         let image = Image { lines, ..Image::default() };
-        assert_eq!(load_of(&image, 0b0001), Load::new(9_000, 100, 0));
-        assert_eq!(load_of(&image, 0b1101), Load::new(5_000, 160, 400));
+        assert_eq!(load_of(&image, 0b0_0001), Load::new(9_000, 100));
+        assert_eq!(load_of(&image, 0b0_1101), Load::new(5_000, 160).with_rate(400, 0, 3));
+        assert_eq!(load_of(&image, 0b1_1101), Load::new(5_000, 160).with_rate(600, 80, 4));
     }
 }
