@@ -68,6 +68,10 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
     };
     let kernel = Kernel::default();
     let plan = plan::make(&spec, &kernel)?;
+    let plan = match &experiment {
+        Some(experiment) => experiment.named(plan),
+        None => plan,
+    };
     let watched = experiment.iter().flat_map(Experiment::watched_calls);
     let watched = plan::watch::watch(watched, &plan, &kernel)?;
     let warnings = run::look_at_devices(&plan, &processes)?;

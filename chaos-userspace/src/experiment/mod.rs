@@ -20,6 +20,7 @@ pub mod verdict;
 pub mod yaml;
 
 use crate::{
+    plan::Plan,
     spec::{Spec, syscall::Call},
     steady::{Ask, Probe, abort::Condition},
 };
@@ -73,6 +74,15 @@ impl Experiment {
     /// The calls that probes ask about, each once.
     pub fn watched_calls(&self) -> impl Iterator<Item = Call> {
         watched_calls(&self.probes)
+    }
+
+    /// The plan of its faults with the names of the file.
+    #[must_use]
+    pub fn named(&self, mut plan: Plan) -> Plan {
+        for (rule, name) in plan.rules.iter_mut().zip(&self.fault_names) {
+            rule.name.clone_from(name);
+        }
+        plan
     }
 }
 

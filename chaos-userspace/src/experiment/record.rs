@@ -44,6 +44,8 @@ pub struct Record {
     pub environment: Environment,
     /// What was planned, in sentences.
     pub plan: Vec<String>,
+    /// How long its faults were to act, in seconds.
+    pub planned_s: Option<f64>,
     /// What the random beginnings of its schedules were drawn by, if there are any: as the file's `seed` it draws the same
     /// again.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -400,6 +402,7 @@ impl Record {
             seed: plan.seed,
             environment: Environment::here(),
             plan: sentences.lines().map(str::to_owned).collect(),
+            planned_s: plan.duration.map(|duration| duration.as_secs_f64()),
             schedule_seed: None,
             phases: vec![],
             stages: experiment.script.stages.iter().map(StageRecord::new).collect(),

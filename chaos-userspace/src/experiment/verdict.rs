@@ -19,7 +19,7 @@ pub struct Verdict {
 }
 
 /// What a verdict follows from.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Facts<'a> {
     /// What the experiment is called.
     pub name: &'a str,
@@ -88,6 +88,10 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         return verdict(exit::DEVIATED, "deviated", sentence);
     }
     let sentence = match facts.probes {
+        0 if facts.observe => "Nothing was inflicted (mode: observe), and nothing was watched.".to_owned(),
+        _ if facts.observe => format!(
+            "Nothing was inflicted (mode: observe), so the hypothesis of {name} was not tried; the steady state held meanwhile."
+        ),
         0 => "The faults were inflicted and taken away; nothing was watched.".to_owned(),
         1 => format!(
             "The hypothesis of {name} held: the one thing that was watched did not leave its tolerance."
@@ -170,6 +174,8 @@ mod tests {
         assert_eq!(judge(&facts).code, 9);
         facts.observe = true;
         assert_eq!(judge(&facts).code, 4);
+        let observed = judge(&Facts { deviations: vec![], ..facts.clone() });
+        assert!(observed.code == 0 && observed.sentence.contains("was not tried"), "{observed:?}");
         facts.aborted = Some("b".into());
         assert_eq!(judge(&facts).code, 5);
         facts.not_met = vec!["c".into()];

@@ -13,7 +13,7 @@ use super::{Common, exit, failure::Failure, file, run, safety, target::Chosen};
 use crate::{
     experiment::{Experiment, record::Record},
     host::cgroup::Hierarchy,
-    plan::{self, Plan, explain::explain, watch},
+    plan::{self, explain::explain, watch},
     probe::kernel::Kernel,
     report::event::Sink,
 };
@@ -54,7 +54,7 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
     let processes = chosen.processes();
     let allowed = safety::check(&chosen, &processes, &experiment.spec)?;
     let kernel = Kernel::default();
-    let plan = named(plan::make(&experiment.spec, &kernel)?, &experiment);
+    let plan = experiment.named(plan::make(&experiment.spec, &kernel)?);
     let warnings = run::look_at_devices(&plan, &processes)?;
     let watched = watch::watch(experiment.watched_calls(), &plan, &kernel)?;
     let sentences =
@@ -94,12 +94,4 @@ pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink
 /// A seed that nobody has chosen.
 fn fresh_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
-}
-
-/// The plan with the names of the file.
-fn named(mut plan: Plan, experiment: &Experiment) -> Plan {
-    for (rule, name) in plan.rules.iter_mut().zip(&experiment.fault_names) {
-        rule.name.clone_from(name);
-    }
-    plan
 }

@@ -1,6 +1,11 @@
 //! The report as one page that needs nothing else: no script, no picture, no network.
 
-use super::{command_line, escape, limits, markdown, plot, schedule, time::rfc3339};
+use super::{
+    command_line,
+    conclusions::{limits, shown},
+    escape, markdown, plot, radius, schedule,
+    time::rfc3339,
+};
 use crate::experiment::record::{FaultRecord, Finding, ProbeRecord, Record};
 use std::fmt::Write as _;
 
@@ -17,7 +22,8 @@ pub fn page(record: &Record) -> String {
         outcome.replace('_', " ")
     );
     head(&mut page, record);
-    section(&mut page, "Course", &format!("{}{}", plot::timeline(record), notes(record)));
+    section(&mut page, "What this shows", &list(&shown(record)));
+    section(&mut page, "Course", &format!("{}{}", plot::scrolling(&plot::timeline(record)), notes(record)));
     if !record.stages.is_empty() {
         section(&mut page, "Stages", &schedule::stages(record));
     }
@@ -30,21 +36,54 @@ pub fn page(record: &Record) -> String {
     }
     if !record.probes.is_empty() {
         let all: String = record.probes.iter().map(|probe| one_probe(record, probe)).collect();
-        section(&mut page, "Steady state", &all);
+        section(&mut page, "Steady state", &(plot::LEGEND.to_owned() + &all));
     }
-    let list = |lines: Vec<String>| {
-        let items: String = lines.iter().map(|line| format!("<li>{}</li>", escape(line))).collect();
-        format!("<ul>{items}</ul>")
-    };
-    section(&mut page, "Blast radius, bystander and rollback", &list(markdown::radius(record)));
+    section(&mut page, "Blast radius, bystander and rollback", &reached(record));
+    section(&mut page, "Limits of the measurement", &list(&limits(record)));
     section(&mut page, "What was planned", &format!("<pre>{}</pre>", escape(&record.plan.join("\n"))));
     section(&mut page, "Environment", &environment(record));
-    section(&mut page, "Limits of the measurement", &list(limits(record)));
     page + "</main>\n</body>\n</html>\n"
 }
 
 fn section(page: &mut String, title: &str, body: &str) {
     let _ = writeln!(page, "<section>\n<h2>{title}</h2>\n{body}\n</section>");
+}
+
+fn list(lines: &[String]) -> String {
+    let items: String = lines.iter().map(|line| format!("<li>{}</li>", escape(line))).collect();
+    format!("<ul>{items}</ul>")
+}
+
+/// A table of cells that are markup already. On a narrow screen each row is a block, whose cells say what they are. Columns
+/// whose name begins with `#` are numbers.
+pub(super) fn table<const N: usize>(columns: [&str; N], rows: &[[String; N]]) -> String {
+    let heads = columns.map(|column| match column.strip_prefix('#') {
+        Some(column) => (" class=\"number\"", column),
+        None => ("", column),
+    });
+    let mut table = String::from("<table class=\"rows\"><thead><tr>");
+    for (class, name) in heads {
+        let _ = write!(table, "<th scope=\"col\"{class}>{name}</th>");
+    }
+    table += "</tr></thead><tbody>";
+    for row in rows {
+        table += "<tr>";
+        for ((class, name), cell) in heads.iter().zip(row) {
+            let _ = write!(table, "<td{class} data-label=\"{name}\">{cell}</td>");
+        }
+        table += "</tr>";
+    }
+    table + "</tbody></table>"
+}
+
+/// Whom it reached, compared with whom it was about.
+fn reached(record: &Record) -> String {
+    let rows: Vec<_> = radius::compared(record)
+        .iter()
+        .map(|[what, planned, actual]| [format!("<b>{}</b>", escape(what)), escape(planned), escape(actual)])
+        .collect();
+    let compared = if rows.is_empty() { String::new() } else { table(radius::COLUMNS, &rows) };
+    compared + &list(&radius::remarks(record))
 }
 
 /// What matters, on the first screen.
@@ -114,32 +153,28 @@ fn notes(record: &Record) -> String {
 }
 
 fn faults(record: &Record) -> String {
-    let mut table = String::from(
-        "<table><thead><tr><th>fault</th><th>achieved, with its 95% interval</th><th class=\"number\">seen</th><th \
-         class=\"number\">matched</th><th class=\"number\">injected</th><th>finding</th></tr></thead><tbody>",
-    );
-    for fault in &record.faults {
+    let row = |fault: &FaultRecord| {
         let tone = match fault.finding {
             Finding::Confirmed => "good",
             Finding::NoMatch => "open",
             Finding::Inconclusive => "bad",
         };
-        let _ = write!(
-            table,
-            "<tr><td><b>{}</b><br><span class=\"quiet\">{}<br>by {}</span></td><td>{}{}</td><td class=\"number\">{}</td><td \
-             class=\"number\">{}</td><td class=\"number\">{}</td><td><span class=\"pill {tone}\">{}</span></td></tr>",
-            escape(&fault.name),
-            escape(&fault.asked),
-            escape(&fault.mechanisms.join(" + ")),
-            share_bar(fault),
-            escape(&markdown::achieved(fault)),
-            fault.seen,
-            fault.matched,
-            fault.injected,
-            fault.finding.in_words()
-        );
-    }
-    table + "</tbody></table>"
+        [
+            format!(
+                "<b>{}</b><br><span class=\"quiet\">{}<br>by {}</span>",
+                escape(&fault.name),
+                escape(&fault.asked),
+                escape(&fault.mechanisms.join(" + "))
+            ),
+            format!("{}{}", share_bar(fault), escape(&markdown::achieved(fault))),
+            fault.seen.to_string(),
+            fault.matched.to_string(),
+            fault.injected.to_string(),
+            format!("<span class=\"pill {tone}\">{}</span>", fault.finding.in_words()),
+        ]
+    };
+    let rows: Vec<_> = record.faults.iter().map(row).collect();
+    table(["fault", "achieved, with its 95% interval", "#seen", "#matched", "#injected", "finding"], &rows)
 }
 
 /// The share that came about with its interval, and the one that was asked for.
@@ -170,20 +205,40 @@ fn share_bar(fault: &FaultRecord) -> String {
 fn one_probe(record: &Record, probe: &ProbeRecord) -> String {
     let answers = probe.answers().count();
     let stage = probe.stage.as_ref().map(|stage| format!(" in stage {}", escape(stage))).unwrap_or_default();
-    let failed = probe.answers().filter(|answer| !answer.holds).count();
-    let (tone, word) = match (answers, failed) {
-        (0, _) => ("open", "not asked".to_owned()),
-        (_, 0) => ("good", format!("held {answers} of {answers}")),
-        _ => ("bad", format!("failed {failed} of {answers}")),
+    let budget = match probe.error_budget {
+        0.0 => String::new(),
+        percent => format!("; {percent}% of its answers under fault may fail"),
     };
-    let plot = if answers == 0 { String::new() } else { plot::probe(record, probe) };
+    let plot = if answers == 0 { String::new() } else { plot::scrolling(&plot::probe(record, probe)) };
     format!(
-        "<figure><figcaption><b>{}</b> <span class=\"pill {tone}\">{word}</span><br><span class=\"quiet\">{} is {}{stage}</span>\
-         </figcaption>{plot}</figure>",
+        "<figure><figcaption><b>{}</b> {}<br><span class=\"quiet\">{} is {}{stage}{budget}</span></figcaption>{plot}</figure>",
         escape(&probe.name),
+        pills(probe),
         escape(&probe.asks),
         escape(&probe.tolerated)
     )
+}
+
+/// How it fared under fault, which the verdict is about, and what else did not hold.
+fn pills(probe: &ProbeRecord) -> String {
+    let pill = |tone: &str, words: String| format!("<span class=\"pill {tone}\">{words}</span>");
+    let (failures, answers) = (probe.tally.failures, probe.tally.answers);
+    let mut pills = match (answers, failures) {
+        (0, _) if probe.answers().next().is_none() => pill("open", "not asked".to_owned()),
+        (0, _) => pill("open", "not asked under fault".to_owned()),
+        (_, 0) => pill("good", format!("held {answers} of {answers} under fault")),
+        _ if probe.tally.failed_percent() <= probe.error_budget => {
+            pill("good", format!("failed {failures} of {answers} under fault, as tolerated"))
+        }
+        _ => pill("bad", format!("failed {failures} of {answers} under fault")),
+    };
+    for (answers, when) in [(&probe.before, "before"), (&probe.after, "at the end")] {
+        let Some(last) = answers.last() else { continue };
+        let (tone, word) = if last.holds { ("good", "held") } else { ("bad", "failed") };
+        pills.push(' ');
+        pills += &pill(tone, format!("{word} {when}"));
+    }
+    pills
 }
 
 fn environment(record: &Record) -> String {
@@ -208,7 +263,7 @@ fn environment(record: &Record) -> String {
     }
     let rows: String = rows
         .iter()
-        .map(|(term, text)| format!("<tr><th>{term}</th><td>{}</td></tr>", escape(text)))
+        .map(|(term, text)| format!("<tr><th scope=\"row\">{term}</th><td>{}</td></tr>", escape(text)))
         .collect();
     format!(
         "<table class=\"terms\"><tbody>{rows}</tbody></table><p>Repeat it with</p><pre>{}</pre>",

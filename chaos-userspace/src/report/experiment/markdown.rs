@@ -1,11 +1,12 @@
 //! The report as Markdown.
 
-use super::{command_line, limits, schedule, time::rfc3339};
-use crate::{
-    experiment::record::{FaultRecord, Record},
-    report::restarts::Restarts,
+use super::{
+    command_line,
+    conclusions::{limits, shown},
+    radius, schedule,
+    time::rfc3339,
 };
-use serde::Deserialize as _;
+use crate::experiment::record::{FaultRecord, Record};
 use std::fmt::Write as _;
 
 /// The text.
@@ -26,6 +27,11 @@ pub fn text(record: &Record) -> String {
         record.run,
         record.took_s
     );
+    text += "## What this shows\n\n";
+    for line in shown(record) {
+        let _ = writeln!(text, "- {}", plain(&line));
+    }
+    text.push('\n');
     text += &schedule::markdown(record, plain);
     if !record.faults.is_empty() {
         text += "## Faults\n\n| fault | asked for | achieved | seen | matched | injected | finding |\n|---|---|---|--:|--:|--:|---|\n";
@@ -76,7 +82,15 @@ pub fn text(record: &Record) -> String {
         let _ = writeln!(text, "- {:.3} s: {}", note.at_s, plain(&note.text));
     }
     text += "\n## Blast radius and rollback\n\n";
-    for line in radius(record) {
+    let compared = radius::compared(record);
+    if !compared.is_empty() {
+        let _ = writeln!(text, "| {} |\n|---|---|---|", radius::COLUMNS.join(" | "));
+    }
+    for row in &compared {
+        let _ = writeln!(text, "| {} |", row.each_ref().map(|cell| plain(cell)).join(" | "));
+    }
+    text.push('\n');
+    for line in radius::remarks(record) {
         let _ = writeln!(text, "- {}", plain(&line));
     }
     text += "\n## Plan\n\n```text\n";
@@ -99,74 +113,6 @@ pub fn achieved(fault: &FaultRecord) -> String {
         Some(share) => format!("{:.2}% ({:.2}% to {:.2}%)", share.percent, share.low, share.high),
         None => "no event whose turn it was".to_owned(),
     }
-}
-
-/// Who was hit, who was not, and what is left.
-pub fn radius(record: &Record) -> Vec<String> {
-    let Some(summary) = &record.summary else { return vec!["Nothing was injected.".to_owned()] };
-    let (hit, spared) = record.targets();
-    let list = |paths: &[std::path::PathBuf]| crate::plan::explain::paths(paths);
-    let mut lines =
-        vec![format!("{} of {} targets hit: {}", hit.len(), hit.len() + spared.len(), list(&hit))];
-    if !spared.is_empty() {
-        lines.push(format!("spared: {}", list(&spared)));
-    }
-    for restarted in summary["restarted"].as_array().into_iter().flatten() {
-        lines.extend(Restarts::deserialize(restarted).map(|restarts| restarts.to_string()));
-    }
-    let overtaken =
-        summary["rules"].as_array().into_iter().flatten().flat_map(|rule| rule["overtaken"].as_array());
-    for function in overtaken.flatten().filter_map(|function| function.as_str()) {
-        lines.push(format!(
-            "INCONCLUSIVE: somebody put a trampoline on {function}, past which kprobes have no effect."
-        ));
-    }
-    if let Some(escaped) = summary["escaped"].as_u64() {
-        lines.push(match escaped {
-            0 => "No packet of the target escaped the hooks.".to_owned(),
-            count => {
-                format!("INCONCLUSIVE: {count} packets of the target came to no device that was watched.")
-            }
-        });
-    }
-    let felt = &summary["bystander"];
-    if felt.is_object() {
-        lines.push(format!(
-            "The bystander in a sibling cgroup: {} of {} packets lost, {} of {} calls failed.",
-            felt["lost"], felt["packets"], felt["failed"], felt["calls"]
-        ));
-    }
-    let undone = &summary["undone"];
-    lines.push(format!(
-        "Taken away in {:.1} ms: {} links, {} programs left.",
-        undone["took_ms"].as_f64().unwrap_or(0.0),
-        undone["links"],
-        undone["programs"]
-    ));
-    for problem in undone["problems"].as_array().into_iter().flatten() {
-        lines.push(format!("NOT UNDONE: {}", problem.as_str().unwrap_or_default()));
-    }
-    if let Some(abort) = &record.abort {
-        lines.push(format!(
-            "Given up because {}: nothing acted any more {:.2} ms later; the last fault came {}.",
-            abort.condition,
-            abort.disarmed_ms,
-            match abort.last_fault_within_ms {
-                Some(within) => format!("at most {within:.2} ms after the condition"),
-                None => "before the programs were taken away".to_owned(),
-            }
-        ));
-    }
-    if let Some(recovery) = record.recovery {
-        lines.push(match recovery.took_s {
-            Some(took) => format!(
-                "The steady state was back {took:.3} s after the faults (at most {} s).",
-                recovery.limit_s
-            ),
-            None => format!("The steady state was not back {} s after the faults.", recovery.limit_s),
-        });
-    }
-    lines
 }
 
 /// A text that is no markup and stays in its cell.

@@ -1,10 +1,12 @@
 //! Reports of an experiment, each a pure function of its record.
 
+mod conclusions;
 mod html;
 mod journal;
 mod junit;
 mod markdown;
 mod plot;
+mod radius;
 mod schedule;
 mod time;
 
@@ -83,39 +85,6 @@ fn command_line(record: &Record) -> String {
     let quoted =
         |word: &String| if plain(word) { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) };
     record.command.iter().map(quoted).collect::<Vec<_>>().join(" ")
-}
-
-/// What the measurement does not tell.
-fn limits(record: &Record) -> Vec<String> {
-    let mut limits: Vec<String> = record.faults.iter().flat_map(|fault| fault.limits.clone()).collect();
-    limits.push(
-        "Intervals are Wilson's of 95%: of twenty faults, one may lie outside its own by chance.".to_owned(),
-    );
-    limits.push(
-        "Probes see what they ask for when they ask; what happens between two questions is not seen."
-            .to_owned(),
-    );
-    if record.probes.iter().any(|probe| probe.kind == "network") {
-        limits.push(
-            "Network counters are those of the target's network namespace, with all other processes in it."
-                .to_owned(),
-        );
-    }
-    if record.faults.iter().any(|fault| !fault.course.is_empty()) {
-        limits.push(
-            "Of a fault with a schedule, the share that was asked for is the mean of its shares over the events they were drawn \
-             for; events that were judged while one share took the place of another count for neither."
-                .to_owned(),
-        );
-    }
-    limits.push(match record.seed {
-        Some(_) => {
-            "The seed repeats every draw; which event meets which draw depends on their order, which it does not repeat.".to_owned()
-        }
-        None => "Without a seed, every run draws anew.".to_owned(),
-    });
-    limits.dedup();
-    limits
 }
 
 #[cfg(test)]

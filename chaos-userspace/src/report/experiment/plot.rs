@@ -3,13 +3,28 @@
 use super::escape;
 use crate::{
     experiment::record::{ProbeRecord, Record},
-    steady::{ask::Answer, value::Value},
+    steady::{
+        ask::Answer,
+        value::{Unit, Value},
+    },
 };
 use std::fmt::Write as _;
 
 pub(super) const WIDTH: f64 = 860.0;
 pub(super) const LEFT: f64 = 84.0;
 pub(super) const RIGHT: f64 = 12.0;
+
+/// What the marks of a probe's plot mean.
+pub(super) const LEGEND: &str = "<p class=\"quiet legend\"><span class=\"swatch fault-swatch\"></span> faults act, the darker the larger their share \
+     <svg class=\"key\" viewBox=\"0 0 24 12\" aria-hidden=\"true\"><line class=\"bound\" x1=\"0\" x2=\"24\" y1=\"6\" y2=\"6\"/></svg> what is tolerated \
+     <svg class=\"key\" viewBox=\"0 0 12 12\" aria-hidden=\"true\"><circle class=\"ok\" cx=\"6\" cy=\"6\" r=\"3\"/></svg> holds \
+     <svg class=\"key\" viewBox=\"0 0 12 12\" aria-hidden=\"true\"><path class=\"miss\" d=\"M6 1 l5 5 -5 5 -5 -5 z\"/></svg> is not tolerated \
+     <svg class=\"key\" viewBox=\"0 0 12 12\" aria-hidden=\"true\"><path class=\"none\" d=\"M2 2 l8 8 m0 -8 l-8 8\"/></svg> no answer</p>";
+
+/// A plot that may be wider than the screen.
+pub(super) fn scrolling(svg: &str) -> String {
+    format!("<div class=\"plot\">{svg}</div>")
+}
 
 /// Where a time is.
 pub(super) fn x(at_s: f64, end_s: f64) -> f64 {
@@ -191,16 +206,21 @@ fn curve(record: &Record, probe: &ProbeRecord, numbers: &[f64]) -> String {
             break;
         }
     }
+    // Between two states there is nothing.
+    let is_state = probe.unit == Unit::Number && matches!(probe.kind, "http" | "command");
     let mut line = String::new();
-    let mut pen = 'M';
-    for answer in probe.answers() {
-        match number(answer) {
-            Some(number) => {
-                let _ = write!(line, "{pen}{:.1} {:.1}", x(asked(answer), record.took_s), y(number));
-                pen = 'L';
+    // A part in which it was not asked is no line from the part before to the one behind.
+    for part in [&probe.before, &probe.during, &probe.after] {
+        let mut pen = 'M';
+        for answer in part.iter().filter(|_| !is_state) {
+            match number(answer) {
+                Some(number) => {
+                    let _ = write!(line, "{pen}{:.1} {:.1}", x(asked(answer), record.took_s), y(number));
+                    pen = 'L';
+                }
+                // No answer is a gap, not a value.
+                None => pen = 'M',
             }
-            // No answer is a gap, not a value.
-            None => pen = 'M',
         }
     }
     let _ = write!(svg, "<path class=\"line\" d=\"{line}\"/>");
@@ -211,10 +231,15 @@ fn curve(record: &Record, probe: &ProbeRecord, numbers: &[f64]) -> String {
 }
 
 fn start(probe: &ProbeRecord, height: f64) -> String {
-    format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Answers of {}\">",
-        escape(&probe.name)
-    )
+    let all = probe.answers().count();
+    let failed = probe.answers().filter(|answer| !answer.holds).count();
+    let mut label = format!("Answers of {} over time: {failed} of {all} are not tolerated", probe.name);
+    let numbers = || probe.answers().filter_map(number);
+    if numbers().next().is_some() {
+        let (least, most) = (numbers().fold(f64::MAX, f64::min), numbers().fold(f64::MIN, f64::max));
+        let _ = write!(label, "; they range from {} to {}", probe.unit.show(least), probe.unit.show(most));
+    }
+    format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">", escape(&label))
 }
 
 fn dot(svg: &mut String, record: &Record, answer: &Answer, y: f64) {
@@ -229,7 +254,8 @@ fn dot(svg: &mut String, record: &Record, answer: &Answer, y: f64) {
         (false, Some(_)) => {
             write!(
                 svg,
-                "<circle class=\"bad\" cx=\"{place:.1}\" cy=\"{y:.1}\" r=\"4\"><title>{title}</title></circle>"
+                "<path class=\"miss\" d=\"M{place:.1} {:.1} l5 5 -5 5 -5 -5 z\"><title>{title}</title></path>",
+                y - 5.0
             )
         }
         (false, None) => write!(

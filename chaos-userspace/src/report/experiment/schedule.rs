@@ -2,7 +2,8 @@
 
 use super::{
     escape,
-    plot::{LEFT, RIGHT, WIDTH, seconds, time_axis, x},
+    html::table,
+    plot::{LEFT, RIGHT, WIDTH, scrolling, seconds, time_axis, x},
 };
 use crate::experiment::record::{DoseRecord, FaultRecord, Record, StageOutcome, StageRecord};
 use std::fmt::Write as _;
@@ -14,7 +15,7 @@ const ROWS_MAX: usize = 40;
 pub fn when(stage: &StageRecord) -> String {
     match (stage.from_s, stage.to_s) {
         (Some(from), Some(to)) => {
-            format!("{} to {}, {:.1} s of {} s", seconds(from), seconds(to), to - from, stage.planned_s)
+            format!("{from:.1} s to {to:.1} s, {:.1} s of {} s", to - from, stage.planned_s)
         }
         _ => format!("not begun; {} s were planned", stage.planned_s),
     }
@@ -30,10 +31,7 @@ fn parts(record: &Record, stage: &StageRecord) -> [Vec<String>; 2] {
 
 /// What came of the stages, as a table of the page.
 pub fn stages(record: &Record) -> String {
-    let mut table = String::from(
-        "<table><thead><tr><th>stage</th><th>when</th><th>faults</th><th>expected</th><th>outcome</th></tr></thead><tbody>",
-    );
-    for stage in &record.stages {
+    let row = |stage: &StageRecord| {
         let tone = match stage.outcome {
             StageOutcome::Held => "good",
             StageOutcome::Deviated => "bad",
@@ -45,16 +43,16 @@ pub fn stages(record: &Record) -> String {
             .iter()
             .map(|text| format!("<br><span class=\"quiet\">{}</span>", escape(text)))
             .collect();
-        let _ = write!(
-            table,
-            "<tr><td><b>{}</b></td><td>{}</td><td>{faults}</td><td>{probes}</td><td><span class=\"pill \
-             {tone}\">{}</span>{deviations}</td></tr>",
-            escape(&stage.name),
+        [
+            format!("<b>{}</b>", escape(&stage.name)),
             when(stage),
-            stage.outcome.in_words()
-        );
-    }
-    table + "</tbody></table>"
+            faults,
+            probes,
+            format!("<span class=\"pill {tone}\">{}</span>{deviations}", stage.outcome.in_words()),
+        ]
+    };
+    let rows: Vec<_> = record.stages.iter().map(row).collect();
+    table(["stage", "when", "faults", "expected", "outcome"], &rows)
 }
 
 /// The shares of all faults that follow a schedule, as plots.
@@ -66,7 +64,7 @@ pub fn shares(record: &Record) -> String {
                 "<figure><figcaption><b>{}</b><br><span class=\"quiet\">share asked for (line), and achieved with its 95% \
                  interval (bars)</span></figcaption>{}</figure>",
                 escape(&fault.name),
-                plot(record, fault)
+                scrolling(&plot(record, fault))
             )
         })
         .collect()

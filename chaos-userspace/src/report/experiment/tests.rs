@@ -52,6 +52,7 @@ fn record() -> Record {
         seed: Some(42),
         environment: Environment { host: "h".into(), kernel: "6.12".into(), processors: 2 },
         plan: vec!["Target: x.".into()],
+        planned_s: Some(8.0),
         schedule_seed: None,
         stages: vec![],
         phases: vec![
@@ -145,6 +146,78 @@ fn a_page_needs_nothing_else_and_runs_nothing() {
         // <g also begins other names.
         assert!(if tag == "g" { open >= close } else { open == close }, "{tag}: {open} and {close}");
     }
+}
+
+#[test]
+fn what_was_found_out_is_said_with_its_uncertainty_and_what_was_not_as_well() {
+    let mut record = record();
+    for shown in [
+        "loss was inflicted on 50 of 1000 matching events; of those whose turn it was 5.00% (3.81% to 6.53%), where 5% were asked for",
+        "shop failed in 1 of 3 answers under fault: 33.3% (6.1% to 79.2%).",
+        "1.50 s after the faults; 30 s were allowed",
+        "| time under fault | 8 s | 8.0 s |",
+        "| targets | 1 of 2 that were found | /a |",
+        "other faults and more targets were not",
+    ] {
+        let text = Form::Markdown.write(&record);
+        assert!(text.contains(shown), "{shown} is missing in\n{text}");
+        assert!(Form::Html.write(&record).contains(shown.trim_matches(['|', ' '])) || shown.starts_with('|'));
+    }
+    // A few good answers are no proof.
+    record.probes[0].tally = Tally { answers: 10, failures: 0, in_a_row: 0 };
+    let text = Form::Markdown.write(&record);
+    assert!(
+        text.contains(
+            "shop held in all of 10 answers under fault: that rules out (95%) that more than 27.8%"
+        ),
+        "{text}"
+    );
+    record.probes[0].error_budget = 50.0;
+    record.probes[0].tally = Tally { answers: 4, failures: 1, in_a_row: 0 };
+    let page = Form::Html.write(&record);
+    for shown in [
+        "failed 1 of 4 under fault, as tolerated",
+        "50% of its answers under fault may fail",
+        "held at the end",
+    ] {
+        assert!(page.contains(shown), "{shown} is missing in\n{page}");
+    }
+    // Who watched nothing and hit nothing has found out nothing.
+    record.probes[0].tally = Tally::default();
+    record.faults[0].injected = 0;
+    record.faults[0].finding = Finding::NoMatch;
+    record.recovery = None;
+    let text = Form::Markdown.write(&record);
+    for shown in [
+        "Nothing: no fault was inflicted.",
+        "Nothing was watched while the faults acted",
+        "Of loss nothing was found out: the target did nothing that it is about (no match).",
+    ] {
+        assert!(text.contains(shown), "{shown} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn lines_are_drawn_where_something_was_measured_between() {
+    let lines = |record: &Record| {
+        let page = Form::Html.write(record);
+        let path =
+            page.split("<path class=\"line\" d=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        (path.matches('M').count(), path.matches('L').count())
+    };
+    let mut record = record();
+    record.probes[0].during.push(answer(8.0, Some(0.1), true));
+    // Before, two under fault, one behind the answer that did not come, and afterwards.
+    assert_eq!(lines(&record), (4, 1));
+    // Between 200 and 503 there is nothing.
+    record.probes[0].unit = Unit::Number;
+    assert_eq!(lines(&record), (0, 0));
+    let page = Form::Html.write(&record);
+    assert!(
+        page.contains("Answers of shop over time: 2 of 6 are not tolerated; they range from 0.02 to 0.9"),
+        "{page}"
+    );
+    assert_eq!(page.matches("class=\"miss\"").count(), 2, "one in the plot, one in the legend");
 }
 
 #[test]
@@ -264,7 +337,7 @@ fn stages_and_shares_over_time_are_told_in_every_form() {
     }
     let text = Form::Markdown.write(&record);
     assert!(
-        text.contains("| calm | 1 s to 5 s, 4.0 s of 4 s |") && text.contains("3 s to 5 s: asked 10%"),
+        text.contains("| calm | 1.0 s to 5.0 s, 4.0 s of 4 s |") && text.contains("3 s to 5 s: asked 10%"),
         "{text}"
     );
     assert!(text.contains("at rest, 0 injected"), "{text}");

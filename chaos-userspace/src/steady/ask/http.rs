@@ -116,11 +116,17 @@ pub async fn prometheus(url: &str, query: &str, limit: Duration) -> Result<f64, 
         let response = request.send()?;
         match response.status {
             200 => Ok(response.body),
-            status => Err(format!("{}: status {status}: {}", request.url, response.body.trim())),
+            status => Err(format!("{}: status {status}: {}", request.url, refusal(&response.body))),
         }
     })
     .await?;
     number(&body)
+}
+
+/// Why a server refuses a query: its own words, as Prometheus puts them (web/api/v1), or all it said.
+fn refusal(body: &str) -> String {
+    let json = serde_json::from_str::<serde_json::Value>(body).unwrap_or_default();
+    json["error"].as_str().unwrap_or_else(|| body.trim()).to_owned()
 }
 
 /// The one number of an answer, whether a scalar or a vector of one element.
@@ -132,6 +138,13 @@ fn number(body: &str) -> Result<f64, String> {
         Some("scalar") => &result[1],
         Some("vector") => match result.as_array().map(Vec::as_slice) {
             Some([one]) => &one["value"][1],
+            Some([]) => {
+                return Err(
+                    "the query has no result: nothing has such a name and such labels now; where that means zero, say so, as \
+                     with sum(...) or vector(0)"
+                        .to_owned(),
+                );
+            }
             Some(all) => {
                 return Err(format!(
                     "the query has {} results: aggregate them, as with sum() or max()",
@@ -140,6 +153,9 @@ fn number(body: &str) -> Result<f64, String> {
             }
             None => &serde_json::Value::Null,
         },
+        Some("matrix") => {
+            return Err("the query asks for a range of time: make one number of it, as with max_over_time() or rate()".to_owned());
+        }
         _ => &serde_json::Value::Null,
     };
     let number = value.as_str().and_then(|text| text.parse::<f64>().ok()).filter(|number| !number.is_nan());
@@ -185,9 +201,36 @@ mod tests {
         };
         assert_eq!(number(&vector(r#"{"metric":{},"value":[1.5,"42"]}"#)), Ok(42.0));
         assert_eq!(number(r#"{"data":{"resultType":"scalar","result":[1.5,"7"]}}"#), Ok(7.0));
-        assert!(number(&vector("")).unwrap_err().contains("0 results"));
+        let two = r#"{"value":[1,"1"]},{"value":[1,"2"]}"#;
+        assert!(number(&vector(two)).unwrap_err().contains("2 results"));
         assert!(number(&vector(r#"{"value":[1,"NaN"]}"#)).unwrap_err().contains("no number"));
         assert!(number("<html>").is_err());
+    }
+
+    /// What Prometheus 2.42 said to queries like those in the names, word for word.
+    #[test]
+    fn what_a_prometheus_says_is_understood() {
+        let max_up = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1796003541.321,"1"]}]}}"#;
+        assert_eq!(number(max_up), Ok(1.0));
+        let scalar_max_up =
+            r#"{"status":"success","data":{"resultType":"scalar","result":[1796003541.33,"1"]}}"#;
+        assert_eq!(number(scalar_max_up), Ok(1.0));
+        let nosuch = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
+        assert!(number(nosuch).unwrap_err().contains("or vector(0)"));
+        let scalar_nosuch =
+            r#"{"status":"success","data":{"resultType":"scalar","result":[1796003540.434,"NaN"]}}"#;
+        assert!(number(scalar_nosuch).unwrap_err().contains("no number"));
+        let up_5s = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"up","instance":"127.0.0.1:19090","job":"self"},"values":[[1796003536.381,"1"],[1796003537.373,"1"]]}]}}"#;
+        assert!(number(up_5s).unwrap_err().contains("max_over_time"));
+        let text = r#"{"status":"success","data":{"resultType":"string","result":[1796003541.305,"text"]}}"#;
+        assert!(number(text).unwrap_err().contains("no number"));
+        let open = r#"{"status":"error","errorType":"bad_data","error":"invalid parameter \"query\": 1:5: parse error: unclosed left parenthesis"}"#;
+        assert_eq!(refusal(open), "invalid parameter \"query\": 1:5: parse error: unclosed left parenthesis");
+        assert_eq!(refusal("<html> \n"), "<html>");
+    }
+
+    #[test]
+    fn queries_go_into_addresses() {
         assert_eq!(encoded("max(a{b=\"c\"})"), "max%28a%7Bb%3D%22c%22%7D%29");
     }
 }
