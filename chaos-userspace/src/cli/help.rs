@@ -34,7 +34,7 @@ struct Topic {
 
 const NETWORK: &str = "docs/faults/network.md";
 
-const TOPICS: [Topic; 10] = [
+const TOPICS: [Topic; 11] = [
     Topic {
         name: "loss",
         also: &["drop", "packet-loss", "blackhole", "loss-model", "lossModel"],
@@ -76,7 +76,7 @@ const TOPICS: [Topic; 10] = [
     },
     Topic {
         name: "delay",
-        also: &["latency", "jitter", "slow", "lag"],
+        also: &["latency", "jitter", "lag"],
         does: "Packets are held back (Linux 6.6 and later).",
         felt: "Answers come late; throughput of a connection falls with it.",
         flags: &[
@@ -154,6 +154,28 @@ const TOPICS: [Topic; 10] = [
         file: "syscall: {calls: [fsync, fdatasync], return: 0}",
         page: "docs/faults/syscall.md",
     },
+    Topic {
+        name: "slow",
+        also: &["slow-call", "slow-calls", "hang", "syscall-latency"],
+        does: "System calls are held back, and then carried out (running services: Linux 6.12 with BPF LSM; commands of exec: any).",
+        felt: "Files that take long to open, connections that take long to be made; the thread sleeps, and burns no processor.",
+        flags: &[
+            (
+                "--slow openat=20ms@10% --mechanism lsm_sleep",
+                "one file in ten of a running service opens late",
+            ),
+            (
+                "--slow openat=50ms,jitter=10ms,path=/var/www/* --mechanism lsm_sleep",
+                "as on a disk that is busy",
+            ),
+            (
+                "--slow fsync=20ms@10% --mechanism seccomp",
+                "with exec: any call of a command, by a notification to kchaos",
+            ),
+        ],
+        file: "syscall: {calls: [openat], latency: {time: 50ms, jitter: 10ms}, match: {pathPrefix: /var/www}}\n  mechanism: lsm_sleep",
+        page: "docs/faults/syscall.md",
+    },
 ];
 
 impl Topic {
@@ -198,7 +220,9 @@ fn of(name: &str) -> Result<String, Failure> {
     if let Some(topic) = TOPICS.iter().find(is_it) {
         return Ok(topic.text());
     }
-    let is_part = |part: &&Part| part.name == wanted || part.also.contains(&wanted.as_str());
+    let is_part = |part: &&Part| {
+        part.name.to_lowercase() == wanted || part.also.iter().any(|also| also.to_lowercase() == wanted)
+    };
     if let Some(part) = PARTS.iter().find(is_part) {
         return Ok(part.text());
     }
@@ -211,9 +235,15 @@ fn of(name: &str) -> Result<String, Failure> {
     let names: Vec<_> = TOPICS.iter().map(|topic| topic.name).collect();
     let commands: Vec<_> = whole.get_subcommands().filter(|command| !command.is_hide_set()).collect();
     let commands: Vec<_> = commands.iter().map(|command| command.get_name()).collect();
+    let parts: Vec<_> = PARTS.iter().map(|part| part.name).collect();
     Err(Failure::new(
         exit::USAGE,
-        format!("'{name}' is neither a command ({}) nor a fault ({})", commands.join(", "), names.join(", ")),
+        format!(
+            "'{name}' is neither a command ({}) nor a fault ({}) nor a part of experiment files ({})",
+            commands.join(", "),
+            names.join(", "),
+            parts.join(", ")
+        ),
     ))
 }
 
@@ -246,6 +276,12 @@ mod tests {
             }
         }
         assert!(of("--loss").unwrap().contains("gemodel"));
+        for part in &PARTS {
+            for name in part.also.iter().chain([&part.name]) {
+                let text = of(name).unwrap();
+                assert!(text.starts_with(part.name), "{name}: {text}");
+            }
+        }
         let of_inject = of("inject").unwrap();
         assert!(of_inject.contains("--loss") && of_inject.contains("--json"), "{of_inject}");
         assert!(general().contains("inject") && general().contains("partition"));

@@ -15,7 +15,71 @@ pub struct Part {
 }
 
 /// All of them.
-pub const PARTS: [Part; 2] = [
+pub const PARTS: [Part; 4] = [
+    Part {
+        name: "steadyState",
+        also: &["steady-state", "steady", "probe", "probes", "tolerance", "hypothesis"],
+        does: "What has to hold before, while and after the faults act.",
+        fields: &[
+            (
+                "steadyState: [{name: up, http: {url: \"http://127.0.0.1:8080/health\"}}]",
+                "a status from 200 to 299, asked every second; nothing is injected where it does not hold",
+            ),
+            (
+                "steadyState: [{name: fast, http: {url: \"http://127.0.0.1:8080/\", measure: latency, samples: 5, percentile: 90%}, \
+                 tolerance: {atMost: 800ms}, errorBudget: 5%}]",
+                "in time, in 95% of the answers under fault",
+            ),
+            (
+                "steadyState: [{name: ready, http: {url: \"http://127.0.0.1:8080/health\", measure: body}, tolerance: {jsonPath: \
+                 $.status, equals: up}, retries: 2}]",
+                "a part of a JSON answer",
+            ),
+            (
+                "steadyState: [{name: answers, command: {argv: [redis-cli, ping], measure: stdout}, tolerance: {equals: PONG}}]",
+                "what a command says; there is no shell",
+            ),
+            (
+                "steadyState: [{name: open, tcp: {address: \"127.0.0.1:5432\"}, tolerance: {atMost: 1s}}]",
+                "a port",
+            ),
+            ("steadyState: [{name: names, dns: {name: db.example.org}}]", "a name"),
+            (
+                "steadyState: [{name: queue, prometheus: {url: \"http://127.0.0.1:9090\", query: \"max(queue_length)\"}, tolerance: \
+                 {atMost: 1000}, interval: 5s}]",
+                "one number of Prometheus",
+            ),
+            (
+                "steadyState: [{name: stays, cgroup: {measure: exits}, tolerance: {atMost: 0}, mode: during}]",
+                "no process of the target ends; also cpu, memory, oomKills, cpuPressure, memoryPressure, ioPressure, processes",
+            ),
+            (
+                "steadyState: [{name: kept, network: {measure: tcpResets}, tolerance: {atMost: 5}, mode: during}]",
+                "connections; also tcpRetransmits, tcpFailedConnects",
+            ),
+            (
+                "steadyState: [{name: disk, calls: {of: [fsync], percentile: 99%}, tolerance: {atMost: 100ms}, mode: during}]",
+                "how long the target's own system calls take; also failures, rate",
+            ),
+        ],
+        more: "A tolerance has equals, oneOf, atLeast, atMost, regex, contains and jsonPath; a probe has mode, interval, timeout, \
+               retries and errorBudget. What fails under fault beyond its budget refutes the hypothesis (exit code 4).",
+    },
+    Part {
+        name: "abort",
+        also: &["give-up", "stop-condition", "error-budget", "recovery", "rollback"],
+        does: "When an experiment is given up: everything is taken away at once, with exit code 5.",
+        fields: &[
+            (
+                "steadyState: [{name: up, http: {url: \"http://127.0.0.1:8080/\"}}]\n  abort: [{probe: up, consecutive: 3}]",
+                "three failures in a row; also failures: 10, errorBudget: 20%",
+            ),
+            ("abort: [{injections: 10000}]", "so many faults inflicted"),
+            ("abort: [{file: /run/kchaos-stop}]", "a file appears, which anybody may be allowed to make"),
+        ],
+        more: "kchaos halt, kchaos stop, Ctrl-C and SIGTERM end it as well. The time from the condition to the last fault is measured and \
+               reported. recovery: 30s says how long the steady state may take to return.",
+    },
     Part {
         name: "schedule",
         also: &["ramp", "steps", "pulse", "windows", "repeat", "start", "flapping"],
@@ -61,7 +125,10 @@ impl Part {
         for (field, meaning) in self.fields {
             text += &format!("  # {meaning}\n  {field}\n");
         }
-        text + &format!("\n{}\nkchaos plan FILE tells the moments. More: docs/experiments.md\n", self.more)
+        text + &format!(
+            "\n{}\nkchaos plan FILE says what it comes to. More: docs/experiments.md\n",
+            self.more
+        )
     }
 }
 

@@ -337,6 +337,14 @@ impl FaultRecord {
 }
 
 impl FaultRecord {
+    /// The share that was asked for, for people; of a schedule, the mean.
+    pub fn asked_share(&self) -> String {
+        match self.course.is_empty() {
+            true => format!("{}%", self.asked_percent),
+            false => format!("{:.2}% on average", self.asked_percent),
+        }
+    }
+
     /// Takes over what its schedule came to: asked for is then the mean of its shares over the events that they were drawn
     /// for, and achieved what came of these.
     pub fn follow(&mut self, stage: Option<String>, course: Vec<DoseRecord>) {

@@ -39,18 +39,22 @@ fn inflicted(fault: &FaultRecord) -> Option<String> {
     let events = if fault.matched == 1 { "event" } else { "events" };
     let share = fault.achieved.map(|share| {
         format!(
-            "; of those whose turn it was {:.2}% ({:.2}% to {:.2}%), where {}% were asked for",
-            share.percent, share.low, share.high, fault.asked_percent
+            "; of those whose turn it was {:.2}% ({:.2}% to {:.2}%), where {} were asked for",
+            share.percent,
+            share.low,
+            share.high,
+            fault.asked_share()
         )
     });
     Some(format!(
-        "{} was inflicted {} of {} matching {events}{}.",
+        "{} was inflicted {} of {} matching {events}{}{}.",
         fault.name,
         match fault.injected {
             1 => "on 1".to_owned(),
             count => format!("on {count}"),
         },
         fault.matched,
+        if fault.course.is_empty() { "" } else { " by its schedule" },
         share.unwrap_or_default()
     ))
 }

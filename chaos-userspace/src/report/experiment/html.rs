@@ -187,14 +187,14 @@ fn share_bar(fault: &FaultRecord) -> String {
         .unwrap_or(100.0);
     let place = |percent: f64| 4.0 + 192.0 * percent / scale;
     format!(
-        "<svg class=\"share\" viewBox=\"0 0 200 26\" role=\"img\" aria-label=\"asked {asked}%, achieved {:.2}%\"><line \
+        "<svg class=\"share\" viewBox=\"0 0 200 26\" role=\"img\" aria-label=\"asked {asked}, achieved {:.2}%\"><line \
          class=\"axis\" x1=\"4\" x2=\"196\" y1=\"10\" y2=\"10\"/><rect class=\"interval\" x=\"{low:.1}\" y=\"5\" \
          width=\"{width:.1}\" height=\"10\" rx=\"2\"/><circle class=\"achieved\" cx=\"{at:.1}\" cy=\"10\" r=\"3.5\"/><line \
          class=\"asked\" x1=\"{want:.1}\" x2=\"{want:.1}\" y1=\"1\" y2=\"19\"/><text class=\"tick\" x=\"4\" \
          y=\"25\">0</text><text class=\"tick\" x=\"196\" y=\"25\" text-anchor=\"end\">{scale}%</text></svg><span \
-         class=\"quiet\">asked {asked}%</span><br>",
+         class=\"quiet\">asked {asked}</span><br>",
         share.percent,
-        asked = fault.asked_percent,
+        asked = fault.asked_share(),
         low = place(share.low),
         width = (place(share.high) - place(share.low)).max(2.0),
         at = place(share.percent),
@@ -225,7 +225,8 @@ fn pills(probe: &ProbeRecord) -> String {
     let (failures, answers) = (probe.tally.failures, probe.tally.answers);
     let mut pills = match (answers, failures) {
         (0, _) if probe.answers().next().is_none() => pill("open", "not asked".to_owned()),
-        (0, _) => pill("open", "not asked under fault".to_owned()),
+        // Its mode says when it is asked.
+        (0, _) => String::new(),
         (_, 0) => pill("good", format!("held {answers} of {answers} under fault")),
         _ if probe.tally.failed_percent() <= probe.error_budget => {
             pill("good", format!("failed {failures} of {answers} under fault, as tolerated"))

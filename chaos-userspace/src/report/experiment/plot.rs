@@ -51,7 +51,7 @@ pub(super) fn time_axis(svg: &mut String, bottom: f64, end_s: f64) {
         let place = x(at, end_s);
         let _ = write!(
             svg,
-            "<line class=\"grid\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"8\" y2=\"{bottom:.1}\"/><text class=\"tick\" \
+            "<line class=\"grid\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"8\" y2=\"{bottom:.1}\"/><text class=\"tick time\" \
              x=\"{place:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             bottom + 15.0,
             seconds(at)
