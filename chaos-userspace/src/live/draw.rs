@@ -1,13 +1,15 @@
 //! The view as a frame: a list of the runs, the chosen one in full, what happened, and the keys.
 
-use super::model::{Board, Note, View};
+use super::{
+    model::{Board, Note, View},
+    tables::{self, cut, rate, thousands},
+};
 use crate::{
-    experiment::share::Achieved,
     plan::explain::{escaped, shown},
     report::restarts::Restarts,
     runs::{
-        message::{RuleStatus, State, Status},
-        progress::{Point, ProbeStatus, Progress},
+        message::{State, Status},
+        progress::Progress,
     },
 };
 use ratatui::{
@@ -17,11 +19,10 @@ use ratatui::{
     text::{Line, Span},
     widgets::Paragraph,
 };
-use std::collections::VecDeque;
 
-const QUIET: Style = Style::new().add_modifier(Modifier::DIM);
+pub(super) const QUIET: Style = Style::new().add_modifier(Modifier::DIM);
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
-const FAILED: Style = Style::new().fg(Color::Red);
+pub(super) const FAILED: Style = Style::new().fg(Color::Red);
 
 /// Rows of the list of runs.
 const LIST_MAX: usize = 8;
@@ -29,22 +30,27 @@ const LIST_MAX: usize = 8;
 const TARGETS_MAX: usize = 4;
 /// Rows of what happened.
 const NOTES_MAX: u16 = 5;
-/// Columns of the last rates.
-const SPARKS: usize = 24;
+/// The same on a low terminal.
+const NOTES_LOW: u16 = 3;
+/// A terminal of fewer rows is low.
+const LOW: u16 = 32;
+/// Rows of a hypothesis.
+const HYPOTHESIS_MAX: usize = 2;
 /// Columns of the bar of time.
 const BAR: usize = 30;
 
 /// Draws all of it. What has no room is left out from below; the keys are always there.
 pub fn draw(frame: &mut Frame<'_>, board: &Board) {
     let list = match (&board.own, board.chosen()) {
-        (Some(_), Some(view)) => own(view),
+        (Some(_), Some(view)) => own(view, frame.area().width.into()),
         (Some(run), None) => {
             vec![Line::from(vec![Span::styled("kchaos run  ", STRONG), Span::raw(run.clone())])]
         }
         (None, _) => list(board),
     };
     let rows = |lines: &[Line<'_>]| u16::try_from(lines.len()).unwrap_or(u16::MAX);
-    let notes = u16::try_from(board.notes.len()).unwrap_or(u16::MAX).min(NOTES_MAX) + 1;
+    let most = if frame.area().height < LOW { NOTES_LOW } else { NOTES_MAX };
+    let notes = u16::try_from(board.notes.len()).unwrap_or(u16::MAX).min(most) + 1;
     let areas = Layout::vertical([
         Constraint::Length(rows(&list)),
         Constraint::Fill(1),
@@ -54,7 +60,8 @@ pub fn draw(frame: &mut Frame<'_>, board: &Board) {
     .split(frame.area());
     let [top, middle, happened, keys] = areas[..] else { return };
     frame.render_widget(Paragraph::new(list), top);
-    frame.render_widget(Paragraph::new(board.chosen().map(one).unwrap_or_default()), middle);
+    let chosen = board.chosen().map(|view| one(view, middle)).unwrap_or_default();
+    frame.render_widget(Paragraph::new(chosen), middle);
     frame.render_widget(Paragraph::new(notes_in(board, happened)), happened);
     frame.render_widget(Paragraph::new(footer(board)), keys);
 }
@@ -110,7 +117,7 @@ fn list(board: &Board) -> Vec<Line<'static>> {
 }
 
 /// What a run says of itself.
-fn own(view: &View) -> Vec<Line<'static>> {
+fn own(view: &View, columns: usize) -> Vec<Line<'static>> {
     let Some(progress) = &view.sample.status.experiment else { return vec![] };
     let Progress { experiment, hypothesis, phase, stage, .. } = &**progress;
     let now = match phase.as_str() {
@@ -122,20 +129,55 @@ fn own(view: &View) -> Vec<Line<'static>> {
     let color = Style::new().fg(if phase == "faults" { Color::Red } else { Color::Yellow });
     let stage =
         stage.as_ref().filter(|_| phase == "faults").map(|stage| format!(", stage {}", escaped(stage)));
-    vec![
-        Line::from(vec![
-            Span::styled("kchaos run  ", STRONG),
-            Span::styled(format!("{}  ", escaped(experiment)), STRONG),
-            Span::styled(now.to_owned(), color),
-            Span::styled(stage.unwrap_or_default(), color),
-        ]),
-        Line::styled(escaped(hypothesis), QUIET),
-        Line::default(),
-    ]
+    let mut lines = vec![Line::from(vec![
+        Span::styled("kchaos run  ", STRONG),
+        Span::styled(format!("{}  ", escaped(experiment)), STRONG),
+        Span::styled(now.to_owned(), color),
+        Span::styled(stage.unwrap_or_default(), color),
+    ])];
+    lines.extend(wrapped(&escaped(hypothesis), columns).into_iter().map(|line| Line::styled(line, QUIET)));
+    lines.push(Line::default());
+    lines
 }
 
-fn one(view: &View) -> Vec<Line<'static>> {
+/// A text by words in a few rows; what has no room there is cut.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut rows: Vec<String> = vec![];
+    for word in text.split_whitespace() {
+        let is_last = rows.len() == HYPOTHESIS_MAX;
+        match rows.last_mut() {
+            Some(row) if row.chars().count() + 1 + word.chars().count() <= columns => {
+                row.push(' ');
+                row.push_str(word);
+            }
+            Some(row) if is_last => {
+                row.push('…');
+                break;
+            }
+            _ => rows.push(word.to_owned()),
+        }
+    }
+    rows.iter().map(|row| cut(row, columns)).collect()
+}
+
+/// A run in full, or what matters most of it where there is less room.
+fn one(view: &View, area: Rect) -> Vec<Line<'static>> {
+    let rows = usize::from(area.height);
+    let full = told(view, area, usize::MAX, false);
+    if full.len() <= rows {
+        return full;
+    }
+    // Without probes, what each fault is and the overhead stand below, and are cut there.
+    let Some(progress) = &view.sample.status.experiment else { return full };
+    let short = told(view, area, usize::MAX, true);
+    let Some(missing) = short.len().checked_sub(rows).filter(|missing| *missing > 0) else { return short };
+    told(view, area, progress.probes.len().saturating_sub(missing), true)
+}
+
+/// All of a run. `is_short` leaves out what faults are, single targets and the overhead.
+fn told(view: &View, area: Rect, probe_rows: usize, is_short: bool) -> Vec<Line<'static>> {
     let status = &view.sample.status;
+    let columns = usize::from(area.width);
     let mut lines = vec![Line::from(vec![
         Span::styled(format!("{}  ", status.run), STRONG),
         Span::styled(
@@ -143,14 +185,21 @@ fn one(view: &View) -> Vec<Line<'static>> {
             QUIET,
         ),
     ])];
-    lines.extend(targets(view));
+    let targets = targets(view);
+    let named = if is_short { 1 } else { targets.len() };
+    lines.extend(targets.into_iter().take(named));
     lines.push(time(status));
     lines.push(Line::default());
-    lines.extend(faults(view));
+    lines.extend(tables::faults(view, columns, is_short));
     lines.push(Line::default());
     if let Some(progress) = status.experiment.as_ref().filter(|progress| !progress.probes.is_empty()) {
-        lines.extend(probes(&progress.probes));
+        lines.extend(tables::probes(&progress.probes, columns, probe_rows));
         lines.push(Line::default());
+    }
+    if is_short {
+        // The last one is empty.
+        lines.pop();
+        return lines;
     }
     let part = |known: Option<String>| known.unwrap_or_else(|| "unknown".to_owned());
     lines.push(Line::from(vec![
@@ -203,89 +252,6 @@ fn time(status: &Status) -> Line<'static> {
     }
 }
 
-fn faults(view: &View) -> Vec<Line<'static>> {
-    let rules = &view.sample.status.rules;
-    let name = |rule: &RuleStatus| escaped(&rule.name);
-    let width = rules.iter().map(|rule| name(rule).chars().count()).max().unwrap_or(0).max(8);
-    let head = format!(
-        "{:width$} {:>8} {:>24} {:>10} {:>10} {:>8}  last minute",
-        "fault", "asked", "achieved (95%)", "matched", "injected", "/s"
-    );
-    let mut lines = vec![Line::styled(head, QUIET)];
-    for (rule, rates) in rules.iter().zip(&view.rates) {
-        let asked =
-            rule.asked_percent.map_or_else(|| "model".to_owned(), |share| format!("{}%", short(share)));
-        let injected = rule.injected.events;
-        let drawn = rule.drawn();
-        let achieved = Achieved::of(drawn.injected, drawn.injected + drawn.spared).map_or_else(
-            || "-".to_owned(),
-            |share| format!("{}% ({} to {})", short(share.percent), short(share.low), short(share.high)),
-        );
-        lines.push(Line::from(vec![
-            Span::raw(format!(
-                "{:width$} {asked:>8} {achieved:>24} {:>10} {:>10} {:>8}  ",
-                name(rule),
-                thousands(rule.matched.events),
-                thousands(injected),
-                rate(rates.back().copied().unwrap_or(0.0)),
-            )),
-            Span::styled(sparks(rates), Style::new().fg(Color::Cyan)),
-        ]));
-        lines.push(Line::styled(format!("  {}", escaped(&rule.fault)), QUIET));
-    }
-    lines
-}
-
-/// Columns of what a probe tolerates, and of its last answer.
-const PROBE_WORDS: usize = 22;
-
-fn probes(all: &[ProbeStatus]) -> Vec<Line<'static>> {
-    let width = all.iter().map(|probe| escaped(&probe.name).chars().count()).max().unwrap_or(0).max(8);
-    let head = format!(
-        "{:width$} {:>PROBE_WORDS$}  {:PROBE_WORDS$} {:>12}  last answers",
-        "probe", "tolerated", "last", "failed"
-    );
-    let mut lines = vec![Line::styled(head, QUIET)];
-    for ProbeStatus { name, tolerated, answers, failed, last, course } in all {
-        let newest_holds = course.back().is_none_or(|point| point.holds);
-        let mut spans = vec![
-            Span::raw(format!("{:width$} {:>PROBE_WORDS$}  ", escaped(name), cut(&escaped(tolerated)))),
-            Span::styled(
-                format!("{:PROBE_WORDS$}", cut(&escaped(last.as_deref().unwrap_or("not asked yet")))),
-                if newest_holds { Style::new() } else { FAILED },
-            ),
-            Span::raw(format!(" {:>12}  ", format!("{} of {}", thousands(*failed), thousands(*answers)))),
-        ];
-        let skipped = course.len().saturating_sub(SPARKS);
-        let shown: Vec<_> = course.iter().skip(skipped).copied().collect();
-        spans.extend(answers_as_columns(&shown));
-        lines.push(Line::from(spans));
-    }
-    lines
-}
-
-/// One column per answer: as high as its share of the highest number, or a full one of what is no number. What was not
-/// tolerated is red, and a cross where nothing was measured.
-fn answers_as_columns(course: &[Point]) -> impl Iterator<Item = Span<'static>> {
-    let highest = course.iter().filter_map(|point| point.value).fold(0.0, f64::max);
-    course.iter().map(move |Point { value, holds }| {
-        let column = match (value, holds) {
-            (Some(value), _) => height(*value, highest),
-            (None, true) => '▇',
-            (None, false) => '×',
-        };
-        Span::styled(column.to_string(), if *holds { Style::new().fg(Color::Green) } else { FAILED })
-    })
-}
-
-/// As much of a text as has room in a column.
-fn cut(text: &str) -> String {
-    if text.chars().count() <= PROBE_WORDS {
-        return text.to_owned();
-    }
-    text.chars().take(PROBE_WORDS - 1).chain(['…']).collect()
-}
-
 fn notes_in(board: &Board, area: Rect) -> Vec<Line<'static>> {
     let room = usize::from(area.height.saturating_sub(1));
     let last = board.notes.iter().skip(board.notes.len().saturating_sub(room));
@@ -335,65 +301,15 @@ fn clock(seconds: f64) -> String {
     }
 }
 
-/// Digits in threes.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn rate(per_second: f64) -> String {
-    if per_second >= 100.0 || per_second == 0.0 {
-        thousands(per_second.round() as u64)
-    } else {
-        format!("{per_second:.1}")
-    }
-}
-
-/// A percentage with as many decimals as say something.
-fn short(percent: f64) -> String {
-    let decimals = if percent == 0.0 || percent >= 99.95 {
-        0
-    } else if percent >= 1.0 {
-        1
-    } else {
-        3
-    };
-    format!("{percent:.decimals$}")
-}
-
-/// The last rates, each column as high as its share of the highest.
-fn sparks(rates: &VecDeque<f64>) -> String {
-    let in_column = rates.len().div_ceil(SPARKS).max(1);
-    let all: Vec<_> = rates.iter().copied().collect();
-    let columns: Vec<f64> =
-        all.rchunks(in_column).rev().map(|part| part.iter().sum::<f64>() / part.len() as f64).collect();
-    let highest = columns.iter().copied().fold(0.0, f64::max);
-    columns.iter().map(|rate| height(*rate, highest)).collect()
-}
-
-/// A column as high as a value's share of the highest.
-fn height(value: f64, highest: f64) -> char {
-    const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    if highest <= 0.0 {
-        HEIGHTS[0]
-    } else {
-        HEIGHTS[((value.max(0.0) / highest * 7.0).round() as usize).min(7)]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         live::model::tests::{round, sample},
-        runs::message::Drawn,
+        runs::{
+            message::Drawn,
+            progress::{Point, ProbeStatus},
+        },
     };
     use ratatui::{Terminal, backend::TestBackend};
     use std::time::{Duration, Instant};
@@ -542,32 +458,52 @@ body";
         assert!(
             frame(&Board::new(Instant::now()), 80, 24).starts_with("kchaos top  nothing runs on this host\n")
         );
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        assert_eq!(
-            (thousands(0), thousands(999), thousands(1_234_567)),
-            ("0".into(), "999".into(), "1 234 567".into())
-        );
         assert_eq!(
             (clock(61.9), clock(3661.0), clock(-1.0)),
             ("01:01".into(), "1:01:01".into(), "00:00".into())
         );
-        assert_eq!(
-            (short(0.0), short(0.01), short(12.34), short(100.0)),
-            ("0".into(), "0.010".into(), "12.3".into(), "100".into())
-        );
-        assert_eq!((rate(0.5), rate(1234.4)), ("0.5".into(), "1 234".into()));
     }
 
+    /// On the smallest terminal that people have, who is hit how often and what fails are there.
     #[test]
-    fn sparks_fit_their_columns() {
-        assert_eq!(sparks(&VecDeque::new()), "");
-        assert_eq!(sparks(&VecDeque::from([0.0, 0.0])), "▁▁");
-        let many: VecDeque<_> = (0..120).map(f64::from).collect();
-        let drawn: Vec<_> = sparks(&many).chars().collect();
-        assert_eq!((drawn.len(), drawn[0], drawn[SPARKS - 1]), (SPARKS, '▁', '█'));
+    fn what_matters_has_room_on_a_small_terminal() {
+        let begin = Instant::now();
+        let mut board = Board::of_experiment(begin, "a1b2c3d4");
+        let mut one = sample("a1b2c3d4", 1_234, 5.0);
+        let rule = one.status.rules[0].clone();
+        one.status.rules = vec![rule.clone(), rule.clone(), rule];
+        one.status.rules[0].name = "a-connection-that-has-a-long-name".to_owned();
+        let probe = |name: &str, holds: bool| ProbeStatus {
+            name: name.to_owned(),
+            tolerated: "at most 300 ms".to_owned(),
+            answers: 20,
+            failed: u64::from(!holds),
+            last: Some("1.032 s is not at most 300 ms".to_owned()),
+            course: [Point { value: Some(1.0), holds }].into(),
+        };
+        let mut probes: Vec<_> = (0..9).map(|number| probe(&format!("fine-{number}"), true)).collect();
+        probes.push(probe("late", false));
+        one.status.experiment = Some(Box::new(Progress {
+            experiment: "shop".to_owned(),
+            hypothesis: "word ".repeat(60),
+            phase: "faults".to_owned(),
+            stage: None,
+            probes,
+        }));
+        for second in 0..4 {
+            board.take(round(begin + Duration::from_secs(second), vec![one.clone()]));
+        }
+        let small = frame(&board, 80, 24);
+        for shown in ["a-connection-that… ", " 1 234 ", "\nlate ", "word…\n", "left of 01:00", "q go on"]
+        {
+            assert!(small.contains(shown), "{shown} is missing in\n{small}");
+        }
+        let first = small.lines().skip_while(|line| !line.starts_with("probe ")).nth(1).unwrap();
+        assert!(first.starts_with("late ") && first.ends_with('█'), "{small}");
+        let large = frame(&board, 140, 60);
+        assert!(large.contains("lose 10% of egress packets") && large.contains("overhead"), "{large}");
+        let first = large.lines().skip_while(|line| !line.starts_with("probe ")).nth(1).unwrap();
+        assert!(first.starts_with("fine-0 "), "{large}");
     }
 
     #[test]

@@ -5,5 +5,6 @@ pub mod draw;
 pub mod keys;
 pub mod model;
 pub mod sample;
+mod tables;
 pub mod terminal;
 pub mod typed;
