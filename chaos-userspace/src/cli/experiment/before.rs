@@ -34,7 +34,10 @@ impl Course<'_> {
         }
         let met = self.not_met.is_empty();
         if met && count > 0 {
-            self.note(sink, format!("steady state met ({count} probes)"));
+            self.note(
+                sink,
+                format!("steady state met ({count} {})", if count == 1 { "probe" } else { "probes" }),
+            );
         }
         met
     }

@@ -11,7 +11,7 @@ mod view;
 
 use super::{Common, exit, failure::Failure, file, run, safety, target::Chosen};
 use crate::{
-    experiment::{Experiment, record::Record},
+    experiment::record::Record,
     host::cgroup::Hierarchy,
     plan::{self, explain::explain, watch},
     probe::kernel::Kernel,

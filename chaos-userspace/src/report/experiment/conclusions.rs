@@ -3,7 +3,7 @@
 use crate::{
     cli::exit,
     experiment::{
-        record::{FaultRecord, Finding, ProbeRecord, Record},
+        record::{FaultRecord, Finding, ProbeRecord, Record, StageOutcome},
         share::Achieved,
     },
 };
@@ -83,16 +83,24 @@ fn watched(probe: &ProbeRecord) -> Option<String> {
 pub fn limits(record: &Record) -> Vec<String> {
     let mut limits: Vec<String> = vec![];
     for fault in &record.faults {
+        let stage = record.stages.iter().find(|stage| fault.stage.as_ref() == Some(&stage.name));
         let why = match fault.finding {
             Finding::Confirmed => continue,
+            _ if stage.is_some_and(|stage| stage.outcome == StageOutcome::NotReached) => {
+                "its stage was not reached"
+            }
             Finding::NoMatch => "the target did nothing that it is about",
-            Finding::Inconclusive => "it was not inflicted on all that it is about, or not seen to be",
+            Finding::Inconclusive if fault.injected == 0 => "it matched, but its turn did not come",
+            Finding::Inconclusive => "not all that it is about was seen",
         };
         limits.push(format!(
             "Of {} nothing was found out: {why} ({}).",
             fault.name,
             fault.finding.in_words()
         ));
+    }
+    if record.abort.is_some() || record.verdict.code > exit::SIGNAL_BASE {
+        limits.push("It was cut short: what would have come later is not known.".to_owned());
     }
     let unwatched =
         record.faults_interval().is_some() && record.probes.iter().all(|probe| probe.tally.answers == 0);
@@ -110,15 +118,19 @@ pub fn limits(record: &Record) -> Vec<String> {
                 .to_owned(),
         );
     }
-    limits.push(
-        "Intervals are Wilson's of 95%: of twenty, one may lie outside its own by chance. Those of probes take answers as \
-         independent of each other, which answers in quick succession are not."
-            .to_owned(),
-    );
-    limits.push(
-        "Probes see what they ask for when they ask; what happens between two questions is not seen."
-            .to_owned(),
-    );
+    if record.faults.iter().any(|fault| fault.achieved.is_some()) {
+        limits.push(
+            "Intervals are Wilson's of 95%: of twenty, one may lie outside its own by chance. Those of probes take answers as \
+             independent of each other, which answers in quick succession are not."
+                .to_owned(),
+        );
+    }
+    if !record.probes.is_empty() {
+        limits.push(
+            "Probes see what they ask for when they ask; what happens between two questions is not seen."
+                .to_owned(),
+        );
+    }
     if record.probes.iter().any(|probe| probe.kind == "network") {
         limits.push(
             "Network counters are those of the target's network namespace, with all other processes in it."

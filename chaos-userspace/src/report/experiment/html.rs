@@ -95,7 +95,8 @@ fn head(page: &mut String, record: &Record) {
         _ => "open",
     };
     let injected: u64 = record.faults.iter().map(|fault| fault.injected).sum();
-    let lasted = record.faults_interval().map_or(0.0, |(from, to)| to - from);
+    let lasted =
+        record.faults_interval().map(|(from, to)| format!("in {:.1} s", to - from)).unwrap_or_default();
     let failed: u32 = record.probes.iter().map(|probe| probe.tally.failures).sum();
     let answers: u32 = record.probes.iter().map(|probe| probe.tally.answers).sum();
     let recovery = match record.recovery {
@@ -112,7 +113,7 @@ fn head(page: &mut String, record: &Record) {
         escape(&verdict.sentence)
     );
     for (term, figure, more) in [
-        ("faults inflicted", injected.to_string(), format!("in {lasted:.1} s")),
+        ("faults inflicted", injected.to_string(), lasted),
         ("answers under fault", format!("{failed} failed"), format!("of {answers}")),
         ("steady state back", recovery, "after the faults".to_owned()),
         ("exit code", verdict.code.to_string(), format!("run {}", record.run)),

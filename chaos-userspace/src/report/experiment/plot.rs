@@ -49,10 +49,12 @@ pub(super) fn seconds(at: f64) -> String {
 pub(super) fn time_axis(svg: &mut String, bottom: f64, end_s: f64) {
     for at in steps(end_s, 8) {
         let place = x(at, end_s);
+        // The last one has no room on both sides.
+        let anchor = if place > WIDTH - 2.0 * RIGHT { "end" } else { "middle" };
         let _ = write!(
             svg,
             "<line class=\"grid\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"8\" y2=\"{bottom:.1}\"/><text class=\"tick time\" \
-             x=\"{place:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+             x=\"{place:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
             bottom + 15.0,
             seconds(at)
         );

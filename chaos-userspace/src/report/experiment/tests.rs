@@ -198,6 +198,34 @@ fn what_was_found_out_is_said_with_its_uncertainty_and_what_was_not_as_well() {
 }
 
 #[test]
+fn what_was_not_reached_is_not_blamed_on_the_target() {
+    let mut record = scheduled();
+    record.faults[0].stage = Some("late".into());
+    record.faults[0].injected = 0;
+    let limits = |record: &Record| {
+        let text = Form::Markdown.write(record);
+        text.split("## Limits of the measurement").nth(1).unwrap().to_owned()
+    };
+    for (finding, stage, why) in [
+        (Finding::NoMatch, "late", "Of loss nothing was found out: its stage was not reached (no match)."),
+        (
+            Finding::Inconclusive,
+            "calm",
+            "Of loss nothing was found out: it matched, but its turn did not come (inconclusive).",
+        ),
+    ] {
+        record.faults[0].finding = finding;
+        record.faults[0].stage = Some(stage.into());
+        let limits = limits(&record);
+        assert!(limits.contains(why) && limits.contains("It was cut short"), "{limits}");
+    }
+    record.abort = None;
+    assert!(!limits(&record).contains("cut short"));
+    record.verdict.code = 130;
+    assert!(limits(&record).contains("cut short"));
+}
+
+#[test]
 fn lines_are_drawn_where_something_was_measured_between() {
     let lines = |record: &Record| {
         let page = Form::Html.write(record);
