@@ -42,6 +42,6 @@ pub fn name(code: u8) -> &'static str {
         ROLLBACK_INCOMPLETE => "rollback_incomplete",
         UNABLE => "unable",
         NOTHING_INJECTED => "nothing_injected",
-        _ => "aborted",
+        _ => "interrupted",
     }
 }
