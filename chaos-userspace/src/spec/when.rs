@@ -166,12 +166,23 @@ impl When {
     }
 }
 
+/// What stands behind a number of a place, as in 2nd.
+fn ordinal(number: u64) -> &'static str {
+    match (number % 100, number % 10) {
+        (11..=13, _) => "th",
+        (_, 1) => "st",
+        (_, 2) => "nd",
+        (_, 3) => "rd",
+        _ => "th",
+    }
+}
+
 /// As in "10% of".
 impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.probability)?;
         if let Some(every) = self.every {
-            write!(f, " of every {every}th")?;
+            write!(f, " of every {every}{}", ordinal(every))?;
         }
         if let Some(after) = self.after {
             write!(f, " after the first {after}")?;
@@ -193,6 +204,13 @@ impl fmt::Display for When {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn places_are_counted_as_people_do() {
+        let shown =
+            [1, 2, 3, 4, 11, 12, 13, 21, 102, 111].map(|number| format!("{number}{}", ordinal(number)));
+        assert_eq!(shown.join(" "), "1st 2nd 3rd 4th 11th 12th 13th 21st 102nd 111th");
+    }
 
     #[test]
     fn parts_are_read() {
