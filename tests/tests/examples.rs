@@ -473,7 +473,10 @@ fn lies_fsync() -> Result<()> {
         scene.redis(&scene.0.target, "store", &["--appendonly", "yes", "--appendfsync", "always"])?;
     let changes = [
         ("duration: 30s", "duration: 5s"),
-        ("argv: [psql, --no-psqlrc, --command, \"select 1\"]", "argv: [redis-cli, incr, commits]"),
+        (
+            "argv: [runuser, -u, postgres, --, psql, --no-psqlrc, --command, \"select pg_logical_emit_message(true, 'kchaos', '')\"]",
+            "argv: [redis-cli, incr, commits]",
+        ),
         ("interval: 2s", "interval: 50ms\n      timeout: 60s"),
         PATIENT,
     ];
