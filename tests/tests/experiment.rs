@@ -301,28 +301,46 @@ fn an_interrupt_at_every_phase_rolls_back_and_reports() -> Result<()> {
             "  steadyState:\n    - name: hangs\n      command: {{argv: [sleep, \"1000\"]}}\n      timeout: 300s\n      mode: {mode}\n"
         )
     };
-    let mut running = scene.start("600s", MUTE, &hanging("start"))?;
-    phase(&mut running, "before")?;
-    running.signal(Signal::SIGTERM)?;
-    let finished = running.finish()?;
-    finished.expect_status(143)?;
-    let record = scene.reports.record("interrupted")?;
-    ensure!(record["summary"].is_null() && finished.events("armed").is_empty(), "{}", record["summary"]);
-    let mut running = scene.start("600s", MUTE, &hanging("during"))?;
-    running.armed()?;
-    running.signal(Signal::SIGINT)?;
-    running.finish()?.expect_status(130)?;
-    ensure!(scene.reports.record("interrupted")?["summary"]["undone"]["programs"] == 0, "programs are left");
-    let mut running = scene.start("200ms", MUTE, &hanging("end"))?;
-    phase(&mut running, "after")?;
-    scene.check_clean().context("after the faults, while their end is waited for")?;
-    running.signal(Signal::SIGTERM)?;
-    running.finish()?.expect_status(143)?;
-    ensure!(scene.reports.record("interrupted")?["summary"]["undone"]["programs"] == 0, "programs are left");
-    // Nobody can write a report then, but nothing is left either.
-    let mut running = scene.start("600s", MUTE, &hanging("during"))?;
-    running.armed()?;
-    running.signal(Signal::SIGKILL)?;
-    running.finish()?.expect_status(137)?;
+    let signals =
+        [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGKILL, 137)];
+    // Each phase with its probe that hangs in it, and how long faults act.
+    for (name, mode, duration) in
+        [("before", "start", "600s"), ("faults", "during", "600s"), ("after", "end", "200ms")]
+    {
+        for (signal, status) in signals {
+            let told = || format!("{signal} in phase {name}");
+            let mut running = scene.start(duration, MUTE, &hanging(mode))?;
+            phase(&mut running, name)?;
+            match name {
+                "faults" => drop(running.armed()?),
+                // The faults are gone before their end is waited for.
+                "after" => scene.check_clean().with_context(told)?,
+                _ => {}
+            }
+            running.signal(signal)?;
+            let finished = running.finish()?;
+            finished.expect_status(status).with_context(told)?;
+            // Nobody can write a report behind SIGKILL, but nothing is left either.
+            if signal == Signal::SIGKILL {
+                scene.check_clean().with_context(told)?;
+                continue;
+            }
+            let record = scene.reports.record("interrupted").with_context(told)?;
+            let journal: serde_json::Value = serde_json::from_str(&scene.reports.read("r.journal.json")?)?;
+            ensure!(journal["status"] == "interrupted", "{}: {journal}", told());
+            let phases: Vec<_> =
+                record["phases"].as_array().into_iter().flatten().map(|phase| &phase["name"]).collect();
+            ensure!(phases.last().is_some_and(|last| *last == name), "{}: {phases:?}", told());
+            if name == "before" {
+                ensure!(
+                    record["summary"].is_null() && finished.events("armed").is_empty(),
+                    "{}",
+                    record["summary"]
+                );
+            } else {
+                ensure!(record["summary"]["undone"]["programs"] == 0, "{}: programs are left", told());
+            }
+        }
+    }
     scene.check_clean()
 }

@@ -12,11 +12,12 @@ use integration_tests::experiment::{Reports, document};
 use integration_tests::ground::Ground;
 use integration_tests::kchaos::{Finished, Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
+use integration_tests::measure::measure;
 use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How far the victim's clock and the record may differ: both mean the same moment, but either's process may have to wait
 /// for its processor before it reads the clock.
@@ -247,6 +248,45 @@ fn a_ramp_has_its_shares() -> Result<()> {
     scene.ground.check_clean()
 }
 
+/// Steps that are shorter than the kernel's grace periods are joined, and how long those take is the machine's affair: the test
+/// gives it ever more time.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn every_step_comes_where_there_is_time_for_it() -> Result<()> {
+    let scene = Scene::new()?;
+    let (mut hit, spared) = scene.talkers()?;
+    let all = [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0];
+    let mut lasts_ms = 200;
+    loop {
+        let (over, whole) = (7 * lasts_ms, 9 * lasts_ms);
+        let fields = format!(
+            "  duration: {whole}ms\n  faults:\n    - network: {{loss: 100%, match: {{protocol: udp}}}}\n  schedule: {{ramp: {{from: \
+             0%, to: 35%, over: {over}ms, steps: 8}}}}\n"
+        );
+        scene.start(&fields)?.finish()?.expect_status(0)?;
+        let course = course(&scene.reports.record("held")?)?;
+        let shares: Vec<_> =
+            course.iter().map(|dose| number(dose, "share_percent")).collect::<Result<_>>()?;
+        // Whatever is left out: in order, none before its time, and the last one always comes.
+        ensure!(shares.is_sorted() && shares.iter().all(|share| all.contains(share)), "{shares:?}");
+        for dose in &course {
+            let place = number(dose, "share_percent")? / 5.0;
+            let planned = place * f64::from(over) / 8.0 / 1e3;
+            let since = number(dose, "from_s")? - number(&course[0], "from_s")?;
+            ensure!(since >= planned - 0.005, "{dose} was due at {planned} s");
+        }
+        if shares == all {
+            measure("schedule", json!({"steps_of_ms": f64::from(over) / 8.0}));
+            break;
+        }
+        ensure!(lasts_ms < 10_000, "steps of {lasts_ms} ms did not all come: {shares:?}");
+        lasts_ms *= 2;
+    }
+    hit.stop(Role::Second)?;
+    check_spared(spared)?;
+    scene.ground.check_clean()
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_delay_at_rest_holds_nothing_back() -> Result<()> {
@@ -407,6 +447,9 @@ fn an_end_in_the_middle_leaves_nothing_and_says_what_was_cut() -> Result<()> {
     let outcomes: Vec<_> =
         record["stages"].as_array().into_iter().flatten().map(|stage| &stage["outcome"]).collect();
     ensure!(outcomes == ["cut", "not_reached"], "{}", record["stages"]);
+    let journal: Value = serde_json::from_str(&scene.reports.read("r.journal.json")?)?;
+    let told = &journal["experiment"]["extensions"][0]["stages"];
+    ensure!(journal["status"] == "interrupted" && *told == record["stages"], "{journal}");
     ensure!(scene.reports.read("r.html")?.contains("cut: stage calm"), "the page does not say what was cut");
     hit.stop(Role::Second)?;
     check_spared(spared)?;
