@@ -9,6 +9,7 @@ pub mod link_events;
 pub mod namespace;
 pub mod neighbour;
 pub mod netlink;
+pub mod pod;
 pub mod privilege;
 pub mod process;
 pub mod resolver;
