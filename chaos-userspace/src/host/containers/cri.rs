@@ -94,11 +94,8 @@ where
     A: prost::Message + Default + Send + Sync + 'static,
 {
     client.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
-    let mut request = Request::new(question);
-    // So that the runtime gives up when nobody waits any more.
-    request.set_timeout(LIMIT);
     let codec = ProstCodec::<Q, A>::default();
-    Ok(client.unary(request, PathAndQuery::from_static(method), codec).await?.into_inner())
+    Ok(client.unary(Request::new(question), PathAndQuery::from_static(method), codec).await?.into_inner())
 }
 
 /// The error of the system behind one of the library.
