@@ -13,6 +13,7 @@ pub mod pod;
 pub mod privilege;
 pub mod process;
 pub mod resolver;
+pub mod sockets;
 pub mod target;
 pub mod types;
 pub mod users;
