@@ -11,6 +11,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod client;
 pub mod control;
+pub mod cri;
 pub mod device_kinds;
 pub mod device_share;
 pub mod experiment;

@@ -24,6 +24,7 @@ pub struct Place {
     netns: Option<PathBuf>,
     nobody: bool,
     without_btf: bool,
+    capabilities: Option<u64>,
 }
 
 impl Place {
@@ -45,6 +46,12 @@ impl Place {
         self
     }
 
+    /// Starts with these capabilities (a bit each) and no others, which nobody it starts gets back either.
+    pub fn with_capabilities(mut self, capabilities: u64) -> Self {
+        self.capabilities = Some(capabilities);
+        self
+    }
+
     /// Hides the kernel's type information from the process.
     pub fn without_btf(mut self) -> Self {
         self.without_btf = true;
@@ -59,7 +66,7 @@ impl Place {
         };
         let cgroup = self.cgroup.as_ref().map(|path| open(path, true)).transpose()?;
         let netns = self.netns.as_ref().map(|path| open(path, false)).transpose()?;
-        let (nobody, without_btf) = (self.nobody, self.without_btf);
+        let (nobody, without_btf, capabilities) = (self.nobody, self.without_btf, self.capabilities);
         // SAFETY: the closure makes system calls only, allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(move || {
@@ -77,6 +84,12 @@ impl Place {
                 }
                 if without_btf {
                     hide_btf()?;
+                }
+                // What root gets by exec is bounded by it (capabilities(7)).
+                for capability in (0..64).filter(|bit| capabilities.is_some_and(|own| own >> bit & 1 == 0)) {
+                    if libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) == 1 {
+                        succeeded(libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0))?;
+                    }
                 }
                 if nobody {
                     succeeded(libc::setgroups(0, std::ptr::null()))?;

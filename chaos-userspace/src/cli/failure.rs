@@ -53,9 +53,10 @@ impl From<plan::Error> for Failure {
 impl From<cgroup::Error> for Failure {
     fn from(error: cgroup::Error) -> Self {
         let code = match error {
-            cgroup::Error::NotMounted | cgroup::Error::Container(containers::Problem::Unanswered { .. }) => {
-                exit::UNABLE
-            }
+            cgroup::Error::NotMounted
+            | cgroup::Error::Container(
+                containers::Problem::Unanswered { .. } | containers::Problem::NoCri { .. },
+            ) => exit::UNABLE,
             cgroup::Error::Io { .. } => exit::INTERNAL,
             _ => exit::USAGE,
         };

@@ -53,7 +53,7 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
     }
     let targets = arguments.targets.named();
     if targets.is_empty() {
-        let message = "no target is named: add --cgroup PATH, --unit NAME, --pid PID or --container NAME";
+        let message = "no target is named: add --cgroup PATH, --unit NAME, --pid PID, --container NAME or --pod NAMESPACE/NAME";
         return Err(Failure::new(exit::USAGE, message));
     }
     let select = arguments.targets.select()?;

@@ -35,6 +35,7 @@ mod target;
 mod top;
 
 use crate::{
+    host::privilege,
     inject::{guardian, seccomp, sleeper},
     observe::bystander,
     report::event::{Event, Sink},
@@ -132,6 +133,13 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if privilege::is_lent() {
+        console::err(format_args!(
+            "kchaos: refused: its file is set-user-ID, set-group-ID or has capabilities, by which anybody could harm any process: \
+             take them away (chmod ug-s, setcap -r), and start it as root or with ambient capabilities"
+        ));
+        return ExitCode::from(exit::REFUSED);
+    }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,

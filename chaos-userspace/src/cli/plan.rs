@@ -74,7 +74,11 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
     };
     let watched = experiment.iter().flat_map(Experiment::watched_calls);
     let watched = plan::watch::watch(watched, &plan, &kernel)?;
-    let warnings = run::look_at_devices(&plan, &processes)?;
+    let mut warnings = run::look_at_devices(&plan, &processes)?;
+    let escapes =
+        chosen.as_ref().map(|found| run::look_at_sockets(&plan, found, &hierarchy)).unwrap_or_default();
+    warnings.extend(escapes.foreign.any().then(|| escapes.foreign.to_string()));
+    warnings.extend(escapes.problems);
     if json {
         let rules: Vec<_> = plan
             .rules
@@ -98,6 +102,8 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 "spared": chosen.iter().flat_map(|found| &found.spared).collect::<Vec<_>>(),
                 "rules": rules,
                 "warnings": warnings,
+                "foreign_sockets": escapes.foreign,
+                "bypasses": escapes.bypasses,
                 "schedule": experiment.iter().flat_map(|experiment| experiment.courses()).collect::<Vec<_>>(),
                 "timetable": experiment.as_ref().and_then(timetable),
                 "steady_state": experiment.iter().flat_map(|experiment| experiment.promises()).collect::<Vec<_>>(),
@@ -110,6 +116,9 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
             console::out(format_args!("Hypothesis: {}", experiment.hypothesis));
         }
         console::out_text(&plan::explain::explain(&plan, &target, &warnings));
+        for bypass in &escapes.bypasses {
+            console::out(format_args!("Not hit: {bypass}."));
+        }
         if let Some(experiment) = &experiment {
             console::out_text(&(experiment.explain() + &plan::watch::explain(&watched)));
         }

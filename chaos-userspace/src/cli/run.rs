@@ -2,10 +2,16 @@
 
 use super::{console, exit, failure::Failure, target::Chosen};
 use crate::{
-    host::{cgroup::Cgroup, privilege},
+    host::{
+        cgroup::{Cgroup, Hierarchy},
+        privilege,
+    },
     inject::engine::{Closed, Options, Recording},
     observe::{bystander::Bystander, recorder::Recorder},
-    plan::{self, Plan},
+    plan::{
+        self, Plan,
+        sockets::{Escapes, ForeignSockets},
+    },
     report::{
         event::{Event, Sink},
         restarts::Restarts,
@@ -43,6 +49,27 @@ pub fn warn_of_devices(plan: &Plan, processes: &[i32]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Looks for traffic of the targets that the plan's faults do not reach.
+pub fn look_at_sockets(plan: &Plan, chosen: &Chosen, hierarchy: &Hierarchy) -> Escapes {
+    if plan::sockets::matter(plan) {
+        plan::sockets::look(hierarchy, &chosen.cgroups, &chosen.processes())
+    } else {
+        Escapes::default()
+    }
+}
+
+/// The same at the start of a run, where sockets that the target did not create are told at once.
+pub fn warn_of_sockets(plan: &Plan, chosen: &Chosen, hierarchy: &Hierarchy) -> ForeignSockets {
+    let escapes = look_at_sockets(plan, chosen, hierarchy);
+    for problem in escapes.problems {
+        log::warn!("what the target did not create itself cannot be told: {problem}");
+    }
+    if escapes.foreign.any() {
+        log::warn!("{}", escapes.foreign);
+    }
+    escapes.foreign
+}
+
 /// How the engine is run. Messages of the kernel programs cost the target time, so only `-vv` asks for them.
 pub fn options(made_cgroup: bool, verbose: u8, recording: Option<Recording>) -> Options<'static> {
     let log_level = if verbose >= 2 { log::Level::Debug as u8 } else { 0 };
@@ -74,6 +101,8 @@ pub struct Account<'a> {
     pub restarted: Vec<Restarts>,
     /// Safety nets that would have refused it.
     pub allowed: Vec<&'static str>,
+    /// Sockets that they use and did not create.
+    pub foreign_sockets: ForeignSockets,
     /// What the engine left.
     pub closed: Closed,
     /// Who was to feel nothing.
@@ -86,7 +115,8 @@ pub struct Account<'a> {
 
 /// Finishes the rollback, tells the summary and returns it.
 pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
-    let Account { plan, chosen, restarted, allowed, closed, bystander, recorder, ending } = account;
+    let Account { plan, chosen, restarted, allowed, foreign_sockets, closed, bystander, recorder, ending } =
+        account;
     let mut problems = closed.problems.clone();
     let mut rules = RuleSummary::all(plan, &closed.counters, &closed.missed, &closed.held);
     for (sum, rule) in rules.iter_mut().zip(&plan.rules) {
@@ -114,6 +144,7 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
         chosen: hit,
         spared: chosen.spared.clone(),
         allowed,
+        foreign_sockets,
         restarted,
         rules,
         queue,

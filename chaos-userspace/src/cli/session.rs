@@ -23,7 +23,7 @@ use crate::{
         bystander::Bystander, devices::DeviceNews, kernel_log::Forwarder, namespaces::Namespaces,
         recorder::Recorder, targets::Targets,
     },
-    plan::Plan,
+    plan::{Plan, sockets::ForeignSockets},
     report::{
         event::{Event, Sink},
         summary::{RuleSummary, Summary},
@@ -92,6 +92,8 @@ pub struct Session<'a> {
     drawn_before: Vec<Drawn>,
     /// Safety nets that would have refused it.
     pub allowed: Vec<&'static str>,
+    /// Sockets that its targets use and did not create.
+    foreign_sockets: ForeignSockets,
     /// Looks on at the targets' calls, also at those of targets that are made anew.
     pub call_watch: Option<Arc<CallWatch>>,
     /// The experiment that it is part of.
@@ -131,6 +133,10 @@ impl<'a> Session<'a> {
         };
         // Who has taken a name before its targets were watched is not hit, but not left out without a word either.
         chosen.check_current()?;
+        let foreign_sockets = match made_cgroup {
+            true => ForeignSockets::default(),
+            false => run::warn_of_sockets(plan, chosen, &Hierarchy::find()?),
+        };
         let recorder = match events {
             Some(events) => {
                 Some(Recorder::start(engine.events()?, events.out, &plan.run).map_err(Failure::internal)?)
@@ -167,6 +173,7 @@ impl<'a> Session<'a> {
             follows: false,
             drawn_before: vec![Drawn::default(); plan.rules.len()],
             allowed: vec![],
+            foreign_sockets,
             call_watch: None,
             progress: None,
             ending: Ending::default(),
@@ -427,6 +434,7 @@ impl<'a> Session<'a> {
             chosen: self.chosen,
             restarted,
             allowed: self.allowed,
+            foreign_sockets: self.foreign_sockets,
             closed,
             bystander: self.bystander,
             recorder: self.recorder,

@@ -6,6 +6,7 @@ use crate::{
     plan::{explain::paths, selection},
     spec::{
         Problems, Spec,
+        pod::{PodLabels, PodName},
         safety::Net,
         select::Select,
         target::{self, Container, Target, Unit},
@@ -36,10 +37,18 @@ pub struct Targets {
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Target")]
     pid: Vec<u32>,
 
-    /// The cgroup of a container: its id or the beginning of it, for Docker, containerd, CRI-O and Podman, or its name, for
-    /// Docker, Podman and CRI-O. A restarted container is hit again
+    /// The cgroup of a container of Docker, containerd, CRI-O or Podman: its id, the beginning of it, or its name. A
+    /// restarted container is hit again
     #[arg(long, value_name = "NAME|ID", help_heading = "Target")]
     container: Vec<Container>,
+
+    /// A pod of this node, with all its containers, also those that are started again; or only one of them
+    #[arg(long, value_name = "NAMESPACE/NAME[:CONTAINER]", help_heading = "Target")]
+    pod: Vec<PodName>,
+
+    /// All pods of this node with these labels, as app=web,tier=front; or only one container of each
+    #[arg(long, value_name = "KEY=VALUE,...[:CONTAINER]", help_heading = "Target")]
+    pod_label: Vec<PodLabels>,
 
     /// How many of the targets are hit: all, one, 3, 30% or random-max:30%; which ones is drawn
     #[arg(long, value_name = "HOW MANY", help_heading = "Target")]
@@ -53,11 +62,13 @@ pub struct Targets {
 impl Targets {
     /// All that are named.
     pub fn named(&self) -> Vec<Target> {
-        let Self { cgroup, unit, pid, container, .. } = self.clone();
+        let Self { cgroup, unit, pid, container, pod, pod_label, .. } = self.clone();
         (cgroup.into_iter().map(Target::Cgroup))
             .chain(unit.into_iter().map(Target::Unit))
             .chain(pid.into_iter().map(Target::Process))
             .chain(container.into_iter().map(Target::Container))
+            .chain(pod.into_iter().map(|PodName(pods)| Target::Pods(pods)))
+            .chain(pod_label.into_iter().map(|PodLabels(pods)| Target::Pods(pods)))
             .collect()
     }
 

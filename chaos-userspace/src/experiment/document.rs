@@ -151,6 +151,10 @@ pub struct Target {
     pub pid: Option<u32>,
     /// A container's name, its id, or the beginning of that.
     pub container: Option<String>,
+    /// A pod, as NAMESPACE/NAME, or one container of it, as NAMESPACE/NAME:CONTAINER.
+    pub pod: Option<String>,
+    /// Labels of pods, as app=web,tier=front; with :CONTAINER one container of each.
+    pub pod_label: Option<String>,
 }
 
 /// How many of the targets are hit.

@@ -2,6 +2,7 @@
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     os::{
@@ -186,6 +187,28 @@ impl Hierarchy {
     }
 }
 
+impl Hierarchy {
+    /// All cgroups that there are, by id.
+    pub fn paths_by_id(&self) -> BTreeMap<u64, PathBuf> {
+        with_ids(self.mount.clone()).collect()
+    }
+}
+
+/// A cgroup and all below it, with their ids.
+fn with_ids(top: PathBuf) -> impl Iterator<Item = (u64, PathBuf)> {
+    let mut to_visit = vec![top];
+    std::iter::from_fn(move || {
+        loop {
+            let path = to_visit.pop()?;
+            to_visit.extend(children(&path));
+            // One that went meanwhile is left out.
+            if let Ok(found) = fs::metadata(&path) {
+                return Some((found.ino(), path));
+            }
+        }
+    })
+}
+
 /// Opens a directory below the mount, of the same file system, without following any link.
 fn open_beneath(mount: &Path, path: &Path) -> io::Result<File> {
     let below = path.strip_prefix(mount).map_err(io::Error::other)?;
@@ -274,6 +297,12 @@ impl Cgroup {
     /// How far below the root it is; the root is 0.
     pub fn level(&self) -> u32 {
         self.level
+    }
+
+    /// Its id and those of all cgroups below it.
+    pub fn ids_below(&self) -> Vec<u64> {
+        let below = with_ids(self.path.clone()).map(|(id, _)| id);
+        std::iter::once(self.id).chain(below).collect()
     }
 
     /// Processes in it and below.

@@ -1,7 +1,8 @@
-//! One request to the kernel's routing netlink, and its answers.
+//! One request to the kernel's netlink, and its answers.
 
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator,
+    ErrorMessage, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlaBuffer,
+    NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -12,10 +13,18 @@ const HEADER_BYTES: usize = 16;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-/// Sends a request in the calling thread's network namespace and waits for its end. Returns the objects that came
-/// back, each as the bytes behind the netlink header: the library does not read all of them.
+/// Sends a request to the routing netlink in the calling thread's network namespace and waits for its end. Returns the
+/// objects that came back, each as the bytes behind the netlink header: the library does not read all of them.
 pub fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Vec<u8>>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    exchange(NETLINK_ROUTE, message, flags)
+}
+
+/// The same with one of the other netlink protocols (`NETLINK_*`, include/uapi/linux/netlink.h).
+pub fn exchange<M>(protocol: isize, message: M, flags: u16) -> io::Result<Vec<Vec<u8>>>
+where
+    M: NetlinkSerializable + Into<NetlinkPayload<M>>,
+{
+    let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut request = NetlinkMessage::from(message);

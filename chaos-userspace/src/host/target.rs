@@ -47,13 +47,16 @@ impl Hierarchy {
 
     /// The cgroups of one target: at least one. `others` more are held open.
     fn resolve(&self, target: &Target, others: usize) -> Result<Vec<Cgroup>, Error> {
+        if let Target::Pods(pods) = target {
+            return self.of_pods(target, pods);
+        }
         if !target.is_pattern() {
             return Ok(vec![self.resolve_one(target)?]);
         }
         let (paths, remedy) = match target {
             Target::Unit(unit) => (self.find_all(|name| is_of_unit(name, unit)), "systemctl list-units"),
             Target::Cgroup(pattern) => (self.fitting(pattern)?, "systemd-cgls"),
-            Target::Process(_) | Target::Container(_) | Target::Fresh => (vec![], ""),
+            Target::Process(_) | Target::Container(_) | Target::Pods(_) | Target::Fresh => (vec![], ""),
         };
         kernel::allow_descriptors(others + paths.len());
         let mut found = vec![];
@@ -83,7 +86,9 @@ impl Hierarchy {
                 found => found,
             },
             Target::Process(pid) => self.of_process(*pid),
-            Target::Fresh => Err(Error::NoTarget { target: target.to_string(), remedy: "name a target" }),
+            Target::Pods(_) | Target::Fresh => {
+                Err(Error::NoTarget { target: target.to_string(), remedy: "name a target" })
+            }
         }
     }
 
@@ -123,7 +128,7 @@ impl Hierarchy {
     }
 
     /// Cgroups whose name fits, not those below one.
-    fn find_all(&self, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    pub(super) fn find_all(&self, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         let mut found = vec![];
         let mut to_visit = vec![self.mount().to_path_buf()];
         while let Some(directory) = to_visit.pop() {
@@ -201,7 +206,7 @@ fn is_of_unit(name: &str, unit: &Unit) -> bool {
 
 /// As Docker, containerd, CRI-O and Podman name cgroups: with systemd `docker-ID.scope` (`cri-containerd-`, `crio-`,
 /// `libpod-`), by themselves `ID`, and with a colon between. Not those of their helpers (`crio-conmon-ID.scope`).
-fn is_of_container(name: &str, id: &ContainerId) -> bool {
+pub(super) fn is_of_container(name: &str, id: &ContainerId) -> bool {
     let name = name.strip_suffix(".scope").unwrap_or(name);
     let known = ["docker-", "cri-containerd-", "crio-", "libpod-", "nerdctl-"];
     let own = known.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);

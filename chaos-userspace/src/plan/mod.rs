@@ -8,6 +8,7 @@ pub mod names;
 pub mod network;
 pub mod safety;
 pub mod selection;
+pub mod sockets;
 pub mod syscall;
 pub mod watch;
 

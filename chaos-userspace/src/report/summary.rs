@@ -7,6 +7,7 @@ use crate::{
     plan::{
         Mechanism, Plan, PlannedRule,
         explain::{paths, shown},
+        sockets::ForeignSockets,
     },
     spec::Fault,
 };
@@ -38,6 +39,9 @@ pub struct Summary {
     pub spared: Vec<PathBuf>,
     /// Safety nets that would have refused the run and were allowed.
     pub allowed: Vec<&'static str>,
+    /// Sockets that the targets used at the start and that they had not created.
+    #[serde(skip_serializing_if = "has_none")]
+    pub foreign_sockets: ForeignSockets,
     /// Targets that went, and came again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restarted: Vec<Restarts>,
@@ -57,6 +61,10 @@ pub struct Summary {
     pub bystander: Option<Felt>,
     /// The rollback.
     pub undone: Undone,
+}
+
+fn has_none(sockets: &ForeignSockets) -> bool {
+    !sockets.any()
 }
 
 /// One rule.
@@ -269,6 +277,9 @@ impl Summary {
         }
         if !self.allowed.is_empty() {
             let _ = writeln!(text, "  allowed: {}", self.allowed.join(", "));
+        }
+        if self.foreign_sockets.any() {
+            let _ = writeln!(text, "  NOT HIT: {}", self.foreign_sockets);
         }
         if let Some(queue) = self.queue.filter(|queue| *queue != Queue::default()) {
             let _ = writeln!(

@@ -8,6 +8,7 @@ pub mod latency;
 pub mod loss_model;
 pub mod network;
 pub mod packets;
+pub mod pod;
 pub mod returns;
 pub mod safety;
 pub mod select;

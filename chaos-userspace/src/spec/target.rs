@@ -1,6 +1,9 @@
 //! Who is hit.
 
-use super::glob;
+use super::{
+    glob,
+    pod::{Pods, Which},
+};
 use std::{fmt, os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr};
 
 /// Who is hit.
@@ -14,6 +17,8 @@ pub enum Target {
     Process(u32),
     /// The cgroup of a container.
     Container(Container),
+    /// The cgroup of a pod or of one of its containers, or those of all pods with some labels.
+    Pods(Pods),
     /// A cgroup made for one command.
     Fresh,
 }
@@ -24,6 +29,7 @@ impl Target {
         match self {
             Self::Cgroup(path) => glob::is_pattern(path.as_os_str().as_bytes()),
             Self::Unit(unit) => unit.is_pattern(),
+            Self::Pods(pods) => matches!(pods.which, Which::Labelled(_)),
             Self::Process(_) | Self::Container(_) | Self::Fresh => false,
         }
     }
@@ -205,6 +211,7 @@ impl fmt::Display for Target {
             Self::Unit(unit) => write!(f, "unit {}", unit.0),
             Self::Process(pid) => write!(f, "process {pid}"),
             Self::Container(container) => write!(f, "container {container}"),
+            Self::Pods(pods) => write!(f, "{pods}"),
             Self::Fresh => write!(f, "a fresh cgroup"),
         }
     }

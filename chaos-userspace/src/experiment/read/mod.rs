@@ -13,6 +13,7 @@ use super::{
 };
 use crate::spec::{
     Fault, Spec,
+    pod::{PodLabels, PodName},
     safety::Net,
     select::Select,
     syscall::{Call, Calls},
@@ -101,14 +102,13 @@ fn targets(written: &[document::Target], path: &str, findings: &mut Findings) ->
     let mut targets = vec![];
     for (number, target) in written.iter().enumerate() {
         let path = element(path, number);
-        let document::Target { cgroup, unit, pid, container } = target;
-        let count = [cgroup.is_some(), unit.is_some(), pid.is_some(), container.is_some()]
-            .iter()
-            .filter(|given| **given)
-            .count();
+        let document::Target { cgroup, unit, pid, container, pod, pod_label } = target;
+        let texts = [cgroup, unit, container, pod, pod_label];
+        let count = texts.iter().filter(|given| given.is_some()).count() + usize::from(pid.is_some());
         match count {
             1 => {}
-            0 => findings.lacks(&path, "nobody is named: write one of cgroup, unit, pid and container"),
+            0 => findings
+                .lacks(&path, "nobody is named: write one of cgroup, unit, pid, container, pod and podLabel"),
             _ => findings
                 .add(&path, "several are named: write each as an element of its own, as in '- unit: web'"),
         }
@@ -121,6 +121,10 @@ fn targets(written: &[document::Target], path: &str, findings: &mut Findings) ->
         targets.extend(pid.map(Target::Process));
         targets
             .extend(value(container.as_deref(), &field(&path, "container"), findings).map(Target::Container));
+        let pod = value(pod.as_deref(), &field(&path, "pod"), findings);
+        targets.extend(pod.map(|PodName(pods)| Target::Pods(pods)));
+        let pod_label = value(pod_label.as_deref(), &field(&path, "podLabel"), findings);
+        targets.extend(pod_label.map(|PodLabels(pods)| Target::Pods(pods)));
     }
     targets
 }

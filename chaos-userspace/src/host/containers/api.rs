@@ -1,9 +1,9 @@
 //! The HTTP API of Docker, which Podman speaks as well.
 
-use super::{Problem, unix_http};
+use super::{Problem, is_absence, unix_http};
 use crate::spec::target::{ContainerId, ContainerName};
 use serde::Deserialize;
-use std::{io, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 /// How long a runtime may take to answer. Podman's service may have to be started first, by its socket.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -64,13 +64,6 @@ impl Runtime {
             Err(error) => Err(failed(error.to_string())),
         }
     }
-}
-
-fn is_absence(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
-    )
 }
 
 /// Reads an answer. Runtimes take beginnings of ids for names, too: only a container with just this name is meant.
