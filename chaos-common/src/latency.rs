@@ -3,12 +3,28 @@
 //! A program can sleep only by asking for something that takes long: an extended attribute of a file on the sleeper's
 //! own file system. Of that request only the size of the buffer is free, so the time goes into its 16 bits.
 
+use crate::limits::SPIN_MAX_NS;
+
 /// Longest time a call is held back, in nanoseconds.
 pub const LATENCY_MAX_NS: u64 = 60_000_000_000;
 /// Tasks that are held back at one time; further calls pass.
 pub const SLEEPERS_MAX: u32 = 16_384;
 /// Bytes of the buffer: above every code of a time up to [`LATENCY_MAX_NS`].
 pub const CODES: usize = 20_480;
+
+/// Nothing is held back.
+pub const LATENCY_NONE: u32 = 0;
+/// A program that may sleep asks the sleeper.
+pub const LATENCY_SLEEP: u32 = 1;
+/// The program that decides spins.
+pub const LATENCY_SPIN: u32 = 2;
+
+/// Looks at the clock in one turn of spinning.
+pub const SPIN_LOOKS: u32 = 1000;
+/// Turns of one call: together with [`SPIN_LOOKS`] enough for [`SPIN_MAX_NS`] where a look takes 2 ns or more; the clock
+/// itself takes some 15.
+pub const SPIN_TURNS: u32 = 500;
+const _: () = assert!(SPIN_LOOKS as u64 * SPIN_TURNS as u64 * 2 >= SPIN_MAX_NS && SPIN_MAX_NS <= u32::MAX as u64);
 
 /// The kernel functions that the sleeping program calls, in the order of the placeholders from [`KFUNC_MAGIC`] on. Those
 /// of files came with Linux 6.12 (fs/bpf_fs_kfuncs.c), for BPF LSM programs only.

@@ -108,7 +108,7 @@ pub static KC_CORRUPT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_RESET: Global<u32> = Global::new(0);
 
-/// Whether any rule holds calls back.
+/// How calls are held back, if any are: one of `LATENCY_*`.
 #[unsafe(no_mangle)]
 pub static KC_LATENCY: Global<u32> = Global::new(0);
 

@@ -85,6 +85,8 @@ pub enum Kind {
     Kprobe,
     /// Entry of system call functions, as a kprobe of a link on many.
     KprobeMulti,
+    /// The same for calls that are held back and do not fail.
+    Slow,
     /// Entry of one system call function, in a trampoline.
     Entry {
         /// The function.
@@ -150,6 +152,7 @@ impl Kind {
             Self::Witness => "kc_witness",
             Self::Namespace => "kc_namespace",
             Self::Kprobe | Self::KprobeMulti => "kc_kprobe",
+            Self::Slow => "kc_slow",
             Self::Entry { .. } => "kc_entry",
             Self::Lsm { .. } | Self::Security { .. } => "kc_hook",
             Self::Sleep { .. } => "kc_sleep",
@@ -164,7 +167,7 @@ impl Kind {
     /// What the loader writes into the copy: the hook's id and the target's slot.
     fn places(&self) -> (u32, u32) {
         match self {
-            Self::Kprobe | Self::KprobeMulti | Self::Entry { .. } => (HOOK_ENTRY, 0),
+            Self::Kprobe | Self::KprobeMulti | Self::Slow | Self::Entry { .. } => (HOOK_ENTRY, 0),
             Self::Lsm { id, .. } | Self::Security { id, .. } => (*id, 0),
             Self::Socket { slot, .. } => (HOOK_SOCKET, *slot),
             Self::WatchBegin { slot, .. } => (0, *slot),
@@ -194,7 +197,7 @@ impl Kind {
             Self::NetIngress => (ProgramType::CgroupSkb, AttachType::CgroupInetIngress),
             Self::Witness => (ProgramType::CgroupSkb, AttachType::CgroupInetEgress),
             Self::Namespace => (ProgramType::CgroupSock, AttachType::CgroupInetSockCreate),
-            Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
+            Self::Kprobe | Self::Slow => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
             Self::KprobeMulti => (ProgramType::Kprobe, AttachType::KprobeMulti),
             Self::Entry { .. } | Self::Security { .. } => (ProgramType::Tracing, AttachType::ModifyReturn),
             Self::Lsm { .. } | Self::Sleep { .. } => (ProgramType::Lsm, AttachType::LsmMac),
@@ -377,6 +380,7 @@ mod tests {
             Kind::Namespace,
             Kind::Kprobe,
             Kind::KprobeMulti,
+            Kind::Slow,
             Kind::Entry { function: function() },
             Kind::Lsm { hook: "x", id: 1 },
             Kind::Sleep { hook: "x" },

@@ -102,11 +102,19 @@ fn sentence(mechanism: &Mechanism) -> String {
              only kchaos holds, so that it goes with its owner. They lose skb->mark and skb->priority on the way."
             .to_owned(),
         Mechanism::CgroupSkb => "A cgroup_skb program on the target judges arriving packets; no other process runs it.".to_owned(),
+        Mechanism::Entry { by: EntryHook::Look, function } => format!(
+            "A kprobe on {function} meets it as it begins, for tasks of the target, and changes no result. Every caller of \
+             this system call on the host pays for one look at its cgroup. io_uring does not pass here."
+        ),
+        Mechanism::Spin => "The program that meets it spins until the time is over: exact, at most 1 ms, on the processor of the \
+             calling task, which at a kprobe nobody else gets meanwhile. Signals wait so long, SIGKILL too; so does the end of \
+             the run, which is less than its lease."
+            .to_owned(),
         Mechanism::Entry { by, function } => {
             let how = match by {
                 EntryHook::FmodRet => "A trampoline (fmod_ret)",
                 EntryHook::KprobeMulti => "A kprobe.multi link",
-                EntryHook::Kprobe => "A kprobe",
+                EntryHook::Kprobe | EntryHook::Look => "A kprobe",
             };
             format!(
                 "{how} on {function} sets its result for tasks of the target, before the call does anything. Every \

@@ -116,6 +116,8 @@ pub enum Mechanism {
         /// Name of the hook.
         hook: &'static str,
     },
+    /// Spinning, in whichever program judges the call.
+    Spin,
     /// Security hook.
     Security {
         /// How its result is set.
@@ -140,6 +142,8 @@ pub enum EntryHook {
     KprobeMulti,
     /// By a kprobe.
     Kprobe,
+    /// Not at all: a kprobe that overrides nothing.
+    Look,
 }
 
 impl EntryHook {
@@ -148,7 +152,7 @@ impl EntryHook {
         match self {
             Self::FmodRet => "fmod_ret_sys",
             Self::KprobeMulti => "kprobe_multi",
-            Self::Kprobe => "kprobe",
+            Self::Kprobe | Self::Look => "kprobe",
         }
     }
 }
@@ -226,6 +230,7 @@ impl Mechanism {
             Self::CgroupSkb => "cgroup_skb",
             Self::Entry { by, .. } => by.name(),
             Self::Sleep { .. } => "lsm_sleep",
+            Self::Spin => "spin",
             Self::Security { by, .. } => by.name(),
             Self::Socket(_) => "cgroup_sock_addr",
             Self::Notification => "seccomp",
@@ -247,11 +252,12 @@ impl Mechanism {
     /// The program that serves it, if one does. Socket hooks have one for all targets that are subject to the same, in `slot`.
     pub fn program(&self, slot: u32) -> Option<Kind> {
         Some(match self {
-            Self::Notification => return None,
+            Self::Notification | Self::Spin => return None,
             Self::Tcx | Self::Clsact | Self::Line => Kind::NetEgress,
             Self::Arrival => Kind::NetArrival { namespace: 0 },
             Self::CgroupSkb => Kind::NetIngress,
             Self::Entry { by: EntryHook::Kprobe, .. } => Kind::Kprobe,
+            Self::Entry { by: EntryHook::Look, .. } => Kind::Slow,
             Self::Entry { by: EntryHook::KprobeMulti, .. } => Kind::KprobeMulti,
             Self::Entry { by: EntryHook::FmodRet, function } => Kind::Entry { function: function.clone() },
             Self::Sleep { hook } => Kind::Sleep { hook },

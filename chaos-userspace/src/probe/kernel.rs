@@ -38,6 +38,7 @@ pub struct Kernel {
     cgroup_skb: OnceCell<Result<(), Unable>>,
     kprobe: OnceCell<Result<(), Unable>>,
     kprobe_multi: OnceCell<Result<(), Unable>>,
+    looking_kprobe: OnceCell<Result<(), Unable>>,
     fmod_ret_sys: OnceCell<Result<(), Unable>>,
     fmod_ret_security: OnceCell<Result<(), Unable>>,
     socket_hooks: OnceCell<Result<(), Unable>>,
@@ -341,6 +342,11 @@ impl Abilities for Kernel {
     fn fmod_ret_security(&self, function: &str) -> Result<(), Unable> {
         self.fmod_ret_security.get_or_init(|| syscall::try_fmod_ret_security(self)).clone()?;
         self.with_type("fmod_ret_security", function)
+    }
+
+    fn kprobe(&self, function: &str) -> Result<(), Unable> {
+        self.looking_kprobe.get_or_init(syscall::try_looking_kprobe).clone()?;
+        self.with_symbol("kprobe", function)
     }
 
     fn fentry(&self, function: &str) -> Result<(), Unable> {

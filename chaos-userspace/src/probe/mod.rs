@@ -69,6 +69,8 @@ pub trait Abilities {
     fn fmod_ret_sys(&self, function: &str) -> Result<(), Unable>;
     /// Replacing this security function in a trampoline.
     fn fmod_ret_security(&self, function: &str) -> Result<(), Unable>;
+    /// Looking on where this function begins, by a kprobe.
+    fn kprobe(&self, function: &str) -> Result<(), Unable>;
     /// Looking on where this function begins and ends.
     fn fentry(&self, function: &str) -> Result<(), Unable>;
     /// A BPF LSM program on this hook that really fires.

@@ -126,6 +126,8 @@ pub enum Mechanism {
     CgroupSockAddr,
     /// for --slow: a BPF LSM program that sleeps, until a process of kchaos answers it or goes (Linux 6.12)
     LsmSleep,
+    /// for --slow, of any call on any kernel: the processor waits, for at most 1 ms
+    Spin,
     /// for kchaos exec: the kernel asks a process of kchaos before the command's call (seccomp user notification, Linux
     /// 5.10); also for --slow
     Seccomp,
@@ -142,6 +144,7 @@ impl Mechanism {
             Self::Kprobe => "kprobe",
             Self::CgroupSockAddr => "cgroup_sock_addr",
             Self::LsmSleep => "lsm_sleep",
+            Self::Spin => "spin",
             Self::Seccomp => "seccomp",
         }
     }

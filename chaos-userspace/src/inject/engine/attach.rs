@@ -135,7 +135,7 @@ impl Engine {
                 }
                 Ok(())
             }
-            Mechanism::Entry { by: EntryHook::Kprobe, function } => self
+            Mechanism::Entry { by: EntryHook::Kprobe | EntryHook::Look, function } => self
                 .link(&format!("a kprobe to {function}"), |this| {
                     Link::kprobe(this.programs[program].as_fd(), function)
                 }),
@@ -147,7 +147,7 @@ impl Engine {
             }
             // One program per target, by the caller.
             Mechanism::Socket(_) => Ok(()),
-            Mechanism::Notification => Ok(()),
+            Mechanism::Notification | Mechanism::Spin => Ok(()),
         }
     }
 

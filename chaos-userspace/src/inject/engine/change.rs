@@ -6,7 +6,7 @@ use crate::{
     inject::{bpf, object},
     plan::Plan,
 };
-use chaos_common::{counter::RuleCounters, latency::Held};
+use chaos_common::{counter::RuleCounters, latency::{Held, LATENCY_NONE}};
 use std::{
     io,
     os::fd::AsFd,
@@ -39,7 +39,7 @@ impl Engine {
 
     pub(super) fn held_of(&self, rule: u32) -> Result<Held, Error> {
         match &self.receiver {
-            Some(receiver) if !self.image.sleeps => Ok(receiver.held(rule)),
+            Some(receiver) if self.image.latency == LATENCY_NONE => Ok(receiver.held(rule)),
             _ => Ok(self.maps.held(rule)?),
         }
     }

@@ -32,6 +32,7 @@ use crate::{
 pub use change::Grace;
 use chaos_common::{
     control::{STATE_ARMED, STATE_IDLE},
+    latency::LATENCY_SLEEP,
     probability::Q32,
 };
 pub use close::Closed;
@@ -249,8 +250,7 @@ impl Engine {
         page.set_own_tgid(0, identity::thread_group_id());
         let guardian = Guardian::start(options.program, control_map, &journal)
             .map_err(io_error("starting the guardian"))?;
-        let sleeper = image
-            .sleeps
+        let sleeper = (image.latency == LATENCY_SLEEP)
             .then(|| Sleeper::start(options.program, control_map, page.clone()))
             .transpose()
             .map_err(io_error("starting the sleeper"))?;

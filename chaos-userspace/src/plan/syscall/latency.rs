@@ -1,7 +1,34 @@
 //! Which hooks calls can be held back at.
 
 use super::{super::Mechanism, Call, Wanted};
-use crate::probe::{Abilities, Unable};
+use crate::{
+    probe::{Abilities, Unable},
+    spec::latency::Latency,
+};
+use chaos_common::limits::SPIN_MAX_NS;
+use std::time::Duration;
+
+/// Where programs spin, in the order in which mechanisms are tried, for calls that fail as well. A socket hook does not
+/// know who calls.
+pub const SPIN_LADDER: [Wanted; 5] =
+    [Wanted::Lsm, Wanted::FmodRetSecurity, Wanted::FmodRetSys, Wanted::KprobeMulti, Wanted::Kprobe];
+
+/// Whether calls can be held back by it.
+pub fn holds_back(wanted: Wanted) -> bool {
+    matches!(wanted, Wanted::LsmSleep | Wanted::Spin | Wanted::Seccomp)
+}
+
+/// Whether a program may spin for so long.
+pub fn can_spin(latency: Latency) -> Result<(), Unable> {
+    let (longest, limit) = (latency.time + latency.jitter, Duration::from_nanos(SPIN_MAX_NS));
+    if longest <= limit {
+        return Ok(());
+    }
+    Err(Unable::new(
+        format!("spin: {longest:?} is above the limit of {limit:?}, so long a processor would do nothing else"),
+        "ask for less (time and jitter together), or choose another mechanism: kchaos help slow",
+    ))
+}
 
 /// Mechanisms that can hold a process are chosen by name.
 pub fn by_name_only(wanted: Option<Wanted>) -> Unable {
@@ -13,7 +40,8 @@ pub fn by_name_only(wanted: Option<Wanted>) -> Unable {
     };
     Unable::new(
         why,
-        "add --mechanism lsm_sleep, or with kchaos exec also --mechanism seccomp; kchaos plan then says what that means",
+        "add --mechanism lsm_sleep, up to 1 ms also --mechanism spin, or with kchaos exec --mechanism seccomp; kchaos plan then \
+         says what that means",
     )
 }
 
@@ -68,6 +96,14 @@ mod tests {
             let (hook, _) = hooks::of(call).unwrap();
             assert!(lock(hook).is_none(), "{call}");
         }
+    }
+
+    #[test]
+    fn nobody_spins_for_long() {
+        let latency = |time, jitter| Latency { time: Duration::from_micros(time), jitter: Duration::from_micros(jitter) };
+        assert!(can_spin(latency(1000, 0)).is_ok() && can_spin(latency(600, 400)).is_ok());
+        let said = can_spin(latency(900, 200)).unwrap_err().to_string();
+        assert!(said.contains("1.1ms is above the limit of 1ms") && said.contains("ask for less"), "{said}");
     }
 
     #[test]
