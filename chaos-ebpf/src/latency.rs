@@ -1,7 +1,7 @@
 //! Calls that are held back.
 //!
 //! Either by the program that decides, which spins until the time is over. Or by another one that sleeps: a program that
-//! may sleep can neither look at prefix trees nor be skipped where it must not sleep, so there are two on a hook: [`crate::syscall::kc_hook`] decides and leaves a note, [`kc_sleep`] runs behind it and sleeps.
+//! may sleep can neither look at prefix trees nor be skipped where it must not sleep, so there are two on a hook: [`crate::syscall::kc_hook`] decides and leaves a note, [`kc_sleep`] runs behind it and sleeps. Or by one behind the call: [`crate::stop::kc_stop`] finds such a note as well.
 
 use crate::{
     count::add,
@@ -16,10 +16,11 @@ use aya_ebpf::{
 };
 use chaos_common::{
     latency::{
-        CODES, Hold, KFUNC_MAGIC, LATENCY_NONE, LATENCY_SPIN, SPIN_LOOKS, SPIN_TURNS, code,
+        CODES, Hold, KFUNC_MAGIC, LATENCY_NONE, LATENCY_SPIN, LATENCY_STOP, SPIN_LOOKS, SPIN_TURNS, code,
     },
     limits::{ERRNO_MAX, SPIN_MAX_NS},
     rule::KIND_LATENCY,
+    syscall::ROW_RING,
 };
 use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
@@ -29,15 +30,22 @@ use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 static KC_NAME: [u8; 12] = *b"user.kchaos\0";
 
 /// Holds the task's call back, if that is the verdict, or leaves a note that it is to be, and then returns `value`. Whether
-/// there is a note of that kind: the call goes on now, and fails only when it has been held back.
+/// the call goes on now, and fails only when it has been held back. `row` is the call's.
 #[inline(always)]
-pub fn note(verdict: &Verdict, task: u64, value: i64) -> bool {
+pub fn note(verdict: &Verdict, task: u64, value: i64, row: u32) -> bool {
     if KC_LATENCY.load() == LATENCY_NONE || !verdict.has(KIND_LATENCY) {
         return false;
     }
     let hold = Hold { asked_ns: verdict.latency_ns, result: value, rule: verdict.latency_rule, reserved: 0 };
     if KC_LATENCY.load() == LATENCY_SPIN {
         account(&hold, kc_spin(hold.asked_ns.min(SPIN_MAX_NS) as u32).into());
+        return false;
+    }
+    if KC_LATENCY.load() == LATENCY_STOP {
+        // What a ring does has no function of its own, behind which the note would be found.
+        if row < ROW_RING {
+            let _ = KC_HOLDS.insert(task, hold, 0);
+        }
         return false;
     }
     match KC_HOLDS.insert(task, hold, 0) {

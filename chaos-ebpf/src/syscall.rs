@@ -168,6 +168,6 @@ fn result_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Fa
     // A value on every path, which the verifier wants to see and the compiler would leave out where the call goes on.
     let value = black_box(result.unwrap_or(0));
     event::call(&verdict, value, row, task);
-    let waits = latency::note(&verdict, task, value);
+    let waits = latency::note(&verdict, task, value, row);
     if fails && !waits { Some(value) } else { None }
 }

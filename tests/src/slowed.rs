@@ -1,8 +1,9 @@
 //! Calls that are held back, by whatever mechanism: whose, and what victims measure.
 
 use std::sync::atomic::Ordering::Release;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::cgroup::{Cgroup, TestCgroup};
 use crate::kchaos::{Kchaos, Running};
@@ -73,4 +74,39 @@ impl Scene {
 /// Lets a victim begin.
 pub fn go(victim: &Victim) {
     victim.board.go.store(1, Release);
+}
+
+/// Far below half a minute, and far above what the documentation promises of being let go.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Waits for the end of a victim that is let go: how long after `begin`.
+pub fn goes_soon(victim: &mut Victim, begin: Instant) -> Result<Duration> {
+    let times = Times::of(victim)?;
+    let took = begin.elapsed();
+    ensure!(took < SOON && times.errnos.is_empty(), "after {took:?}: {times:?}");
+    Ok(took)
+}
+
+/// The process of this name that an owner has started.
+pub fn holder_of(owner: u32, name: &str) -> Result<u32> {
+    let parent = format!("PPid:\t{owner}");
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        // Processes may end in between.
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let words = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        if status.lines().any(|line| line == parent) && words.starts_with(name.as_bytes()) {
+            let name = path.file_name().context("no name")?.to_string_lossy().into_owned();
+            return name.parse().context("its id");
+        }
+    }
+    bail!("{owner} has no {name}")
+}
+
+/// Whether a process stands still, stopped by a signal.
+pub fn is_stopped(pid: u32) -> Result<bool> {
+    let stat =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).context("reading the state of a process")?;
+    let behind = stat.rsplit_once(')').context("no state")?.1;
+    Ok(behind.trim_start().starts_with('T'))
 }

@@ -1,15 +1,15 @@
 //! Calls that are held back: for as long as asked, nobody else's, and never after the end of whoever holds them.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::Role;
 use integration_tests::capability::mechanism_works;
 use integration_tests::kchaos::{Kchaos, Running};
 use integration_tests::measure::measure;
 use integration_tests::patience::{patience, wait_for};
 use integration_tests::skip;
-use integration_tests::slowed::{Scene, go};
+use integration_tests::slowed::{SOON, Scene, go, goes_soon, holder_of};
 use integration_tests::spawn::Victim;
 use integration_tests::times::{Times, median};
 use nix::sys::signal::{Signal, kill};
@@ -33,32 +33,7 @@ fn is_held(pid: u32) -> Result<bool> {
     Ok(at.contains("request_wait") || at.contains("fuse"))
 }
 
-/// The sleeper of an owner.
-fn sleeper_of(owner: u32) -> Result<u32> {
-    let parent = format!("PPid:\t{owner}");
-    for entry in std::fs::read_dir("/proc")? {
-        let path = entry?.path();
-        // Processes may end in between.
-        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
-        let words = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        if status.lines().any(|line| line == parent) && words.starts_with(b"kchaos-sleeper") {
-            let name = path.file_name().context("no name")?.to_string_lossy().into_owned();
-            return name.parse().context("its id");
-        }
-    }
-    bail!("{owner} has no sleeper")
-}
-
 const HALF_A_MINUTE: &str = "--slow openat=30s";
-/// Far below it, and far above what the documentation promises.
-const SOON: Duration = Duration::from_secs(20);
-
-fn goes_soon(victim: &mut Victim, begin: Instant) -> Result<Duration> {
-    let times = Times::of(victim)?;
-    let took = begin.elapsed();
-    ensure!(took < SOON && times.errnos.is_empty(), "after {took:?}: {times:?}");
-    Ok(took)
-}
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -210,7 +185,7 @@ fn whoever_holds_may_be_killed_or_stopped() -> Result<()> {
         ("sleeper", Signal::SIGSTOP),
     ] {
         let (mut victim, running) = held(&scene, HALF_A_MINUTE)?;
-        let sleeper = sleeper_of(running.pid())?;
+        let sleeper = holder_of(running.pid(), "kchaos-sleeper")?;
         let pid = if who == "owner" { running.pid() } else { sleeper };
         let begin = Instant::now();
         kill(Pid::from_raw(pid as i32), signal)?;

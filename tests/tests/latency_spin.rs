@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
-use integration_tests::capability::{counts_exactly, fails_syscalls};
+use integration_tests::capability::{counts_exactly, fails_syscalls, has_kprobes};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::measure::measure;
+use integration_tests::skip;
 use integration_tests::slowed::{Scene, go};
 use integration_tests::spawn::Victim;
 use integration_tests::times::{Times, median};
@@ -17,10 +18,13 @@ const ASKED_US: u64 = 1000;
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn every_call_takes_as_long_as_asked_and_others_do_not() -> Result<()> {
+    if !has_kprobes() {
+        skip!("no kprobes");
+    }
     let scene = Scene::new("spin")?;
     for call in ["openat", "read", "fsync", "close"] {
         let n = 100;
-        let words = format!("--call {call} -n {n} --threads 2");
+        let words = format!("--call {call} --control getppid -n {n} --threads 2");
         let (felt, beside, summary) = scene.under(&format!("--slow {call}=1ms"), &words)?;
         ensure!(felt.own_us.len() as u64 == 2 * n && felt.errnos.is_empty(), "{felt:?}");
         let shortest = felt.own_us.iter().min().copied().unwrap_or_default();
@@ -49,6 +53,9 @@ fn every_call_takes_as_long_as_asked_and_others_do_not() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn shares_jitter_turns_and_errors_go_with_it() -> Result<()> {
+    if !has_kprobes() {
+        skip!("no kprobes");
+    }
     let scene = Scene::new("spin")?;
     let n = 1000;
     let (felt, _, summary) = scene.under("--slow getppid=1ms@50%", &format!("--call getppid -n {n}"))?;
@@ -81,14 +88,19 @@ fn shares_jitter_turns_and_errors_go_with_it() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn nothing_is_left_when_the_owner_is_killed() -> Result<()> {
+    if !has_kprobes() {
+        skip!("no kprobes");
+    }
     let scene = Scene::new("spin")?;
     let before = KernelObjects::now()?;
     let mut running = scene.start("--slow getppid=1ms --slow close=1ms")?;
     let mut busy = Victim::start(&scene.target, "timed --call getppid -n 2000")?;
     busy.ready()?;
+    let ours = KernelObjects::now()?.since(&before);
+    ensure!(!ours.is_empty(), "nothing is loaded");
     running.signal(Signal::SIGKILL)?;
     Times::of(&mut busy)?;
-    KernelObjects::now()?.since(&before).wait_gone()?;
+    ours.wait_gone()?;
     let mut victim = scene.victim("--call getppid -n 100")?;
     go(&victim);
     let after = Times::of(&mut victim)?;
@@ -99,6 +111,9 @@ fn nothing_is_left_when_the_owner_is_killed() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn more_than_a_millisecond_is_refused() -> Result<()> {
+    if !has_kprobes() {
+        skip!("no kprobes");
+    }
     for (words, limit) in [
         ("--mechanism spin --slow fsync=2ms", "2ms is above the limit of 1ms"),
         ("--mechanism spin --slow fsync=900us,jitter=200us", "1.1ms is above the limit of 1ms"),

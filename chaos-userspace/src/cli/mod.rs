@@ -35,7 +35,7 @@ mod target;
 mod top;
 
 use crate::{
-    inject::{guardian, seccomp, sleeper},
+    inject::{continuer, guardian, seccomp, sleeper},
     observe::bystander,
     report::event::{Event, Sink},
 };
@@ -119,6 +119,9 @@ enum Command {
     /// The process that lets calls go that are held back
     #[command(hide = true)]
     Sleeper,
+    /// The process that lets processes go on that were stopped
+    #[command(hide = true)]
+    Continuer,
     /// The process that answers for a command's calls
     #[command(hide = true)]
     Receiver {
@@ -173,6 +176,7 @@ pub fn main() -> ExitCode {
         Command::Guardian { journal } => {
             guardian::watch(journal).map(|()| exit::DONE).map_err(Failure::internal)
         }
+        Command::Continuer => continuer::live().map(|()| exit::DONE).map_err(Failure::internal),
         Command::Sleeper => sleeper::live().map(|()| exit::DONE).map_err(Failure::internal),
         Command::Receiver { rows } => seccomp::live(&rows).map(|()| exit::DONE).map_err(Failure::internal),
         Command::Bystander => bystander::live()

@@ -20,6 +20,7 @@ use crate::{
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
+    latency::{LATENCY_NONE, LATENCY_SLEEP, LATENCY_SPIN, LATENCY_STOP},
     limits::{CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, TARGETS_MAX, WALK_TARGETS_MAX},
     probability::{mix, seeded_draw},
     results::Results,
@@ -28,7 +29,6 @@ use chaos_common::{
         KIND_REORDER, KIND_RESET, KIND_RESULT, KIND_RESULTS, MATCH_FLOW, Rule, WHEN_PER_FLOW,
         WHEN_PER_PROCESS, WHEN_SEEDED,
     },
-    latency::{LATENCY_NONE, LATENCY_SLEEP, LATENCY_SPIN},
     syscall::{Call, HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_SOCKET, call_row, ring_row},
     syscall_match::{Arguments, Wanted},
     target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
@@ -190,6 +190,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     Mechanism::Entry { .. } | Mechanism::Security { .. } | Mechanism::Notification => {}
                     Mechanism::Sleep { .. } => image.hold_back_by(LATENCY_SLEEP)?,
                     Mechanism::Spin => image.hold_back_by(LATENCY_SPIN)?,
+                    Mechanism::Stop { .. } => image.hold_back_by(LATENCY_STOP)?,
                     Mechanism::Socket(_) => image.has_socket_hooks = true,
                 }
             }
@@ -334,7 +335,7 @@ impl Image {
             Mechanism::Security { id, .. } => *id,
             Mechanism::Socket(_) => HOOK_SOCKET,
             // Judged by the program before it.
-            Mechanism::Sleep { .. } | Mechanism::Spin => return,
+            hook if hook.only_holds() => return,
             Mechanism::Notification => {
                 for (number, is_compat) in numbers(call) {
                     let row = call_row(number, is_compat);

@@ -104,6 +104,13 @@ pub enum Kind {
         /// As above.
         hook: &'static str,
     },
+    /// Stopping the process behind a system call function.
+    Stop {
+        /// The function.
+        function: String,
+        /// Its arguments, before which its result does not come: 0 or 1.
+        arguments: u32,
+    },
     /// The kernel's function that asks an LSM hook, in a trampoline.
     Security {
         /// The function.
@@ -156,6 +163,7 @@ impl Kind {
             Self::Entry { .. } => "kc_entry",
             Self::Lsm { .. } | Self::Security { .. } => "kc_hook",
             Self::Sleep { .. } => "kc_sleep",
+            Self::Stop { .. } => "kc_stop",
             Self::Socket { .. } => "kc_socket",
             Self::Exec => "kc_exec",
             Self::Exit => "kc_exit",
@@ -172,6 +180,7 @@ impl Kind {
             Self::Socket { slot, .. } => (HOOK_SOCKET, *slot),
             Self::WatchBegin { slot, .. } => (0, *slot),
             Self::WatchEnd { slot, arguments, .. } => (*arguments, *slot),
+            Self::Stop { arguments, .. } => (*arguments, 0),
             Self::NetEgress
             | Self::NetEgressWithLines { .. }
             | Self::NetArrival { .. }
@@ -204,7 +213,7 @@ impl Kind {
             Self::Socket { attach_type, .. } => (ProgramType::CgroupSockAddr, *attach_type),
             Self::Exec | Self::Exit => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
             Self::WatchBegin { .. } => (ProgramType::Tracing, AttachType::FunctionEntry),
-            Self::WatchEnd { .. } => (ProgramType::Tracing, AttachType::FunctionExit),
+            Self::WatchEnd { .. } | Self::Stop { .. } => (ProgramType::Tracing, AttachType::FunctionExit),
         }
     }
 }
@@ -277,6 +286,7 @@ impl Programs {
         let attach_btf_id = match kind {
             Kind::Lsm { hook, .. } | Kind::Sleep { hook } => self.function_id(&format!("bpf_lsm_{hook}"))?,
             Kind::Entry { function }
+            | Kind::Stop { function, .. }
             | Kind::Security { function, .. }
             | Kind::WatchBegin { function, .. }
             | Kind::WatchEnd { function, .. } => self.function_id(function)?,
@@ -384,6 +394,7 @@ mod tests {
             Kind::Entry { function: function() },
             Kind::Lsm { hook: "x", id: 1 },
             Kind::Sleep { hook: "x" },
+            Kind::Stop { function: function(), arguments: 1 },
             Kind::Security { function: function(), id: 1 },
             Kind::Socket { attach_type: AttachType::Inet4Connect, slot: 0 },
             Kind::Exec,

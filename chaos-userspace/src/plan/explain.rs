@@ -45,9 +45,21 @@ pub fn explain(plan: &Plan, target: &str, warnings: &[String]) -> String {
         let _ = writeln!(text, "{}. {}: {}{counted}.", number + 1, rule.name, rule.fault);
         if rule.calls.len() > 1 {
             text.push_str(&calls(&rule.calls));
+            if let Some(holding) = rule.mechanisms.iter().find(|mechanism| mechanism.only_holds()) {
+                let _ = writeln!(text, "   The first of them, likewise the others: {}", sentence(holding));
+            }
         } else {
+            let mut stops = false;
             for mechanism in &rule.mechanisms {
-                let _ = writeln!(text, "   {}", sentence(mechanism));
+                // What it means is said once.
+                let said = match mechanism {
+                    Mechanism::Stop { function, .. } if stops => {
+                        format!("The same at the end of {function}.")
+                    }
+                    _ => sentence(mechanism),
+                };
+                stops |= matches!(mechanism, Mechanism::Stop { .. });
+                let _ = writeln!(text, "   {said}");
             }
         }
         for limit in &rule.limits {
@@ -110,6 +122,16 @@ fn sentence(mechanism: &Mechanism) -> String {
              calling task, which at a kprobe nobody else gets meanwhile. Signals wait so long, SIGKILL too; so does the end of \
              the run, which is less than its lease."
             .to_owned(),
+        Mechanism::Stop { function, .. } => format!(
+            "Behind the call: a program at the end of {function} (fexit) stops the whole process by SIGSTOP, and a process of \
+             kchaos (kchaos-continuer) lets it go on by SIGCONT when the time is over, which begins when it stands still. All its \
+             threads stand still, calls of the others that wait may fail with EINTR; its parent is told (waitpid with WUNTRACED: a \
+             shell takes its job back), and a handler of SIGCONT runs. Traced processes, and those that somebody else is stopping, are left \
+             alone; one that somebody else stops meanwhile stays stopped. If kchaos dies, or kchaos-continuer does, all go \
+             on at once; if kchaos is stopped, within 1.1 s; if kchaos-continuer is, within 3.2 s. Only if kchaos, \
+             kchaos-continuer and kchaos-guardian are all killed at once does a process that stands still then need a SIGCONT \
+             from somebody else."
+        ),
         Mechanism::Entry { by, function } => {
             let how = match by {
                 EntryHook::FmodRet => "A trampoline (fmod_ret)",

@@ -47,6 +47,7 @@ pub struct Kernel {
     fentry: OnceCell<Result<(), Unable>>,
     lsm: OnceCell<Result<(), Unable>>,
     sleep: OnceCell<Result<(), Unable>>,
+    stop: OnceCell<Result<(), Unable>>,
     task_ancestor: OnceCell<Result<bool, Unable>>,
     exact_counting: OnceCell<Result<bool, Unable>>,
     types: OnceCell<Option<KernelTypes>>,
@@ -362,6 +363,10 @@ impl Abilities for Kernel {
     fn sleep(&self, hook: &str) -> Result<(), Unable> {
         self.sleep.get_or_init(|| latency::try_sleep(self)).clone()?;
         latency::may_sleep(self.types()?, hook)
+    }
+
+    fn stop(&self) -> Result<(), Unable> {
+        self.stop.get_or_init(|| latency::try_stop(self)).clone()
     }
 
     fn seccomp(&self) -> Result<(), Unable> {

@@ -77,6 +77,8 @@ pub trait Abilities {
     fn lsm(&self, hook: &str) -> Result<(), Unable>;
     /// A BPF LSM program that sleeps on this hook, until the sleeper answers.
     fn sleep(&self, hook: &str) -> Result<(), Unable>;
+    /// Stopping processes behind their calls, and letting them go on.
+    fn stop(&self) -> Result<(), Unable>;
     /// Asking a process before another one's calls, and taking its answer.
     fn seccomp(&self) -> Result<(), Unable>;
     /// Socket hooks of a cgroup that can set any errno.

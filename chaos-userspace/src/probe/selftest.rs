@@ -23,7 +23,7 @@ use std::{
 type Test = fn(&Kernel) -> Result<String, Unable>;
 
 /// The faults that are tested, by which mechanism.
-pub const FAULTS: [(&str, &str, Test); 13] = [
+pub const FAULTS: [(&str, &str, Test); 14] = [
     ("packet loss, egress", "tcx", |kernel| {
         kernel.tcx()?;
         loss(kernel, network::Direction::Egress, Mechanism::Tcx)
@@ -53,6 +53,9 @@ pub const FAULTS: [(&str, &str, Test); 13] = [
     }),
     ("system call latency", "lsm_sleep", |kernel| latency(kernel, spec_syscall::Mechanism::LsmSleep, "40ms")),
     ("system call latency", "spin", |kernel| latency(kernel, spec_syscall::Mechanism::Spin, "1ms")),
+    ("system call latency", "stop_continue", |kernel| {
+        latency(kernel, spec_syscall::Mechanism::StopContinue, "40ms")
+    }),
     ("calls of the command of exec", "seccomp", |kernel| {
         kernel.seccomp()?;
         Ok("self-test: a child's getsid returned the errno that it was answered".to_owned())

@@ -24,7 +24,7 @@ use crate::{
 };
 use chaos_common::{
     arch::native::{TASK_STATUS, TASK_STATUS_OLD},
-    layout::{MEMBERS, UNKNOWN},
+    layout::{MEMBERS, SIGNAL_MEMBERS, UNKNOWN},
     syscall::{REGISTERS_ASKED, REGISTERS_ON_STACK},
 };
 use std::{
@@ -257,7 +257,9 @@ pub fn try_claim(kernel: &Kernel, by: EntryHook, zero: bool) -> Result<(), Unabl
         EntryHook::Kprobe => {
             (ProgramType::Kprobe, AttachType::CgroupInetIngress, override_in(cgroup, result), 0)
         }
-        EntryHook::Look => return Err(Unable::new("a program that looks on claims nothing", "report this as a bug")),
+        EntryHook::Look => {
+            return Err(Unable::new("a program that looks on claims nothing", "report this as a bug"));
+        }
     };
     let program = program(kind, attach_type, &code, id).map_err(|error| refused(name, error))?;
     let _link = match by {
@@ -325,6 +327,7 @@ pub fn registers(types: Option<&KernelTypes>) -> Registers {
         task_signal: offset("task_struct", "signal").unwrap_or_default(),
         signal_live: offset("signal_struct", "live").unwrap_or_default(),
         layout: MEMBERS.map(|(structure, member)| offset(structure, member).unwrap_or(UNKNOWN)),
+        signals: SIGNAL_MEMBERS.map(|(structure, member)| offset(structure, member).unwrap_or(UNKNOWN)),
     }
 }
 

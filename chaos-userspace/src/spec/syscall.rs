@@ -128,6 +128,8 @@ pub enum Mechanism {
     LsmSleep,
     /// for --slow, of any call on any kernel: the processor waits, for at most 1 ms
     Spin,
+    /// for --slow, of any call: the whole process is stopped behind the call, from 1 ms on
+    StopContinue,
     /// for kchaos exec: the kernel asks a process of kchaos before the command's call (seccomp user notification, Linux
     /// 5.10); also for --slow
     Seccomp,
@@ -145,6 +147,7 @@ impl Mechanism {
             Self::CgroupSockAddr => "cgroup_sock_addr",
             Self::LsmSleep => "lsm_sleep",
             Self::Spin => "spin",
+            Self::StopContinue => "stop_continue",
             Self::Seccomp => "seccomp",
         }
     }

@@ -16,8 +16,7 @@ use chaos_common::{
 /// Says where the arguments of a call are, in every row in which this hook finds it.
 pub fn add_arguments(matches: &Match, call: Call, mechanism: &Mechanism, image: &mut Image) {
     // What only holds back judges nothing.
-    let judges = !matches!(mechanism, Mechanism::Sleep { .. } | Mechanism::Spin | Mechanism::Notification);
-    if !matches.has_arguments() || !judges {
+    if !matches.has_arguments() || mechanism.only_holds() || *mechanism == Mechanism::Notification {
         return;
     }
     let positions = arguments::of(call.name());

@@ -145,6 +145,7 @@ impl Engine {
             Mechanism::Security { hook, .. } | Mechanism::Sleep { hook } => {
                 self.link_function(program, &format!("{} {hook}", mechanism.name()))
             }
+            Mechanism::Stop { function, .. } => self.link_function(program, &format!("fexit {function}")),
             // One program per target, by the caller.
             Mechanism::Socket(_) => Ok(()),
             Mechanism::Notification | Mechanism::Spin => Ok(()),

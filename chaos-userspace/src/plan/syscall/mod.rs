@@ -103,8 +103,11 @@ impl<'a> Choice<'a> {
         if holds_back && !self.wanted.is_some_and(latency::holds_back) {
             return Err(latency::by_name_only(self.wanted));
         }
-        if self.wanted == Some(Wanted::Spin) {
-            on_call.iter().filter_map(|fault| fault.latency()).try_for_each(latency::can_spin)?;
+        let latencies = on_call.iter().filter_map(|fault| fault.latency());
+        match self.wanted {
+            Some(Wanted::Spin) => latencies.map(latency::can_spin).collect::<Result<(), _>>()?,
+            Some(Wanted::StopContinue) => latencies.map(latency::can_stop).collect::<Result<(), _>>()?,
+            _ => {}
         }
         let fails = on_call.iter().any(|fault| fault.returns().is_some());
         if self.wanted == Some(Wanted::Seccomp) && !self.is_command {
@@ -116,8 +119,9 @@ impl<'a> Choice<'a> {
         let ladder = match &self.wanted {
             // What only fails needs no program that sleeps.
             Some(Wanted::LsmSleep) if !holds_back => &[Wanted::Lsm],
-            Some(Wanted::Spin) if !holds_back => &usual[..],
+            Some(Wanted::Spin | Wanted::StopContinue) if !holds_back => &usual[..],
             Some(Wanted::Spin) if fails => &latency::SPIN_LADDER,
+            Some(Wanted::StopContinue) if fails => &latency::STOP_LADDER,
             Some(wanted) => std::slice::from_ref(wanted),
             None => &usual[..],
         };
@@ -130,10 +134,16 @@ impl<'a> Choice<'a> {
                 by(*mechanism, call, needs, abilities).and_then(|hooks| serves(&hooks).map(|()| hooks));
             match chosen {
                 Ok(mut hooks) => {
-                    if holds_back && self.wanted == Some(Wanted::Spin) {
-                        hooks.push(Mechanism::Spin);
-                    }
-                    return Ok(hooks);
+                    return match self.wanted {
+                        Some(Wanted::Spin) if holds_back => {
+                            hooks.push(Mechanism::Spin);
+                            Ok(hooks)
+                        }
+                        Some(Wanted::StopContinue) if fails && holds_back => {
+                            latency::with_stop(call, hooks, abilities)
+                        }
+                        _ => Ok(hooks),
+                    };
                 }
                 Err(reason) => {
                     unable = Some(match unable {
@@ -162,7 +172,12 @@ pub fn by(
         ))
     };
     match mechanism {
-        Wanted::Lsm | Wanted::LsmSleep | Wanted::Spin | Wanted::FmodRetSecurity | Wanted::CgroupSockAddr
+        Wanted::Lsm
+        | Wanted::LsmSleep
+        | Wanted::Spin
+        | Wanted::StopContinue
+        | Wanted::FmodRetSecurity
+        | Wanted::CgroupSockAddr
             if !needs.is_none() =>
         {
             hook(mechanism.name())
@@ -183,6 +198,10 @@ pub fn by(
         }
         Wanted::Kprobe => entry(EntryHook::Kprobe, call, needs, abilities, |f| abilities.kprobe_override(f)),
         // A kprobe that finds what is to be held back.
+        Wanted::StopContinue => {
+            let hooks = entry(EntryHook::Look, call, needs, abilities, |f| abilities.kprobe(f))?;
+            latency::with_stop(call, hooks, abilities)
+        }
         Wanted::Spin => entry(EntryHook::Look, call, needs, abilities, |f| abilities.kprobe(f)),
         Wanted::CgroupSockAddr => socket(call, abilities),
         Wanted::Seccomp => abilities.seccomp().map(|()| vec![Mechanism::Notification]),
