@@ -103,10 +103,10 @@ impl<'a> Choice<'a> {
         if holds_back && !self.wanted.is_some_and(latency::holds_back) {
             return Err(latency::by_name_only(self.wanted));
         }
-        let latencies = on_call.iter().filter_map(|fault| fault.latency());
+        let mut latencies = on_call.iter().filter_map(|fault| fault.latency());
         match self.wanted {
-            Some(Wanted::Spin) => latencies.map(latency::can_spin).collect::<Result<(), _>>()?,
-            Some(Wanted::StopContinue) => latencies.map(latency::can_stop).collect::<Result<(), _>>()?,
+            Some(Wanted::Spin) => latencies.try_for_each(latency::can_spin)?,
+            Some(Wanted::StopContinue) => latencies.try_for_each(latency::can_stop)?,
             _ => {}
         }
         let fails = on_call.iter().any(|fault| fault.returns().is_some());
