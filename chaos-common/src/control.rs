@@ -29,11 +29,12 @@ pub struct Header {
     pub egress_rules: u64,
     /// Rules that judge packets arriving at a target.
     pub ingress_rules: u64,
-    /// Thread group ids of the owner, of the guardian and of the sleeper, whose own calls always pass.
+    /// Thread group ids of the owner, of the guardian and of the sleeper or continuer, whose own calls always pass.
     pub own: [u32; OWN],
-    /// Thread group id of the process whose program lies on the sleeper's file system; 0 while there is none.
+    /// Thread group id of the process whose program lies on the sleeper's file system, or of the continuer; 0 while there is
+    /// none.
     pub handle: u32,
-    /// `CLOCK_MONOTONIC` nanoseconds at which the sleeper last said that it runs.
+    /// `CLOCK_MONOTONIC` nanoseconds at which the sleeper or continuer last said that it runs.
     pub sleeper_ns: u64,
 }
 

@@ -3,12 +3,36 @@
 //! A program can sleep only by asking for something that takes long: an extended attribute of a file on the sleeper's
 //! own file system. Of that request only the size of the buffer is free, so the time goes into its 16 bits.
 
+use crate::limits::SPIN_MAX_NS;
+
 /// Longest time a call is held back, in nanoseconds.
 pub const LATENCY_MAX_NS: u64 = 60_000_000_000;
 /// Tasks that are held back at one time; further calls pass.
 pub const SLEEPERS_MAX: u32 = 16_384;
 /// Bytes of the buffer: above every code of a time up to [`LATENCY_MAX_NS`].
 pub const CODES: usize = 20_480;
+
+/// Nothing is held back.
+pub const LATENCY_NONE: u32 = 0;
+/// A program that may sleep asks the sleeper.
+pub const LATENCY_SLEEP: u32 = 1;
+/// The program that decides spins.
+pub const LATENCY_SPIN: u32 = 2;
+/// The process is stopped behind the call and let go on by the continuer.
+pub const LATENCY_STOP: u32 = 3;
+
+/// Processes that are stopped at one time; further calls pass.
+pub const STOPPED_MAX: u32 = 512;
+/// Signals that stop a process, as in a set of signals: SIGSTOP, SIGTSTP, SIGTTIN and SIGTTOU.
+pub const STOP_SIGNALS: u64 = 0xf << 18;
+
+/// Looks at the clock in one turn of spinning.
+pub const SPIN_LOOKS: u32 = 1000;
+/// Turns of one call: together with [`SPIN_LOOKS`] enough for [`SPIN_MAX_NS`] where a look takes 2 ns or more; the clock
+/// itself takes some 15.
+pub const SPIN_TURNS: u32 = 500;
+const _: () =
+    assert!(SPIN_LOOKS as u64 * SPIN_TURNS as u64 * 2 >= SPIN_MAX_NS && SPIN_MAX_NS <= u32::MAX as u64);
 
 /// The kernel functions that the sleeping program calls, in the order of the placeholders from [`KFUNC_MAGIC`] on. Those
 /// of files came with Linux 6.12 (fs/bpf_fs_kfuncs.c), for BPF LSM programs only.
@@ -49,7 +73,21 @@ pub struct Held {
     pub reserved: [u64; 3],
 }
 
-const _: () = assert!(size_of::<Hold>() == 24 && size_of::<Held>() == 64);
+/// A process that a program has stopped.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub since_ns: u64,
+    /// For so long, in nanoseconds.
+    pub asked_ns: u64,
+    /// The thread whose call it was.
+    pub thread: u32,
+    /// The rule.
+    pub rule: u32,
+}
+
+const _: () = assert!(size_of::<Hold>() == 24 && size_of::<Held>() == 64 && size_of::<Stopped>() == 24);
 
 /// A time between `latency_ns - jitter_ns` and `latency_ns + jitter_ns`, all equally likely, to a thousandth of the jitter.
 #[inline(always)]

@@ -107,3 +107,19 @@ pub const SOCKET_TO_CGROUPS: [usize; 6] =
 
 /// Offset of a member that the kernel's type information does not have.
 pub const UNKNOWN: u32 = u32::MAX;
+
+/// The same for what tells of the signals of a task and its process.
+pub const SIGNAL_MEMBERS: [(&str, &str); 4] = [
+    ("task_struct", "ptrace"),
+    ("task_struct", "jobctl"),
+    ("signal_struct", "shared_pending"),
+    ("sigpending", "signal"),
+];
+/// `task_struct.ptrace`.
+pub const TASK_PTRACE: usize = 0;
+/// `task_struct.jobctl`.
+pub const TASK_JOBCTL: usize = 1;
+/// `signal_struct.shared_pending`.
+pub const SIGNAL_PENDING: usize = 2;
+/// `sigpending.signal`.
+pub const PENDING_SET: usize = 3;

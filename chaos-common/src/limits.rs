@@ -34,6 +34,10 @@ pub const LINE_SLOTS_MAX: usize = 4095;
 pub const LINES_PER_PACKET_MAX: usize = 4;
 /// Entrances of lines: one per device and set of rules that may delay the same packet.
 pub const LINE_ENTRANCES_MAX: u32 = 16_384;
+/// Longest time a program spins for one call, in nanoseconds: the processor does nothing else meanwhile, also for others.
+pub const SPIN_MAX_NS: u64 = 1_000_000;
+/// Shortest time a process is stopped for, in nanoseconds: stopping it and letting it go on take about as long.
+pub const STOP_MIN_NS: u64 = 1_000_000;
 /// Results one system call rule draws from.
 pub const RESULTS_MAX: usize = 8;
 /// Pairs of a process and a rule that counts per process, at one time.

@@ -2,7 +2,7 @@
 
 use crate::{
     counter::RuleCounters,
-    latency::{Held, Hold},
+    latency::{Held, Hold, Stopped},
     line::{Entrance, Exit, LineKey},
     line_load::Load,
     namespace::Entered,
@@ -37,6 +37,7 @@ pod!(
     ProcessKey,
     Results,
     Rule,
+    Stopped,
     Call,
     Target,
     Wanted,

@@ -4,7 +4,10 @@
 use aya_ebpf::Global;
 #[cfg(doc)]
 use chaos_common::rule::{CORRUPT_CHECKSUM, CORRUPT_PAYLOAD};
-use chaos_common::{layout::MEMBERS_COUNT, limits::FAST_TARGETS_MAX};
+use chaos_common::{
+    layout::{MEMBERS_COUNT, SIGNAL_MEMBERS},
+    limits::FAST_TARGETS_MAX,
+};
 
 /// [`chaos_common::ABI_VERSION`] of this object; the loader reads it back from the file.
 #[unsafe(no_mangle)]
@@ -108,7 +111,7 @@ pub static KC_CORRUPT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_RESET: Global<u32> = Global::new(0);
 
-/// Whether any rule holds calls back.
+/// How calls are held back, if any are: one of `LATENCY_*`.
 #[unsafe(no_mangle)]
 pub static KC_LATENCY: Global<u32> = Global::new(0);
 
@@ -170,6 +173,11 @@ pub static KC_PEER: Global<u32> = Global::new(0);
 /// Offsets of [`chaos_common::layout::MEMBERS`].
 #[unsafe(no_mangle)]
 pub static KC_LAYOUT: [Global<u32>; MEMBERS_COUNT] = [const { Global::new(0) }; MEMBERS_COUNT];
+
+/// Offsets of [`chaos_common::layout::SIGNAL_MEMBERS`].
+#[unsafe(no_mangle)]
+pub static KC_SIGNAL_LAYOUT: [Global<u32>; SIGNAL_MEMBERS.len()] =
+    [const { Global::new(0) }; SIGNAL_MEMBERS.len()];
 
 /// How tracing programs find a task's registers: one of `REGISTERS_*`.
 #[unsafe(no_mangle)]

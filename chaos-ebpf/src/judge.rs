@@ -12,7 +12,7 @@ use chaos_common::{
     counter::Outcome,
     decide::{decide, is_live},
     event::EVENTS_NONE,
-    latency::drawn,
+    latency::{LATENCY_NONE, drawn},
     limits::{RULES_MAX, RUNS_MAX},
     rule::{
         ACTS_CORRUPTING, ACTS_ENDING, KIND_DELAY, KIND_LATENCY, KIND_RESET, KIND_RESULTS, Rule, act,
@@ -106,7 +106,7 @@ impl Verdict {
         if KC_EVENTS.load() != EVENTS_NONE {
             self.rules |= 1 << (rule.number & 63);
         }
-        if KC_LATENCY.load() == 1 && rule.kind == KIND_LATENCY {
+        if KC_LATENCY.load() != LATENCY_NONE && rule.kind == KIND_LATENCY {
             self.latency_rule = rule.number;
             self.latency_ns = drawn(rule.result as u64, rule.jitter_ns, choice);
             return;
@@ -199,7 +199,7 @@ impl Event {
         count(index, outcome, &self.weight);
         if outcome == Outcome::Injected {
             verdict.add(rule, kernel.choice);
-            if KC_LATENCY.load() == 1 && run.deadline_ns != 0 {
+            if KC_LATENCY.load() != LATENCY_NONE && run.deadline_ns != 0 {
                 // The deadline has not passed.
                 verdict.latency_ns = verdict.latency_ns.min(run.deadline_ns.wrapping_sub(self.now_ns));
             }

@@ -1,7 +1,7 @@
 //! Calls that are held back.
 //!
-//! A program that may sleep can neither look at prefix trees nor be skipped where it must not sleep, so there are two on a
-//! hook: [`crate::syscall::kc_hook`] decides and leaves a note, [`kc_sleep`] runs behind it and sleeps.
+//! Either by the program that decides, which spins until the time is over. Or by another one that sleeps: a program that
+//! may sleep can neither look at prefix trees nor be skipped where it must not sleep, so there are two on a hook: [`crate::syscall::kc_hook`] decides and leaves a note, [`kc_sleep`] runs behind it and sleeps. Or by one behind the call: [`crate::stop::kc_stop`] finds such a note as well.
 
 use crate::{
     count::add,
@@ -15,9 +15,12 @@ use aya_ebpf::{
     helpers::generated::{bpf_dynptr_from_mem, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
 };
 use chaos_common::{
-    latency::{CODES, Hold, KFUNC_MAGIC, code},
-    limits::ERRNO_MAX,
+    latency::{
+        CODES, Hold, KFUNC_MAGIC, LATENCY_NONE, LATENCY_SPIN, LATENCY_STOP, SPIN_LOOKS, SPIN_TURNS, code,
+    },
+    limits::{ERRNO_MAX, SPIN_MAX_NS},
     rule::KIND_LATENCY,
+    syscall::ROW_RING,
 };
 use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
@@ -26,14 +29,25 @@ use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 #[unsafe(link_section = ".rodata.kc_name")]
 static KC_NAME: [u8; 12] = *b"user.kchaos\0";
 
-/// Leaves a note that the task's call is to be held back, if that is the verdict, and then returns `value`. Whether there is
-/// a note: the call goes on now, and fails only when it has been held back.
+/// Holds the task's call back, if that is the verdict, or leaves a note that it is to be, and then returns `value`. Whether
+/// the call goes on now, and fails only when it has been held back. `row` is the call's.
 #[inline(always)]
-pub fn note(verdict: &Verdict, task: u64, value: i64) -> bool {
-    if KC_LATENCY.load() == 0 || !verdict.has(KIND_LATENCY) {
+pub fn note(verdict: &Verdict, task: u64, value: i64, row: u32) -> bool {
+    if KC_LATENCY.load() == LATENCY_NONE || !verdict.has(KIND_LATENCY) {
         return false;
     }
     let hold = Hold { asked_ns: verdict.latency_ns, result: value, rule: verdict.latency_rule, reserved: 0 };
+    if KC_LATENCY.load() == LATENCY_SPIN {
+        account(&hold, kc_spin(hold.asked_ns.min(SPIN_MAX_NS) as u32).into());
+        return false;
+    }
+    if KC_LATENCY.load() == LATENCY_STOP {
+        // What a ring does has no function of its own, behind which the note would be found.
+        if row < ROW_RING {
+            let _ = KC_HOLDS.insert(task, hold, 0);
+        }
+        return false;
+    }
     match KC_HOLDS.insert(task, hold, 0) {
         Ok(()) => true,
         // Without room for it, the call is counted as let go early.
@@ -42,6 +56,45 @@ pub fn note(verdict: &Verdict, task: u64, value: i64) -> bool {
             false
         }
     }
+}
+
+/// Spins for `asked_ns` and returns for how long it did. What it is bounded by is far longer ([`SPIN_TURNS`]).
+///
+/// A global function, as is what it calls, for the verifier's sake: it follows each once, where it would follow the turns of
+/// their loops anew in every copy of a program and on every path to them. Where nothing spins, all it follows is the way out.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kc_spin(asked_ns: u32) -> u32 {
+    if KC_LATENCY.load() != LATENCY_SPIN {
+        return 0;
+    }
+    // SAFETY: the helper has no preconditions.
+    let begin_ns = unsafe { bpf_ktime_get_ns() };
+    let mut took_ns = 0;
+    for _ in 0..SPIN_TURNS {
+        // SAFETY: as above.
+        took_ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(begin_ns) as u32;
+        if took_ns >= asked_ns {
+            break;
+        }
+        kc_spin_turn(asked_ns - took_ns);
+    }
+    took_ns
+}
+
+/// Spins for `left_ns`, or [`SPIN_LOOKS`] looks at the clock if that is less.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn kc_spin_turn(left_ns: u32) -> u32 {
+    // SAFETY: the helper has no preconditions.
+    let begin_ns = unsafe { bpf_ktime_get_ns() };
+    for _ in 0..SPIN_LOOKS {
+        // SAFETY: as above.
+        if unsafe { bpf_ktime_get_ns() }.wrapping_sub(begin_ns) >= u64::from(left_ns) {
+            return 1;
+        }
+    }
+    0
 }
 
 /// A security hook on which programs may sleep.

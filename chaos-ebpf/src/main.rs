@@ -28,6 +28,7 @@ mod peer;
 mod reset;
 mod rewrite;
 mod scratch;
+mod stop;
 mod syscall;
 mod syscall_match;
 mod target;

@@ -12,8 +12,8 @@ use aya_ebpf::{
 use chaos_common::{
     control::Control,
     counter::{LEAVING, RuleCounters},
-    event::RING_BYTES,
-    latency::{CODES, Held, Hold, SLEEPERS_MAX},
+    event::{RING_BYTES, RING_BYTES_MIN},
+    latency::{CODES, Held, Hold, SLEEPERS_MAX, STOPPED_MAX, Stopped},
     limits::{
         CALLERS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, PROCESSES_MAX, RULES_MAX,
         TARGETS_MAX, WALK_TARGETS_MAX,
@@ -150,6 +150,15 @@ pub static KC_HOLDS: HashMap<u64, Hold> = HashMap::with_max_entries(SLEEPERS_MAX
 /// Rule -> what became of its calls.
 #[map]
 pub static KC_HELD: Array<Held> = Array::with_max_entries(RULES_MAX as u32, 0);
+
+/// Thread group -> since when and for how long it is stopped, from before it is until it is let go on; and, at 0, the one
+/// that is just let go on, while there is a continuer.
+#[map]
+pub static KC_STOPPED: HashMap<u32, Stopped> = HashMap::with_max_entries(STOPPED_MAX + 1, 0);
+
+/// The thread groups as they are stopped, so that the continuer need not look for them.
+#[map]
+pub static KC_STOPS: RingBuf = RingBuf::with_byte_size(RING_BYTES_MIN, 0);
 
 /// The buffer whose size tells the sleeper a time. Nothing is ever written to it.
 #[map]

@@ -8,6 +8,7 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use chaos_common::{
     chain,
     decide::Source,
+    latency::LATENCY_NONE,
     rule::{ProcessCount, ProcessKey, Rule},
 };
 use core::arch::asm;
@@ -52,7 +53,7 @@ impl Source for Kernel {
 
     #[inline(always)]
     fn has_results(&self) -> bool {
-        KC_DRAWN_RESULTS.load() == 1 || KC_CORRUPT.load() != 0 || KC_LATENCY.load() == 1
+        KC_DRAWN_RESULTS.load() == 1 || KC_CORRUPT.load() != 0 || KC_LATENCY.load() != LATENCY_NONE
     }
 
     #[inline(always)]

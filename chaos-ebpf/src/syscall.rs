@@ -40,6 +40,14 @@ pub fn kc_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// The same without a result, for calls that are held back and do not fail: nothing is overridden, so that it needs
+/// neither of the kernel's options for that and reaches every function.
+#[kprobe]
+pub fn kc_slow(ctx: ProbeContext) -> u32 {
+    let _goes_on = kprobe_result(&ctx);
+    0
+}
+
 #[inline(always)]
 fn kprobe_result(ctx: &ProbeContext) -> Option<i64> {
     let target = target::of_task()?;
@@ -160,6 +168,6 @@ fn result_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Fa
     // A value on every path, which the verifier wants to see and the compiler would leave out where the call goes on.
     let value = black_box(result.unwrap_or(0));
     event::call(&verdict, value, row, task);
-    let waits = latency::note(&verdict, task, value);
+    let waits = latency::note(&verdict, task, value, row);
     if fails && !waits { Some(value) } else { None }
 }

@@ -37,7 +37,7 @@ pub extern "C" fn kc_watch_end(ctx: *const u64) -> i32 {
 /// The function's result. Loads are written out: the compiler would make them one, from a context that was added to, which
 /// the verifier refuses.
 #[inline(always)]
-fn result(ctx: *const u64) -> i64 {
+pub fn result(ctx: *const u64) -> i64 {
     let value: i64;
     // SAFETY: the verifier follows one of both and checks it by the function's own type.
     unsafe {

@@ -140,6 +140,11 @@ pub fn mechanism_works(name: &str) -> Result<bool> {
     })
 }
 
+/// Whether programs can look on at any function (CONFIG_KPROBES).
+pub fn has_kprobes() -> bool {
+    Path::new("/sys/bus/event_source/devices/kprobe").exists()
+}
+
 /// The mechanism that carries `openat` here, if any.
 pub fn openat_mechanism() -> Result<Option<&'static str>> {
     for name in ["lsm", "fmod_ret_security", "fmod_ret_sys", "kprobe_multi", "kprobe"] {

@@ -30,6 +30,7 @@ pub mod program_info;
 pub mod samples;
 pub mod screen;
 pub mod skip;
+pub mod slowed;
 pub mod spawn;
 pub mod summary;
 pub mod syscall_errors;

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::capability::{
-    delay_missing, fails_syscalls, fmod_ret_security_works, fmod_ret_sys_works, has_tcx, kprobe_multi_works,
-    kprobe_override_works, lsm_lists_bpf, lsm_works, socket_hooks_work,
+    delay_missing, fails_syscalls, fmod_ret_security_works, fmod_ret_sys_works, has_kprobes, has_tcx,
+    kprobe_multi_works, kprobe_override_works, lsm_lists_bpf, lsm_works, socket_hooks_work,
 };
 use integration_tests::cgroup::{TestCgroup, v1_mount_point};
 use integration_tests::kchaos::binary;
@@ -77,6 +77,8 @@ fn doctor_agrees_with_what_was_tried_here() -> Result<()> {
         ("kprobe", kprobe_override_works()),
         ("cgroup_sock_addr", socket_hooks_work()),
         ("seccomp", true),
+        ("spin", has_kprobes()),
+        ("stop_continue", has_kprobes() && fmod_ret_security_works()?),
         // fmod_ret is a trampoline as well.
         ("fentry", fmod_ret_security_works()?),
     ];
@@ -93,7 +95,7 @@ fn doctor_agrees_with_what_was_tried_here() -> Result<()> {
 }
 
 fn is_call_on_files(verdict: &Verdict) -> bool {
-    verdict.what.contains("system call") && verdict.mechanism != "cgroup_sock_addr"
+    verdict.what == "system call errors" && verdict.mechanism != "cgroup_sock_addr"
 }
 
 #[test]

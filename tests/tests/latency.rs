@@ -1,18 +1,16 @@
 //! Calls that are held back: for as long as asked, nobody else's, and never after the end of whoever holds them.
 
-use std::sync::atomic::Ordering::Release;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::Role;
 use integration_tests::capability::mechanism_works;
-use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::kchaos::{Kchaos, Running};
 use integration_tests::measure::measure;
 use integration_tests::patience::{patience, wait_for};
 use integration_tests::skip;
-use integration_tests::spawn::{Place, Victim};
-use integration_tests::summary::Summary;
+use integration_tests::slowed::{SOON, Scene, go, goes_soon, holder_of};
+use integration_tests::spawn::Victim;
 use integration_tests::times::{Times, median};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,68 +18,13 @@ use serde_json::json;
 
 const BY: &str = "--mechanism lsm_sleep";
 
-/// A target, a place beside it, and a place for kchaos.
-struct Scene {
-    _cgroup: TestCgroup,
-    target_cgroup: Cgroup,
-    target: Place,
-    beside: Place,
-    runner: Place,
-}
-
-impl Scene {
-    fn new() -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let target_cgroup = cgroup.child("target")?;
-        let target = Place::default().in_cgroup(&target_cgroup);
-        let beside = Place::default().in_cgroup(&cgroup.child("beside")?);
-        let runner = Place::default().in_cgroup(&cgroup.child("runner")?);
-        Ok(Self { _cgroup: cgroup, target_cgroup, target, beside, runner })
-    }
-
-    fn start(&self, faults: &str) -> Result<Running> {
-        let mut running =
-            Kchaos::inject(&format!("{BY} {faults}"), self.target_cgroup.path()).at(&self.runner).start()?;
-        running.armed()?;
-        Ok(running)
-    }
-
-    /// A victim in the target that does not begin yet.
-    fn victim(&self, words: &str) -> Result<Victim> {
-        let mut victim = Victim::start(&self.target, &format!("timed --wait {words}"))?;
-        victim.ready()?;
-        Ok(victim)
-    }
-
-    /// What victims in the target and beside it measure under faults.
-    fn under(&self, faults: &str, words: &str) -> Result<(Times, Times, Summary)> {
-        let mut victim = self.victim(words)?;
-        let mut other = Victim::start(&self.beside, &format!("timed --wait {words}"))?;
-        other.ready()?;
-        let running = self.start(faults)?;
-        go(&victim);
-        go(&other);
-        let times = Times::of(&mut victim)?;
-        let beside = Times::of(&mut other)?;
-        let finished = running.interrupt()?;
-        let summary = finished.summary()?;
-        // Shown with a test that fails.
-        println!("{faults}: {}", finished.text());
-        Ok((times, beside, summary))
-    }
-
-    /// A victim that is held back for half a minute, and who holds it.
-    fn held(&self, faults: &str) -> Result<(Victim, Running)> {
-        let victim = self.victim("--call openat -n 1")?;
-        let running = self.start(faults)?;
-        go(&victim);
-        wait_for("a call to be held back", || Ok(is_held(victim.pid())?.then_some(())))?;
-        Ok((victim, running))
-    }
-}
-
-fn go(victim: &Victim) {
-    victim.board.go.store(1, Release);
+/// A victim that is held back for half a minute, and who holds it.
+fn held(scene: &Scene, faults: &str) -> Result<(Victim, Running)> {
+    let victim = scene.victim("--call openat -n 1")?;
+    let running = scene.start(faults)?;
+    go(&victim);
+    wait_for("a call to be held back", || Ok(is_held(victim.pid())?.then_some(())))?;
+    Ok((victim, running))
 }
 
 /// Whether a process waits for the sleeper.
@@ -90,32 +33,7 @@ fn is_held(pid: u32) -> Result<bool> {
     Ok(at.contains("request_wait") || at.contains("fuse"))
 }
 
-/// The sleeper of an owner.
-fn sleeper_of(owner: u32) -> Result<u32> {
-    let parent = format!("PPid:\t{owner}");
-    for entry in std::fs::read_dir("/proc")? {
-        let path = entry?.path();
-        // Processes may end in between.
-        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
-        let words = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        if status.lines().any(|line| line == parent) && words.starts_with(b"kchaos-sleeper") {
-            let name = path.file_name().context("no name")?.to_string_lossy().into_owned();
-            return name.parse().context("its id");
-        }
-    }
-    bail!("{owner} has no sleeper")
-}
-
 const HALF_A_MINUTE: &str = "--slow openat=30s";
-/// Far below it, and far above what the documentation promises.
-const SOON: Duration = Duration::from_secs(20);
-
-fn goes_soon(victim: &mut Victim, begin: Instant) -> Result<Duration> {
-    let times = Times::of(victim)?;
-    let took = begin.elapsed();
-    ensure!(took < SOON && times.errnos.is_empty(), "after {took:?}: {times:?}");
-    Ok(took)
-}
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -123,7 +41,7 @@ fn a_call_takes_as_long_as_asked_and_others_do_not() -> Result<()> {
     if !mechanism_works("lsm_sleep")? {
         skip!("no BPF LSM programs that sleep");
     }
-    let scene = Scene::new()?;
+    let scene = Scene::new("lsm_sleep")?;
     for (call, asked_ms, n) in [("openat", 1, 30), ("openat", 50, 20), ("connect", 20, 20)] {
         let words = format!("--call {call} -n {n} --threads 2");
         let faults = format!("--slow {call}={asked_ms}ms");
@@ -168,7 +86,7 @@ fn turns_jitter_and_errors_go_with_it() -> Result<()> {
     if !mechanism_works("lsm_sleep")? {
         skip!("no BPF LSM programs that sleep");
     }
-    let scene = Scene::new()?;
+    let scene = Scene::new("lsm_sleep")?;
     let (felt, _, _) = scene.under("--slow openat=200ms,every=3", "--call openat -n 12")?;
     let slow: Vec<_> = felt.own_us.iter().map(|us| *us >= 200_000).collect();
     ensure!(slow == [false, false, true].repeat(4), "not every third one: {felt:?}");
@@ -200,12 +118,12 @@ fn sigkill_ends_it_and_other_signals_do_not() -> Result<()> {
     if !mechanism_works("lsm_sleep")? {
         skip!("no BPF LSM programs that sleep");
     }
-    let scene = Scene::new()?;
+    let scene = Scene::new("lsm_sleep")?;
     let (felt, _, _) = scene.under("--slow openat=300ms", "--call openat -n 3 --interrupted")?;
     ensure!(felt.own_us.iter().all(|us| *us >= 300_000), "signals cut it short: {felt:?}");
 
     for interrupted in [false, true] {
-        let (mut victim, running) = scene.held(HALF_A_MINUTE)?;
+        let (mut victim, running) = held(&scene, HALF_A_MINUTE)?;
         if interrupted {
             // The kernel tells of the first signal only.
             victim.signal(Signal::SIGWINCH)?;
@@ -229,8 +147,8 @@ fn the_end_of_a_run_lets_everybody_go() -> Result<()> {
     if !mechanism_works("lsm_sleep")? {
         skip!("no BPF LSM programs that sleep");
     }
-    let scene = Scene::new()?;
-    let (mut victim, running) = scene.held(HALF_A_MINUTE)?;
+    let scene = Scene::new("lsm_sleep")?;
+    let (mut victim, running) = held(&scene, HALF_A_MINUTE)?;
     let begin = Instant::now();
     let summary = running.interrupt()?.summary()?;
     goes_soon(&mut victim, begin)?;
@@ -259,15 +177,15 @@ fn whoever_holds_may_be_killed_or_stopped() -> Result<()> {
     if !mechanism_works("lsm_sleep")? {
         skip!("no BPF LSM programs that sleep");
     }
-    let scene = Scene::new()?;
+    let scene = Scene::new("lsm_sleep")?;
     for (who, signal) in [
         ("owner", Signal::SIGKILL),
         ("owner", Signal::SIGSTOP),
         ("sleeper", Signal::SIGKILL),
         ("sleeper", Signal::SIGSTOP),
     ] {
-        let (mut victim, running) = scene.held(HALF_A_MINUTE)?;
-        let sleeper = sleeper_of(running.pid())?;
+        let (mut victim, running) = held(&scene, HALF_A_MINUTE)?;
+        let sleeper = holder_of(running.pid(), "kchaos-sleeper")?;
         let pid = if who == "owner" { running.pid() } else { sleeper };
         let begin = Instant::now();
         kill(Pid::from_raw(pid as i32), signal)?;

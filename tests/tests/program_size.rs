@@ -9,6 +9,7 @@ use chaos_userspace::inject::program::Kind;
 use chaos_userspace::plan::{EntryHook, Mechanism, SecurityHook, SocketHook, syscall::hooks};
 use chaos_userspace::spec::corrupt::Corrupt;
 use chaos_userspace::spec::network::{Direction, Effect};
+use chaos_userspace::spec::{Fault, syscall};
 use integration_tests::loaded::{Loaded, call, late_arrival, loss, packets, plan, strangers};
 use integration_tests::measure::measure;
 use integration_tests::program_info::info;
@@ -65,6 +66,14 @@ fn programs_are_told_with_their_sizes() -> Result<()> {
     add("read", &mut read, &Kind::Entry { function: FUNCTION.to_owned() });
     add("read", &mut read, &Kind::WatchBegin { function: FUNCTION.to_owned(), slot: 0 });
     add("read", &mut read, &Kind::WatchEnd { function: FUNCTION.to_owned(), slot: 0, arguments: 1 });
+    let slow = |holding| -> Result<Loaded> {
+        let fault = Fault::Syscall(Box::new(syscall::Fault::slow("read=1ms@10%")?));
+        Loaded::new(&plan(vec![(fault, vec![entry(EntryHook::Look), holding])])?, &one)
+    };
+    add("read, spin", &mut slow(Mechanism::Spin)?, &Kind::Slow);
+    let mut stopping = slow(Mechanism::Stop { function: FUNCTION.to_owned(), arguments: 1 })?;
+    add("read, stop", &mut stopping, &Kind::Slow);
+    add("read", &mut stopping, &Kind::Stop { function: FUNCTION.to_owned(), arguments: 1 });
     let by_process = plan(vec![call("read=EIO,when=3", entry(EntryHook::Kprobe))?])?;
     add("when", &mut Loaded::new(&by_process, &one)?, &Kind::Exit);
     let (hook, id) = ("file_open", hooks::id("file_open"));

@@ -20,8 +20,8 @@ pub struct Faults {
     )]
     fail: Vec<String>,
 
-    /// Hold a system call back, or a class of them such as %net, then let it go on; needs --mechanism lsm_sleep
-    /// or seccomp; repeat for more
+    /// Hold a system call back, or a class of them such as %net, then let it go on; needs --mechanism spin, stop_continue,
+    /// lsm_sleep or seccomp (kchaos help slow); repeat for more
     #[arg(
         long,
         value_name = "SYSCALL=TIME[@PERCENT][,jitter=TIME][,every=N][,...as for --fail]",

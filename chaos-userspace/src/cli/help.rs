@@ -146,6 +146,25 @@ const TOPICS: [Topic; 11] = [
         page: "docs/faults/syscall.md",
     },
     Topic {
+        name: "slow",
+        also: &["lsm_sleep", "spin", "stop_continue", "seccomp", "hang"],
+        does: "System calls are held back, then go on. How is chosen by --mechanism, never by itself: spin (any call, at most 1 ms, \
+               the processor is busy), stop_continue (any call, from 1 ms on, the whole process is stopped behind the call), \
+               lsm_sleep (open, exec, sockets and others; Linux 6.12), or with exec also seccomp (any call).",
+        felt: "Disks, locks and peers that answer late; timeouts.",
+        flags: &[
+            (
+                "--slow fsync=20ms@10%,jitter=5ms --mechanism stop_continue",
+                "of a running service, on any kernel",
+            ),
+            ("--slow read=500us,fd=file --mechanism spin", "reads from a disk that is somewhat busy"),
+            ("--slow openat=50ms,path=/var/www/* --mechanism lsm_sleep", "files are opened late"),
+            ("--slow close=2s,limit=1 --mechanism seccomp", "once, in a command that is started by exec"),
+        ],
+        file: "syscall: {calls: [fsync], latency: {time: 20ms, jitter: 5ms}, probability: 10%} # and spec.mechanism",
+        page: "docs/faults/syscall.md",
+    },
+    Topic {
         name: "return",
         also: &["lie", "success", "fsync"],
         does: "System calls do nothing and claim success.",

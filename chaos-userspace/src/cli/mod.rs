@@ -36,7 +36,7 @@ mod top;
 
 use crate::{
     host::privilege,
-    inject::{guardian, seccomp, sleeper},
+    inject::{continuer, guardian, seccomp, sleeper},
     observe::bystander,
     report::event::{Event, Sink},
 };
@@ -120,6 +120,9 @@ enum Command {
     /// The process that lets calls go that are held back
     #[command(hide = true)]
     Sleeper,
+    /// The process that lets processes go on that were stopped
+    #[command(hide = true)]
+    Continuer,
     /// The process that answers for a command's calls
     #[command(hide = true)]
     Receiver {
@@ -181,6 +184,7 @@ pub fn main() -> ExitCode {
         Command::Guardian { journal } => {
             guardian::watch(journal).map(|()| exit::DONE).map_err(Failure::internal)
         }
+        Command::Continuer => continuer::live().map(|()| exit::DONE).map_err(Failure::internal),
         Command::Sleeper => sleeper::live().map(|()| exit::DONE).map_err(Failure::internal),
         Command::Receiver { rows } => seccomp::live(&rows).map(|()| exit::DONE).map_err(Failure::internal),
         Command::Bystander => bystander::live()

@@ -4,7 +4,11 @@ use super::{console, exit, failure::Failure, run};
 use crate::{
     plan::syscall,
     probe::{Abilities as _, Unable, kernel::Kernel},
-    spec::{call_class::Class, returns::Needs, syscall::Call},
+    spec::{
+        call_class::Class,
+        returns::Needs,
+        syscall::{Call, Mechanism},
+    },
 };
 use clap::Args;
 use serde::Serialize;
@@ -16,6 +20,8 @@ struct Row {
     name: &'static str,
     /// In the order in which they are tried.
     mechanisms: Vec<&'static str>,
+    /// Those that hold it back, for --slow.
+    latency: Vec<&'static str>,
     /// Why there is none, if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreached: Option<Unable>,
@@ -69,7 +75,10 @@ fn row(call: Call, kernel: &Kernel) -> Row {
         Some((_, hooks)) if kernel.has_compat_callers() => syscall::compat_escapes(call, hooks, kernel),
         _ => vec![],
     };
+    let holds = |mechanism: &Mechanism| syscall::by(*mechanism, call, Needs::default(), kernel).is_ok();
+    let latency = [Mechanism::LsmSleep, Mechanism::Spin, Mechanism::StopContinue];
     Row {
+        latency: latency.iter().filter(|mechanism| holds(mechanism)).map(|one| one.name()).collect(),
         number: call.number(),
         name: call.name(),
         unreached: unreached.filter(|_| able.is_empty()),
@@ -82,6 +91,8 @@ fn row(call: Call, kernel: &Kernel) -> Row {
 
 fn line(row: &Row) -> String {
     let mechanisms = if row.mechanisms.is_empty() { "none".to_owned() } else { row.mechanisms.join(", ") };
+    let slow =
+        if row.latency.is_empty() { String::new() } else { format!("; slow: {}", row.latency.join(", ")) };
     let allow = if row.dangerous { " (needs --allow)" } else { "" };
     let escapes = if row.compat_escapes.is_empty() {
         String::new()
@@ -90,5 +101,5 @@ fn line(row: &Row) -> String {
     };
     let classes =
         if row.classes.is_empty() { String::new() } else { format!(" [{}]", row.classes.join(" ")) };
-    format!("{:3} {:24} {mechanisms}{classes}{allow}{escapes}\n", row.number, row.name)
+    format!("{:3} {:24} {mechanisms}{slow}{classes}{allow}{escapes}\n", row.number, row.name)
 }

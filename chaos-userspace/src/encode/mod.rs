@@ -20,6 +20,7 @@ use crate::{
 };
 use chaos_common::{
     control::{MODE_ENFORCE, MODE_OBSERVE, Run, STATE_AWAIT_EXEC, STATE_IDLE},
+    latency::{LATENCY_NONE, LATENCY_SLEEP, LATENCY_SPIN, LATENCY_STOP},
     limits::{CIDRS_MAX, FAST_TARGETS_MAX, LEVELS_MAX, RULES_MAX, RUNS_MAX, TARGETS_MAX, WALK_TARGETS_MAX},
     probability::{mix, seeded_draw},
     results::Results,
@@ -98,8 +99,8 @@ pub struct Image {
     pub calls: BTreeMap<u32, Call>,
     /// Row of the call table -> rules that the receiver of notifications goes by.
     pub notified: BTreeMap<u32, u64>,
-    /// Whether any program holds calls back.
-    pub sleeps: bool,
+    /// `KC_LATENCY`: how programs hold calls back.
+    pub latency: u32,
     /// Beginning of a task's name -> rules it is not ruled out for, what shorter beginnings say included.
     pub comms: Vec<(Vec<u8>, u64)>,
     /// User -> rules it is not ruled out for.
@@ -143,6 +144,9 @@ pub enum Error {
         /// Its level.
         level: u32,
     },
+    /// Runs hold calls back in different ways.
+    #[error("one engine holds calls back by one mechanism: start another one for the other")]
+    TwoLatencies,
 }
 
 fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {
@@ -184,7 +188,9 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     // Its packets come from the hooks of devices.
                     Mechanism::Line => {}
                     Mechanism::Entry { .. } | Mechanism::Security { .. } | Mechanism::Notification => {}
-                    Mechanism::Sleep { .. } => image.sleeps = true,
+                    Mechanism::Sleep { .. } => image.hold_back_by(LATENCY_SLEEP)?,
+                    Mechanism::Spin => image.hold_back_by(LATENCY_SPIN)?,
+                    Mechanism::Stop { .. } => image.hold_back_by(LATENCY_STOP)?,
                     Mechanism::Socket(_) => image.has_socket_hooks = true,
                 }
             }
@@ -313,6 +319,15 @@ fn salt(run: &str, rule: usize) -> u64 {
 }
 
 impl Image {
+    /// Programs that judge are told once how calls are held back.
+    fn hold_back_by(&mut self, how: u32) -> Result<(), Error> {
+        if self.latency != LATENCY_NONE && self.latency != how {
+            return Err(Error::TwoLatencies);
+        }
+        self.latency = how;
+        Ok(())
+    }
+
     /// The rows in which `hook` finds the rule: the call as 64-bit and 32-bit callers make it, and, for what a ring can
     /// ask for, the hook itself.
     fn add_call(&mut self, call: SystemCall, bit: u64, hook: &Mechanism) {
@@ -320,7 +335,7 @@ impl Image {
             Mechanism::Security { id, .. } => *id,
             Mechanism::Socket(_) => HOOK_SOCKET,
             // Judged by the program before it.
-            Mechanism::Sleep { .. } => return,
+            hook if hook.only_holds() => return,
             Mechanism::Notification => {
                 for (number, is_compat) in numbers(call) {
                     let row = call_row(number, is_compat);

@@ -295,7 +295,8 @@ with_turns! {
         /// Draw one of these results for each.
         #[serde(default)]
         pub errors: Vec<Outcome>,
-        /// Hold them back, then let them go on; needs `mechanism: lsm_sleep`.
+        /// Hold them back, then let them go on; needs `mechanism: lsm_sleep`,
+        /// `spin` or `stop_continue`.
         pub latency: Option<Latency>,
         /// Who counts.
         pub per: Option<Per>,

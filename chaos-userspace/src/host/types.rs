@@ -1,7 +1,7 @@
 //! The kernel's type information (BTF): ids of functions and offsets of members.
 //! Layout: Documentation/bpf/btf.rst.
 
-use chaos_common::layout::MEMBERS;
+use chaos_common::layout::{MEMBERS, SIGNAL_MEMBERS};
 use std::{collections::HashMap, fs};
 
 /// What is needed of it.
@@ -58,7 +58,8 @@ impl KernelTypes {
             rest.split(|byte| *byte == 0).next()
         };
         let wanted = |name: &[u8]| {
-            let mut names = STRUCTS.iter().chain(MEMBERS.iter().map(|(structure, _)| structure));
+            let mut names =
+                STRUCTS.iter().chain(MEMBERS.iter().chain(&SIGNAL_MEMBERS).map(|(structure, _)| structure));
             names.any(|known| known.as_bytes() == name)
         };
         let mut functions = HashMap::new();

@@ -4,7 +4,7 @@
 //! closed, and every link among them costs a grace period. It waits for the end of a pipe whose write end is the
 //! owner's highest descriptor, which the kernel closes first.
 
-use super::{attendant, control::ControlPage, journal::Journal, link::duplicate_from};
+use super::{attendant, continuer, control::ControlPage, journal::Journal, link::duplicate_from};
 use crate::{host::cgroup, runs};
 use nix::{fcntl, sys::resource, unistd};
 use std::{
@@ -31,9 +31,10 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Starts one for the engine with this control map and journal. `program` is `kchaos`. What happens before it watches
+    /// Starts one for the engine with this journal and these maps: that of the control page, and that of stopped processes.
+    /// `program` is `kchaos`. What happens before it watches
     /// it finds out when it does: its pipe tells the owner's end then as well.
-    pub fn start(program: &Path, control_map: BorrowedFd<'_>, journal: &Journal) -> io::Result<Self> {
+    pub fn start(program: &Path, maps: [BorrowedFd<'_>; 2], journal: &Journal) -> io::Result<Self> {
         let (read_end, write_end) = unistd::pipe2(fcntl::OFlag::O_CLOEXEC)?;
         let mut command = Command::new(program);
         command
@@ -43,7 +44,7 @@ impl Guardian {
             .stdin(Stdio::from(read_end))
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let process = attendant::spawn(&mut command, &[control_map])?;
+        let process = attendant::spawn(&mut command, &maps)?;
         let pipe = File::from(duplicate_from(write_end.as_fd(), highest_number()?)?);
         drop(write_end);
         Ok(Self { process, pipe: Some(pipe) })
@@ -85,8 +86,8 @@ fn highest_number() -> io::Result<RawFd> {
 /// The guardian's whole life. `journal` is the path of the journal; it is read when it is needed, so that it tells
 /// the latest.
 pub fn watch(journal: PathBuf) -> io::Result<()> {
-    // SAFETY: the owner passes the control map, and this process has opened nothing.
-    let [control_map] = unsafe { attendant::received() }?;
+    // SAFETY: the owner passes both maps, and this process has opened nothing.
+    let [control_map, stopped] = unsafe { attendant::received() }?;
     let page = ControlPage::map(&control_map)?;
     page.set_own_tgid(1, super::identity::thread_group_id());
     attendant::say_ready()?;
@@ -104,6 +105,8 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
         Some(WAIT_FOR_CGROUP) => finish(&journal, false),
         _ => {
             page.set_armed(false);
+            // The continuer may be dead as well. There is nobody to tell.
+            let _ = continuer::let_all_go(&page, stopped);
             drop(page);
             drop(control_map);
             let _ = std::fs::remove_file(journal.with_extension(runs::EXTENSION));

@@ -5,10 +5,12 @@
 mod attendant;
 pub mod bpf;
 pub mod clsact;
+pub mod continuer;
 pub mod control;
 pub mod engine;
 pub mod functions;
 pub mod guardian;
+mod holder;
 pub mod identity;
 pub mod journal;
 pub mod lease;

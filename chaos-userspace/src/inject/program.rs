@@ -85,6 +85,8 @@ pub enum Kind {
     Kprobe,
     /// Entry of system call functions, as a kprobe of a link on many.
     KprobeMulti,
+    /// The same for calls that are held back and do not fail.
+    Slow,
     /// Entry of one system call function, in a trampoline.
     Entry {
         /// The function.
@@ -101,6 +103,13 @@ pub enum Kind {
     Sleep {
         /// As above.
         hook: &'static str,
+    },
+    /// Stopping the process behind a system call function.
+    Stop {
+        /// The function.
+        function: String,
+        /// Its arguments, before which its result does not come: 0 or 1.
+        arguments: u32,
     },
     /// The kernel's function that asks an LSM hook, in a trampoline.
     Security {
@@ -150,9 +159,11 @@ impl Kind {
             Self::Witness => "kc_witness",
             Self::Namespace => "kc_namespace",
             Self::Kprobe | Self::KprobeMulti => "kc_kprobe",
+            Self::Slow => "kc_slow",
             Self::Entry { .. } => "kc_entry",
             Self::Lsm { .. } | Self::Security { .. } => "kc_hook",
             Self::Sleep { .. } => "kc_sleep",
+            Self::Stop { .. } => "kc_stop",
             Self::Socket { .. } => "kc_socket",
             Self::Exec => "kc_exec",
             Self::Exit => "kc_exit",
@@ -164,11 +175,12 @@ impl Kind {
     /// What the loader writes into the copy: the hook's id and the target's slot.
     fn places(&self) -> (u32, u32) {
         match self {
-            Self::Kprobe | Self::KprobeMulti | Self::Entry { .. } => (HOOK_ENTRY, 0),
+            Self::Kprobe | Self::KprobeMulti | Self::Slow | Self::Entry { .. } => (HOOK_ENTRY, 0),
             Self::Lsm { id, .. } | Self::Security { id, .. } => (*id, 0),
             Self::Socket { slot, .. } => (HOOK_SOCKET, *slot),
             Self::WatchBegin { slot, .. } => (0, *slot),
             Self::WatchEnd { slot, arguments, .. } => (*arguments, *slot),
+            Self::Stop { arguments, .. } => (*arguments, 0),
             Self::NetEgress
             | Self::NetEgressWithLines { .. }
             | Self::NetArrival { .. }
@@ -194,14 +206,14 @@ impl Kind {
             Self::NetIngress => (ProgramType::CgroupSkb, AttachType::CgroupInetIngress),
             Self::Witness => (ProgramType::CgroupSkb, AttachType::CgroupInetEgress),
             Self::Namespace => (ProgramType::CgroupSock, AttachType::CgroupInetSockCreate),
-            Self::Kprobe => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
+            Self::Kprobe | Self::Slow => (ProgramType::Kprobe, AttachType::CgroupInetIngress),
             Self::KprobeMulti => (ProgramType::Kprobe, AttachType::KprobeMulti),
             Self::Entry { .. } | Self::Security { .. } => (ProgramType::Tracing, AttachType::ModifyReturn),
             Self::Lsm { .. } | Self::Sleep { .. } => (ProgramType::Lsm, AttachType::LsmMac),
             Self::Socket { attach_type, .. } => (ProgramType::CgroupSockAddr, *attach_type),
             Self::Exec | Self::Exit => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
             Self::WatchBegin { .. } => (ProgramType::Tracing, AttachType::FunctionEntry),
-            Self::WatchEnd { .. } => (ProgramType::Tracing, AttachType::FunctionExit),
+            Self::WatchEnd { .. } | Self::Stop { .. } => (ProgramType::Tracing, AttachType::FunctionExit),
         }
     }
 }
@@ -274,6 +286,7 @@ impl Programs {
         let attach_btf_id = match kind {
             Kind::Lsm { hook, .. } | Kind::Sleep { hook } => self.function_id(&format!("bpf_lsm_{hook}"))?,
             Kind::Entry { function }
+            | Kind::Stop { function, .. }
             | Kind::Security { function, .. }
             | Kind::WatchBegin { function, .. }
             | Kind::WatchEnd { function, .. } => self.function_id(function)?,
@@ -377,9 +390,11 @@ mod tests {
             Kind::Namespace,
             Kind::Kprobe,
             Kind::KprobeMulti,
+            Kind::Slow,
             Kind::Entry { function: function() },
             Kind::Lsm { hook: "x", id: 1 },
             Kind::Sleep { hook: "x" },
+            Kind::Stop { function: function(), arguments: 1 },
             Kind::Security { function: function(), id: 1 },
             Kind::Socket { attach_type: AttachType::Inet4Connect, slot: 0 },
             Kind::Exec,

@@ -45,9 +45,21 @@ pub fn explain(plan: &Plan, target: &str, warnings: &[String]) -> String {
         let _ = writeln!(text, "{}. {}: {}{counted}.", number + 1, rule.name, rule.fault);
         if rule.calls.len() > 1 {
             text.push_str(&calls(&rule.calls));
+            if let Some(holding) = rule.mechanisms.iter().find(|mechanism| mechanism.only_holds()) {
+                let _ = writeln!(text, "   The first of them, likewise the others: {}", sentence(holding));
+            }
         } else {
+            let mut stops = false;
             for mechanism in &rule.mechanisms {
-                let _ = writeln!(text, "   {}", sentence(mechanism));
+                // What it means is said once.
+                let said = match mechanism {
+                    Mechanism::Stop { function, .. } if stops => {
+                        format!("The same at the end of {function}.")
+                    }
+                    _ => sentence(mechanism),
+                };
+                stops |= matches!(mechanism, Mechanism::Stop { .. });
+                let _ = writeln!(text, "   {said}");
             }
         }
         for limit in &rule.limits {
@@ -102,11 +114,29 @@ fn sentence(mechanism: &Mechanism) -> String {
              only kchaos holds, so that it goes with its owner. They lose skb->mark and skb->priority on the way."
             .to_owned(),
         Mechanism::CgroupSkb => "A cgroup_skb program on the target judges arriving packets; no other process runs it.".to_owned(),
+        Mechanism::Entry { by: EntryHook::Look, function } => format!(
+            "A kprobe on {function} meets it as it begins, for tasks of the target, and changes no result. Every caller of \
+             this system call on the host pays for one look at its cgroup. io_uring does not pass here."
+        ),
+        Mechanism::Spin => "The program that meets it spins until the time is over: exact, at most 1 ms, on the processor of the \
+             calling task, which at a kprobe nobody else gets meanwhile. Signals wait so long, SIGKILL too; so does the end of \
+             the run, which is less than its lease."
+            .to_owned(),
+        Mechanism::Stop { function, .. } => format!(
+            "Behind the call: a program at the end of {function} (fexit) stops the whole process by SIGSTOP, and a process of \
+             kchaos (kchaos-continuer) lets it go on by SIGCONT when the time is over, which begins when it stands still. All its \
+             threads stand still, calls of the others that wait may fail with EINTR; its parent is told (waitpid with WUNTRACED: a \
+             shell takes its job back), and a handler of SIGCONT runs. Traced processes, and those that somebody else is stopping, are left \
+             alone; one that somebody else stops meanwhile stays stopped. If kchaos dies, or kchaos-continuer does, all go \
+             on at once; if kchaos is stopped, within 1.1 s; if kchaos-continuer is, within 3.2 s. Only if kchaos, \
+             kchaos-continuer and kchaos-guardian are all killed at once does a process that stands still then need a SIGCONT \
+             from somebody else."
+        ),
         Mechanism::Entry { by, function } => {
             let how = match by {
                 EntryHook::FmodRet => "A trampoline (fmod_ret)",
                 EntryHook::KprobeMulti => "A kprobe.multi link",
-                EntryHook::Kprobe => "A kprobe",
+                EntryHook::Kprobe | EntryHook::Look => "A kprobe",
             };
             format!(
                 "{how} on {function} sets its result for tasks of the target, before the call does anything. Every \

@@ -17,7 +17,7 @@ use crate::{
     probe::{Abilities, Unable},
     spec::{self, Fault, Problems, Spec, syscall::Call},
 };
-use chaos_common::layout::MEMBERS_COUNT;
+use chaos_common::layout::{MEMBERS_COUNT, SIGNAL_MEMBERS};
 use std::time::Duration;
 
 /// One run, ready to be injected.
@@ -60,6 +60,8 @@ pub struct Registers {
     pub signal_live: u32,
     /// Offsets of `chaos_common::layout::MEMBERS`.
     pub layout: [u32; MEMBERS_COUNT],
+    /// Offsets of `chaos_common::layout::SIGNAL_MEMBERS`.
+    pub signals: [u32; SIGNAL_MEMBERS.len()],
 }
 
 impl Registers {
@@ -117,6 +119,15 @@ pub enum Mechanism {
         /// Name of the hook.
         hook: &'static str,
     },
+    /// Spinning, in whichever program judges the call.
+    Spin,
+    /// Stopping the process behind the function of a call.
+    Stop {
+        /// The function.
+        function: String,
+        /// Its arguments: 1, the caller's registers, or 0.
+        arguments: u32,
+    },
     /// Security hook.
     Security {
         /// How its result is set.
@@ -141,6 +152,8 @@ pub enum EntryHook {
     KprobeMulti,
     /// By a kprobe.
     Kprobe,
+    /// Not at all: a kprobe that overrides nothing.
+    Look,
 }
 
 impl EntryHook {
@@ -149,7 +162,7 @@ impl EntryHook {
         match self {
             Self::FmodRet => "fmod_ret_sys",
             Self::KprobeMulti => "kprobe_multi",
-            Self::Kprobe => "kprobe",
+            Self::Kprobe | Self::Look => "kprobe",
         }
     }
 }
@@ -227,6 +240,8 @@ impl Mechanism {
             Self::CgroupSkb => "cgroup_skb",
             Self::Entry { by, .. } => by.name(),
             Self::Sleep { .. } => "lsm_sleep",
+            Self::Spin => "spin",
+            Self::Stop { .. } => "stop_continue",
             Self::Security { by, .. } => by.name(),
             Self::Socket(_) => "cgroup_sock_addr",
             Self::Notification => "seccomp",
@@ -248,20 +263,29 @@ impl Mechanism {
     /// The program that serves it, if one does. Socket hooks have one for all targets that are subject to the same, in `slot`.
     pub fn program(&self, slot: u32) -> Option<Kind> {
         Some(match self {
-            Self::Notification => return None,
+            Self::Notification | Self::Spin => return None,
             Self::Tcx | Self::Clsact | Self::Line => Kind::NetEgress,
             Self::Arrival => Kind::NetArrival { namespace: 0 },
             Self::CgroupSkb => Kind::NetIngress,
             Self::Entry { by: EntryHook::Kprobe, .. } => Kind::Kprobe,
+            Self::Entry { by: EntryHook::Look, .. } => Kind::Slow,
             Self::Entry { by: EntryHook::KprobeMulti, .. } => Kind::KprobeMulti,
             Self::Entry { by: EntryHook::FmodRet, function } => Kind::Entry { function: function.clone() },
             Self::Sleep { hook } => Kind::Sleep { hook },
+            Self::Stop { function, arguments } => {
+                Kind::Stop { function: function.clone(), arguments: *arguments }
+            }
             Self::Security { by: SecurityHook::Lsm, hook, id } => Kind::Lsm { hook, id: *id },
             Self::Security { by: SecurityHook::FmodRet, hook, id } => {
                 Kind::Security { function: syscall::security_function(hook), id: *id }
             }
             Self::Socket(hook) => Kind::Socket { attach_type: hook.attach_type(), slot },
         })
+    }
+
+    /// Whether it only holds back what another one has judged.
+    pub fn only_holds(&self) -> bool {
+        matches!(self, Self::Sleep { .. } | Self::Spin | Self::Stop { .. })
     }
 
     /// The function, if its result is set by overriding it at a kprobe. A trampoline on the same function goes on from an

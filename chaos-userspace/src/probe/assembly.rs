@@ -11,6 +11,8 @@ pub const TASK_PT_REGS: u32 = 175;
 /// See [`GET_CURRENT_CGROUP_ID`].
 pub const SET_RETVAL: u32 = 187;
 /// See [`GET_CURRENT_CGROUP_ID`].
+pub const SEND_SIGNAL: u32 = 109;
+/// See [`GET_CURRENT_CGROUP_ID`].
 pub const OVERRIDE_RETURN: u32 = 58;
 /// See [`GET_CURRENT_CGROUP_ID`].
 pub const GET_CURRENT_ANCESTOR_CGROUP_ID: u32 = 123;

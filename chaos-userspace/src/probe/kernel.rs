@@ -38,6 +38,7 @@ pub struct Kernel {
     cgroup_skb: OnceCell<Result<(), Unable>>,
     kprobe: OnceCell<Result<(), Unable>>,
     kprobe_multi: OnceCell<Result<(), Unable>>,
+    looking_kprobe: OnceCell<Result<(), Unable>>,
     fmod_ret_sys: OnceCell<Result<(), Unable>>,
     fmod_ret_security: OnceCell<Result<(), Unable>>,
     socket_hooks: OnceCell<Result<(), Unable>>,
@@ -46,6 +47,7 @@ pub struct Kernel {
     fentry: OnceCell<Result<(), Unable>>,
     lsm: OnceCell<Result<(), Unable>>,
     sleep: OnceCell<Result<(), Unable>>,
+    stop: OnceCell<Result<(), Unable>>,
     task_ancestor: OnceCell<Result<bool, Unable>>,
     exact_counting: OnceCell<Result<bool, Unable>>,
     types: OnceCell<Option<KernelTypes>>,
@@ -343,6 +345,11 @@ impl Abilities for Kernel {
         self.with_type("fmod_ret_security", function)
     }
 
+    fn kprobe(&self, function: &str) -> Result<(), Unable> {
+        self.looking_kprobe.get_or_init(syscall::try_looking_kprobe).clone()?;
+        self.with_symbol("kprobe", function)
+    }
+
     fn fentry(&self, function: &str) -> Result<(), Unable> {
         self.with_type("fentry", function)?;
         self.fentry.get_or_init(|| syscall::try_fentry(self.types()?, function)).clone()
@@ -356,6 +363,10 @@ impl Abilities for Kernel {
     fn sleep(&self, hook: &str) -> Result<(), Unable> {
         self.sleep.get_or_init(|| latency::try_sleep(self)).clone()?;
         latency::may_sleep(self.types()?, hook)
+    }
+
+    fn stop(&self) -> Result<(), Unable> {
+        self.stop.get_or_init(|| latency::try_stop(self)).clone()
     }
 
     fn seccomp(&self) -> Result<(), Unable> {

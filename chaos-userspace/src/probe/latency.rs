@@ -2,17 +2,21 @@
 
 use super::{
     Abilities as _, Unable,
-    assembly::{exit, mov},
-    kernel::{Kernel, load},
+    assembly::{SEND_SIGNAL, call, exit, mov},
+    kernel::{Kernel, load, refused},
 };
 use crate::{
     host::types::KernelTypes,
     inject::{
         bpf::{AttachType, ProgramType},
-        sleeper,
+        continuer, sleeper,
     },
+    plan::syscall::entry,
 };
-use chaos_common::latency::KFUNCS;
+use chaos_common::{
+    latency::KFUNCS,
+    layout::{SIGNAL_MEMBERS, UNKNOWN},
+};
 
 const NAME: &str = "lsm_sleep";
 
@@ -32,6 +36,38 @@ pub fn try_sleep(kernel: &Kernel) -> Result<(), Unable> {
             "load the module fuse (CONFIG_FUSE_FS) and run as root with /dev/fuse",
         )
     })
+}
+
+/// What stopping processes needs: to find out whether somebody else does, to send them a signal, and their ids.
+pub fn try_stop(kernel: &Kernel) -> Result<(), Unable> {
+    const NAME: &str = "stop_continue";
+    let types = kernel.types()?;
+    let registers = kernel.registers();
+    let mut members = SIGNAL_MEMBERS.iter().zip(&registers.signals);
+    if let Some(((structure, member), _)) = members.find(|(_, offset)| **offset == UNKNOWN) {
+        return Err(Unable::new(
+            format!("{NAME}: this kernel's type information has no {structure}.{member}"),
+            "use another mechanism",
+        ));
+    }
+    if !registers.sees_exits() {
+        return Err(Unable::new(
+            format!("{NAME}: this kernel's type information does not tell of a process's signals"),
+            "use another mechanism",
+        ));
+    }
+    let function = types.function(&entry::function("openat", true)).unwrap_or_default();
+    // Loaded, and never run.
+    let code = [mov(1, libc::SIGSTOP), call(SEND_SIGNAL), mov(0, 0), exit()];
+    load(ProgramType::Tracing, AttachType::FunctionExit, &code, function, false)
+        .map_err(|error| refused("fexit programs that send signals", error))?;
+    if !continuer::sees_all_processes() {
+        return Err(Unable::new(
+            format!("{NAME}: in a pid namespace processes have other ids than kernel programs see"),
+            "run kchaos in the host's pid namespace (hostPID: true)",
+        ));
+    }
+    Ok(())
 }
 
 /// Whether programs on this hook may sleep.

@@ -69,12 +69,16 @@ pub trait Abilities {
     fn fmod_ret_sys(&self, function: &str) -> Result<(), Unable>;
     /// Replacing this security function in a trampoline.
     fn fmod_ret_security(&self, function: &str) -> Result<(), Unable>;
+    /// Looking on where this function begins, by a kprobe.
+    fn kprobe(&self, function: &str) -> Result<(), Unable>;
     /// Looking on where this function begins and ends.
     fn fentry(&self, function: &str) -> Result<(), Unable>;
     /// A BPF LSM program on this hook that really fires.
     fn lsm(&self, hook: &str) -> Result<(), Unable>;
     /// A BPF LSM program that sleeps on this hook, until the sleeper answers.
     fn sleep(&self, hook: &str) -> Result<(), Unable>;
+    /// Stopping processes behind their calls, and letting them go on.
+    fn stop(&self) -> Result<(), Unable>;
     /// Asking a process before another one's calls, and taking its answer.
     fn seccomp(&self) -> Result<(), Unable>;
     /// Socket hooks of a cgroup that can set any errno.

@@ -24,7 +24,7 @@ use crate::{
 };
 use chaos_common::{
     arch::native::{TASK_STATUS, TASK_STATUS_OLD},
-    layout::{MEMBERS, UNKNOWN},
+    layout::{MEMBERS, SIGNAL_MEMBERS, UNKNOWN},
     syscall::{REGISTERS_ASKED, REGISTERS_ON_STACK},
 };
 use std::{
@@ -216,6 +216,18 @@ pub fn try_kprobe() -> Result<(), Unable> {
     overriding("kprobe", AttachType::CgroupInetIngress, Link::kprobe)
 }
 
+/// kprobes that override nothing: whether they fire shows what is held back by them.
+pub fn try_looking_kprobe() -> Result<(), Unable> {
+    let program = program(ProgramType::Kprobe, AttachType::CgroupInetIngress, &[mov(0, 0), exit()], 0)
+        .map_err(|error| refused("kprobe programs", error))?;
+    Link::kprobe(program.as_fd(), &entry::function("openat", false)).map(drop).map_err(|error| {
+        Unable::new(
+            format!("kprobe: programs cannot be attached: {error}"),
+            "use a kernel with CONFIG_KPROBES and CONFIG_PERF_EVENTS, and run as root",
+        )
+    })
+}
+
 /// kprobe.multi links that override.
 pub fn try_kprobe_multi() -> Result<(), Unable> {
     overriding("kprobe_multi", AttachType::KprobeMulti, |program, function| {
@@ -245,12 +257,15 @@ pub fn try_claim(kernel: &Kernel, by: EntryHook, zero: bool) -> Result<(), Unabl
         EntryHook::Kprobe => {
             (ProgramType::Kprobe, AttachType::CgroupInetIngress, override_in(cgroup, result), 0)
         }
+        EntryHook::Look => {
+            return Err(Unable::new("a program that looks on claims nothing", "report this as a bug"));
+        }
     };
     let program = program(kind, attach_type, &code, id).map_err(|error| refused(name, error))?;
     let _link = match by {
         EntryHook::FmodRet => Link::function(program.as_fd(), name),
         EntryHook::KprobeMulti => Link::kprobe_multi(program.as_fd(), &[&function]),
-        EntryHook::Kprobe => Link::kprobe(program.as_fd(), &function),
+        EntryHook::Kprobe | EntryHook::Look => Link::kprobe(program.as_fd(), &function),
     }
     .map_err(unusable)?;
     let felt = felt::by_child(scratch.cgroup(), felt::open_missing).map_err(unusable)?;
@@ -312,6 +327,7 @@ pub fn registers(types: Option<&KernelTypes>) -> Registers {
         task_signal: offset("task_struct", "signal").unwrap_or_default(),
         signal_live: offset("signal_struct", "live").unwrap_or_default(),
         layout: MEMBERS.map(|(structure, member)| offset(structure, member).unwrap_or(UNKNOWN)),
+        signals: SIGNAL_MEMBERS.map(|(structure, member)| offset(structure, member).unwrap_or(UNKNOWN)),
     }
 }
 

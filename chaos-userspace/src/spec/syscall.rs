@@ -126,6 +126,10 @@ pub enum Mechanism {
     CgroupSockAddr,
     /// for --slow: a BPF LSM program that sleeps, until a process of kchaos answers it or goes (Linux 6.12)
     LsmSleep,
+    /// for --slow, of any call on any kernel: the processor waits, for at most 1 ms
+    Spin,
+    /// for --slow, of any call: the whole process is stopped behind the call, from 1 ms on
+    StopContinue,
     /// for kchaos exec: the kernel asks a process of kchaos before the command's call (seccomp user notification, Linux
     /// 5.10); also for --slow
     Seccomp,
@@ -142,6 +146,8 @@ impl Mechanism {
             Self::Kprobe => "kprobe",
             Self::CgroupSockAddr => "cgroup_sock_addr",
             Self::LsmSleep => "lsm_sleep",
+            Self::Spin => "spin",
+            Self::StopContinue => "stop_continue",
             Self::Seccomp => "seccomp",
         }
     }

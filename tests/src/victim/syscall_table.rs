@@ -54,6 +54,44 @@ pub const TELLING: &[Call] = &[
     Call { name: "fdatasync", make: |_| raw(libc::SYS_fdatasync, [usize::MAX, 0, 0, 0, 0, 0]) },
 ];
 
+/// Calls that are only timed.
+const TIMED: &[Call] = &[
+    // Of a descriptor made for it.
+    Call {
+        name: "close",
+        make: |f| {
+            let copy = raw(libc::SYS_dup, [f.file as usize, 0, 0, 0, 0, 0]);
+            if copy < 0 { copy } else { raw(libc::SYS_close, [copy as usize, 0, 0, 0, 0, 0]) }
+        },
+    },
+    // Waits for 150 ms, and begins again where a signal interrupts it.
+    Call { name: "readv", make: readv },
+];
+
+fn readv(_: &Fixture) -> i64 {
+    let timer = raw(libc::SYS_timerfd_create, [libc::CLOCK_MONOTONIC as usize, 0, 0, 0, 0, 0]);
+    if timer < 0 {
+        return timer;
+    }
+    let mut expired = 0u64;
+    let time = libc::timespec { tv_sec: 0, tv_nsec: 150_000_000 };
+    let when = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: time };
+    let room = libc::iovec { iov_base: (&raw mut expired).cast(), iov_len: size_of::<u64>() };
+    let set = raw(libc::SYS_timerfd_settime, [timer as usize, 0, &raw const when as usize, 0, 0, 0]);
+    let result = if set < 0 {
+        set
+    } else {
+        raw(libc::SYS_readv, [timer as usize, &raw const room as usize, 1, 0, 0, 0])
+    };
+    raw(libc::SYS_close, [timer as usize, 0, 0, 0, 0, 0]);
+    result
+}
+
+/// Finds a call that can be timed.
+pub fn timed(name: &str) -> Option<&'static Call> {
+    TABLE.iter().chain(TIMED).find(|call| call.name == name)
+}
+
 /// Finds a call by the kernel's name of it.
 pub fn by_name(name: &str) -> Option<usize> {
     TABLE.iter().position(|call| call.name == name)

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Desk;
-use super::syscall_table::{Fixture, TABLE, by_name};
+use super::syscall_table::{Call, Fixture, timed};
 use crate::board::Role;
 use crate::patience::monotonic_ns;
 
@@ -44,7 +44,7 @@ struct Account {
 }
 
 pub fn run(arguments: &Timed, desk: &Desk) -> Result<i32> {
-    let (Some(call), Some(control)) = (by_name(&arguments.call), by_name(&arguments.control)) else {
+    let (Some(call), Some(control)) = (timed(&arguments.call), timed(&arguments.control)) else {
         bail!("{} or {} is not in the table", arguments.call, arguments.control);
     };
     if arguments.interrupted {
@@ -85,11 +85,11 @@ pub fn run(arguments: &Timed, desk: &Desk) -> Result<i32> {
     Ok(0)
 }
 
-fn make(call: usize, control: usize, n: u64, fixture: Fixture) -> Account {
+fn make(call: &Call, control: &Call, n: u64, fixture: Fixture) -> Account {
     let mut account = Account::default();
-    let timed = |index: usize| {
+    let timed = |call: &Call| {
         let begin_ns = monotonic_ns();
-        let result = (TABLE[index].make)(&fixture);
+        let result = (call.make)(&fixture);
         ((monotonic_ns() - begin_ns) / 1000, result)
     };
     for _ in 0..n {

@@ -15,8 +15,8 @@ use chaos_common::{
 
 /// Says where the arguments of a call are, in every row in which this hook finds it.
 pub fn add_arguments(matches: &Match, call: Call, mechanism: &Mechanism, image: &mut Image) {
-    // The program that sleeps judges nothing.
-    if !matches.has_arguments() || matches!(mechanism, Mechanism::Sleep { .. } | Mechanism::Notification) {
+    // What only holds back judges nothing.
+    if !matches.has_arguments() || mechanism.only_holds() || *mechanism == Mechanism::Notification {
         return;
     }
     let positions = arguments::of(call.name());

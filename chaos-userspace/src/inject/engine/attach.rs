@@ -135,7 +135,7 @@ impl Engine {
                 }
                 Ok(())
             }
-            Mechanism::Entry { by: EntryHook::Kprobe, function } => self
+            Mechanism::Entry { by: EntryHook::Kprobe | EntryHook::Look, function } => self
                 .link(&format!("a kprobe to {function}"), |this| {
                     Link::kprobe(this.programs[program].as_fd(), function)
                 }),
@@ -145,9 +145,10 @@ impl Engine {
             Mechanism::Security { hook, .. } | Mechanism::Sleep { hook } => {
                 self.link_function(program, &format!("{} {hook}", mechanism.name()))
             }
+            Mechanism::Stop { function, .. } => self.link_function(program, &format!("fexit {function}")),
             // One program per target, by the caller.
             Mechanism::Socket(_) => Ok(()),
-            Mechanism::Notification => Ok(()),
+            Mechanism::Notification | Mechanism::Spin => Ok(()),
         }
     }
 

@@ -6,7 +6,10 @@ use crate::{
     inject::{bpf, object},
     plan::Plan,
 };
-use chaos_common::{counter::RuleCounters, latency::Held};
+use chaos_common::{
+    counter::RuleCounters,
+    latency::{Held, LATENCY_NONE},
+};
 use std::{
     io,
     os::fd::AsFd,
@@ -39,7 +42,7 @@ impl Engine {
 
     pub(super) fn held_of(&self, rule: u32) -> Result<Held, Error> {
         match &self.receiver {
-            Some(receiver) if !self.image.sleeps => Ok(receiver.held(rule)),
+            Some(receiver) if self.image.latency == LATENCY_NONE => Ok(receiver.held(rule)),
             _ => Ok(self.maps.held(rule)?),
         }
     }
@@ -123,7 +126,7 @@ impl Grace {
 
 /// Waits until no program reads the bank that was in use: it is the next one to be written. The call is a grace period
 /// of RCU (`membarrier`, kernel/sched/membarrier.c), which programs run under.
-fn wait_for_readers() {
+pub(in crate::inject) fn wait_for_readers() {
     // SAFETY: the call takes no pointers.
     if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) } != 0 {
         // With nohz_full= there is no such call; programs take microseconds.

@@ -60,7 +60,7 @@ impl Engine {
         self.links.clear();
         let missed = self.missed();
         // Whoever is held back goes on now, and so do the programs that hold.
-        drop(self.sleeper.take());
+        drop(self.holder.take());
         let receiver_left = self.receiver.as_mut().and_then(|receiver| receiver.end().err());
         // Nothing leads into the lines any more: what is in them may still arrive.
         let (mut queue, lines_left) = self.lines.take().map(Lines::end).unzip();
@@ -148,7 +148,7 @@ impl Drop for Engine {
         self.page.set_armed(false);
         let Some(guardian) = self.guardian.take() else { return };
         self.links.clear();
-        drop(self.sleeper.take());
+        drop(self.holder.take());
         drop(self.receiver.take());
         if self.undo_filters().is_empty() && self.journal.undo_cgroup() {
             self.journal.erase();

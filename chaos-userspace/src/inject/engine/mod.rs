@@ -10,9 +10,10 @@ mod targets;
 mod witness;
 
 use super::{
-    bpf,
+    bpf, continuer,
     control::ControlPage,
     guardian::Guardian,
+    holder::Holder,
     identity,
     journal::{Journal, Process},
     lease::Lease,
@@ -21,7 +22,7 @@ use super::{
     object::{self, Maps},
     program,
     seccomp::{Filter, Receiver},
-    sleeper::Sleeper,
+    sleeper,
 };
 use crate::{
     encode::{self, Image, Job},
@@ -30,8 +31,10 @@ use crate::{
     spec::Fault,
 };
 pub use change::Grace;
+pub(super) use change::wait_for_readers;
 use chaos_common::{
     control::{STATE_ARMED, STATE_IDLE},
+    latency::{LATENCY_SLEEP, LATENCY_STOP},
     probability::Q32,
 };
 pub use close::Closed;
@@ -176,7 +179,8 @@ pub struct Engine {
     grace: Option<change::Grace>,
     hosted: Vec<Hosted>,
     journal: Journal,
-    sleeper: Option<Sleeper>,
+    /// By which calls are held back.
+    holder: Option<Holder>,
     receiver: Option<Receiver>,
     guardian: Option<Guardian>,
     /// `kchaos`.
@@ -247,13 +251,24 @@ impl Engine {
         let page = Arc::new(ControlPage::map(control_map).map_err(io_error("mapping the control page"))?);
         page.write_header(&image);
         page.set_own_tgid(0, identity::thread_group_id());
-        let guardian = Guardian::start(options.program, control_map, &journal)
+        let stopped = maps.descriptor("KC_STOPPED")?;
+        let guardian = Guardian::start(options.program, [control_map, stopped], &journal)
             .map_err(io_error("starting the guardian"))?;
-        let sleeper = image
-            .sleeps
-            .then(|| Sleeper::start(options.program, control_map, page.clone()))
-            .transpose()
-            .map_err(io_error("starting the sleeper"))?;
+        let holder = match image.latency {
+            LATENCY_SLEEP => Some(
+                sleeper::start(options.program, control_map, page.clone())
+                    .map_err(io_error("starting the sleeper"))?,
+            ),
+            LATENCY_STOP => {
+                let (stops, held) = (maps.descriptor("KC_STOPS")?, maps.descriptor("KC_HELD")?);
+                let shared = continuer::Maps { control: control_map, stopped, stops, held };
+                Some(
+                    continuer::start(options.program, shared, page.clone())
+                        .map_err(io_error("starting the continuer"))?,
+                )
+            }
+            _ => None,
+        };
         let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
         let mut engine = Self {
             links: vec![],
@@ -271,7 +286,7 @@ impl Engine {
             grace: None,
             hosted,
             journal,
-            sleeper,
+            holder,
             receiver: None,
             guardian: Some(guardian),
             program: options.program.to_path_buf(),

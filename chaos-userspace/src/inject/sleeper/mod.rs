@@ -9,7 +9,12 @@ mod fuse;
 mod mount;
 mod waiting;
 
-use super::{attendant, control::ControlPage, identity};
+use super::{
+    attendant,
+    control::ControlPage,
+    holder::{BEAT, Holder, Role},
+    identity,
+};
 use crate::host::kernel::monotonic_ns;
 pub use mount::try_mount;
 use mount::{Handle, Mount};
@@ -17,103 +22,22 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use std::{
     io,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError, Sender},
-    },
-    thread::JoinHandle,
-    time::Duration,
+    sync::Arc,
 };
 use waiting::Waiting;
 
-/// How often the sleeper says that it runs and looks whether anybody may still be held.
-const BEAT: Duration = Duration::from_millis(50);
-/// How often the owner looks after the sleeper.
-const WATCH: Duration = Duration::from_millis(200);
-/// A sleeper that has not said anything for so long is stopped or stuck, and killed. Above the lease, so that on a machine
-/// that stands still as a whole the lease ends first.
-const SILENCE_NS: u64 = 3_000_000_000;
-const GONE: &str = "the sleeper is gone: no calls are held back any more, those that were go on";
+const ROLE: Role = Role {
+    process: "kchaos-sleeper",
+    command: "sleeper",
+    gone: "the sleeper is gone: no calls are held back any more, those that were go on",
+};
 
-/// The owner's end.
-#[derive(Debug)]
-pub struct Sleeper {
-    /// Dropped to send it home.
-    stdin: Option<ChildStdin>,
-    stop: Option<Sender<()>>,
-    watch: Option<JoinHandle<()>>,
-}
-
-impl Sleeper {
-    /// Starts one for the engine with this control map and waits until it serves. `program` is `kchaos`.
-    pub fn start(program: &Path, control_map: BorrowedFd<'_>, page: Arc<ControlPage>) -> io::Result<Self> {
-        let mut command = Command::new(program);
-        command.arg0("kchaos-sleeper").arg("sleeper");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut process = attendant::spawn(&mut command, &[control_map])?;
-        let stdin = process.stdin.take();
-        if !attendant::is_ready(&mut process) {
-            let _ = process.kill();
-            let _ = process.wait();
-            return Err(io::Error::other("the sleeper process did not start"));
-        }
-        let (stop, stopped) = mpsc::channel();
-        let watch = std::thread::Builder::new().name("sleeper".to_owned()).spawn(move || {
-            let mut gone = false;
-            while stopped.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {
-                if gone {
-                    continue;
-                }
-                gone = if monotonic_ns().saturating_sub(page.sleeper_ns()) > SILENCE_NS {
-                    let _ = process.kill();
-                    let _ = process.wait();
-                    true
-                } else {
-                    !matches!(process.try_wait(), Ok(None))
-                };
-                if gone {
-                    page.set_handle(0);
-                    log::warn!("{GONE}");
-                }
-            }
-            // It may have died since it was last looked at.
-            if !gone && !end(process) {
-                log::warn!("{GONE}");
-            }
-        })?;
-        Ok(Self { stdin, stop: Some(stop), watch: Some(watch) })
-    }
-}
-
-impl Drop for Sleeper {
-    /// Lets everybody go and sends it home.
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        drop(self.stop.take());
-        if let Some(watch) = self.watch.take() {
-            let _ = watch.join();
-        }
-    }
-}
-
-/// Waits for the sleeper, whose standard input is closed; kills it if it does not answer. Whether it served to the end.
-fn end(mut process: Child) -> bool {
-    for _ in 0..SILENCE_NS / 1_000_000 {
-        match process.try_wait() {
-            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-            Ok(Some(status)) => return status.success(),
-            Err(_) => return false,
-        }
-    }
-    let _ = process.kill();
-    let _ = process.wait();
-    false
+/// Starts one for the engine with this control map and waits until it serves. `program` is `kchaos`. The kernel lets
+/// everybody go when it is gone.
+pub fn start(program: &Path, control_map: BorrowedFd<'_>, page: Arc<ControlPage>) -> io::Result<Holder> {
+    Holder::start(program, &ROLE, &[control_map], page, || {})
 }
 
 /// The sleeper's whole life.

@@ -139,6 +139,12 @@ mod tests {
         fn fmod_ret_security(&self, _: &str) -> Result<(), Unable> {
             Self::no()
         }
+        fn stop(&self) -> Result<(), Unable> {
+            Self::no()
+        }
+        fn kprobe(&self, _: &str) -> Result<(), Unable> {
+            Self::no()
+        }
         fn fentry(&self, _: &str) -> Result<(), Unable> {
             Self::no()
         }

@@ -128,7 +128,7 @@ fn resolves(call: Call, hooks: &[Mechanism]) -> bool {
         Mechanism::Security { hook, .. } => arguments::subject(hook),
         _ => SUBJECT_NONE,
     };
-    let mut judging = hooks.iter().filter(|hook| !matches!(hook, Mechanism::Sleep { .. }));
+    let mut judging = hooks.iter().filter(|hook| !hook.only_holds());
     judging.all(|hook| subject(hook) != SUBJECT_NONE) || arguments::of(call.name()).file.is_some()
 }
 

@@ -100,9 +100,16 @@ impl<'a> Choice<'a> {
         let has_class = self.faults.iter().any(|fault| matches!(fault.calls, Calls::Class { .. }));
         let usual = if has_class { &CLASS_LADDER } else { &LADDER };
         let holds_back = on_call.iter().any(|fault| fault.latency().is_some());
-        if holds_back && !matches!(self.wanted, Some(Wanted::LsmSleep | Wanted::Seccomp)) {
+        if holds_back && !self.wanted.is_some_and(latency::holds_back) {
             return Err(latency::by_name_only(self.wanted));
         }
+        let mut latencies = on_call.iter().filter_map(|fault| fault.latency());
+        match self.wanted {
+            Some(Wanted::Spin) => latencies.try_for_each(latency::can_spin)?,
+            Some(Wanted::StopContinue) => latencies.try_for_each(latency::can_stop)?,
+            _ => {}
+        }
+        let fails = on_call.iter().any(|fault| fault.returns().is_some());
         if self.wanted == Some(Wanted::Seccomp) && !self.is_command {
             return Err(Unable::new(
                 "seccomp: a filter can only be put in front of a command that is started behind it",
@@ -112,6 +119,9 @@ impl<'a> Choice<'a> {
         let ladder = match &self.wanted {
             // What only fails needs no program that sleeps.
             Some(Wanted::LsmSleep) if !holds_back => &[Wanted::Lsm],
+            Some(Wanted::Spin | Wanted::StopContinue) if !holds_back => &usual[..],
+            Some(Wanted::Spin) if fails => &latency::SPIN_LADDER,
+            Some(Wanted::StopContinue) if fails => &latency::STOP_LADDER,
             Some(wanted) => std::slice::from_ref(wanted),
             None => &usual[..],
         };
@@ -123,7 +133,18 @@ impl<'a> Choice<'a> {
             let chosen =
                 by(*mechanism, call, needs, abilities).and_then(|hooks| serves(&hooks).map(|()| hooks));
             match chosen {
-                Ok(hooks) => return Ok(hooks),
+                Ok(mut hooks) => {
+                    return match self.wanted {
+                        Some(Wanted::Spin) if holds_back => {
+                            hooks.push(Mechanism::Spin);
+                            Ok(hooks)
+                        }
+                        Some(Wanted::StopContinue) if fails && holds_back => {
+                            latency::with_stop(call, hooks, abilities)
+                        }
+                        _ => Ok(hooks),
+                    };
+                }
                 Err(reason) => {
                     unable = Some(match unable {
                         None => reason,
@@ -151,7 +172,12 @@ pub fn by(
         ))
     };
     match mechanism {
-        Wanted::Lsm | Wanted::LsmSleep | Wanted::FmodRetSecurity | Wanted::CgroupSockAddr
+        Wanted::Lsm
+        | Wanted::LsmSleep
+        | Wanted::Spin
+        | Wanted::StopContinue
+        | Wanted::FmodRetSecurity
+        | Wanted::CgroupSockAddr
             if !needs.is_none() =>
         {
             hook(mechanism.name())
@@ -171,6 +197,12 @@ pub fn by(
             entry(EntryHook::KprobeMulti, call, needs, abilities, |f| abilities.kprobe_multi(f))
         }
         Wanted::Kprobe => entry(EntryHook::Kprobe, call, needs, abilities, |f| abilities.kprobe_override(f)),
+        // A kprobe that finds what is to be held back.
+        Wanted::StopContinue => {
+            let hooks = entry(EntryHook::Look, call, needs, abilities, |f| abilities.kprobe(f))?;
+            latency::with_stop(call, hooks, abilities)
+        }
+        Wanted::Spin => entry(EntryHook::Look, call, needs, abilities, |f| abilities.kprobe(f)),
         Wanted::CgroupSockAddr => socket(call, abilities),
         Wanted::Seccomp => abilities.seccomp().map(|()| vec![Mechanism::Notification]),
     }
