@@ -13,6 +13,7 @@ pub mod client;
 pub mod control;
 pub mod device_kinds;
 pub mod device_share;
+pub mod engine_scene;
 pub mod experiment;
 pub mod ground;
 pub mod held_back;

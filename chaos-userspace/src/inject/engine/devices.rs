@@ -11,7 +11,7 @@ use crate::{
         clsact,
         journal::{Filter, Journal},
         line,
-        link::Link,
+        link::{self, Link, OnDevice},
         program::Kind,
     },
     plan::Mechanism,
@@ -37,6 +37,10 @@ impl Place {
 
     pub(super) fn number(&self) -> u32 {
         self.number
+    }
+
+    pub(super) fn is_clsact(&self) -> bool {
+        self.mechanism == Mechanism::Clsact
     }
 
     pub(super) fn mechanism(&self) -> &Mechanism {
@@ -92,12 +96,14 @@ impl Engine {
         if self.lines.is_some() {
             self.lay_lines(namespace, number, device, arriving)?;
         }
+        let on = OnDevice { namespace: namespace.inode(), device: device.index, program };
         self.link(&what, |this| {
-            let program = this.programs[program].as_fd();
-            namespace.within(|| match arriving {
+            let program = this.programs[&program].as_fd();
+            let link = namespace.within(|| match arriving {
                 true => Link::tcx_ingress(program, device.index, &device.name),
                 false => Link::tcx_egress(program, device.index, &device.name),
-            })?
+            })?;
+            Ok(link?.at(link::Place::Device(on)))
         })
     }
 
@@ -155,7 +161,7 @@ impl Engine {
             }
             self.journal.write()?;
         }
-        let program = self.programs[program].as_fd();
+        let program = self.programs[&program].as_fd();
         namespace.within(|| clsact::add_filter(device, handle, program, Kind::NetEgress.program()))?
     }
 }

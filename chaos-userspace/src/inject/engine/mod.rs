@@ -4,11 +4,17 @@ mod attach;
 mod change;
 mod close;
 mod devices;
+mod join;
+mod leave;
 mod lines;
 mod namespaces;
+mod renew;
+mod shared;
 mod targets;
+mod wanted;
 mod witness;
 
+pub use super::grace::Grace;
 use super::{
     bpf,
     control::ControlPage,
@@ -24,12 +30,11 @@ use super::{
     sleeper::Sleeper,
 };
 use crate::{
-    encode::{self, Image, Job},
-    host::{cgroup::Cgroup, kernel},
+    encode::{self, Image, Job, Seat},
+    host::{cgroup::Cgroup, kernel, namespace::NetworkNamespace},
     plan::{Mechanism, Plan},
     spec::Fault,
 };
-pub use change::Grace;
 use chaos_common::{
     control::{STATE_ARMED, STATE_IDLE},
     probability::Q32,
@@ -37,6 +42,7 @@ use chaos_common::{
 pub use close::Closed;
 use devices::Place;
 use lines::Way;
+use shared::Shared;
 use std::{
     collections::BTreeMap,
     io,
@@ -83,6 +89,12 @@ pub enum Error {
         "this change needs other programs or match tables than the run was started with: stop it and start another"
     )]
     NotLive,
+    /// A run that the engine cannot host beside others, or an engine that was opened for its runs alone.
+    #[error("{what}: start the run in an engine of its own")]
+    Unshareable {
+        /// What stands in the way.
+        what: String,
+    },
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -135,6 +147,9 @@ pub struct Options<'a> {
     pub log_level: u8,
     /// Which single events are recorded, if any; [`Engine::events`] says where they come out.
     pub recording: Option<Recording>,
+    /// Runs come and go ([`Engine::add_run`], [`Engine::remove_run`]); by this name the engine is known until the first one
+    /// comes. `None`: it hosts what it is opened with, for as long as it lives.
+    pub shared_as: Option<&'a str>,
     /// The `kchaos` program, which also serves as guardian.
     pub program: &'a Path,
 }
@@ -150,7 +165,13 @@ pub struct Recording {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { made_cgroup: false, log_level: 0, recording: None, program: Path::new("/proc/self/exe") }
+        Self {
+            made_cgroup: false,
+            log_level: 0,
+            recording: None,
+            shared_as: None,
+            program: Path::new("/proc/self/exe"),
+        }
     }
 }
 
@@ -159,7 +180,7 @@ pub struct Engine {
     // Dropped in this order: first what hits, last what watches.
     links: Vec<Link>,
     lines: Option<Lines>,
-    programs: Vec<OwnedFd>,
+    programs: BTreeMap<usize, OwnedFd>,
     exits: u32,
     /// By number of their load.
     ways: Vec<Way>,
@@ -173,8 +194,11 @@ pub struct Engine {
     maps: Maps,
     image: Image,
     /// Of the last exchange of rules.
-    grace: Option<change::Grace>,
-    hosted: Vec<Hosted>,
+    grace: Option<Grace>,
+    /// By slot.
+    hosted: BTreeMap<usize, Hosted>,
+    /// If runs come and go.
+    shared: Option<Shared>,
     journal: Journal,
     sleeper: Option<Sleeper>,
     receiver: Option<Receiver>,
@@ -186,12 +210,37 @@ pub struct Engine {
 /// A run of an engine.
 struct Hosted {
     plan: Plan,
+    seat: Seat,
     /// Id and level of each target's cgroup.
     targets: Vec<(u64, u32)>,
+    /// Their paths, in the same order.
+    paths: Vec<PathBuf>,
     await_exec: bool,
+    /// Network namespaces on whose devices its packets are judged; known where runs come and go.
+    namespaces: Vec<Arc<NetworkNamespace>>,
+    /// What the kernel had skipped of its programs when it came, by rule.
+    missed_before: Vec<u64>,
+    /// Packets that seemed to have escaped when it came.
+    escaped_before: i64,
+    /// It has ended, and only what is numbered after it is left.
+    ended: bool,
 }
 
 impl Hosted {
+    fn new(placement: &Placement<'_>, seat: Seat) -> Self {
+        Self {
+            plan: placement.plan.clone(),
+            seat,
+            targets: placement.cgroups.iter().map(|cgroup| (cgroup.id(), cgroup.level())).collect(),
+            paths: placement.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect(),
+            await_exec: placement.await_exec,
+            namespaces: vec![],
+            missed_before: vec![],
+            escaped_before: 0,
+            ended: false,
+        }
+    }
+
     fn job<'a>(&'a self, plan: &'a Plan) -> Job<'a> {
         Job { plan, targets: &self.targets, await_exec: self.await_exec }
     }
@@ -200,15 +249,16 @@ impl Hosted {
 impl Engine {
     /// Loads and attaches everything for these runs. Nothing acts before a run is armed.
     pub fn open(placements: &[Placement<'_>], options: Options<'_>) -> Result<Self, Error> {
-        let hosted: Vec<_> = placements
-            .iter()
-            .map(|placement| Hosted {
-                plan: placement.plan.clone(),
-                targets: placement.cgroups.iter().map(|cgroup| (cgroup.id(), cgroup.level())).collect(),
-                await_exec: placement.await_exec,
-            })
-            .collect();
-        let jobs: Vec<_> = hosted.iter().map(|hosted| hosted.job(&hosted.plan)).collect();
+        if let Some(name) = options.shared_as {
+            return Self::open_shared(name, placements, options);
+        }
+        let mut next = 0..;
+        let hosted = placements.iter().enumerate().map(|(slot, placement)| {
+            let rules = next.by_ref().take(placement.plan.rules.len()).collect();
+            (slot, Hosted::new(placement, Seat { slot, rules }))
+        });
+        let hosted: BTreeMap<_, _> = hosted.collect();
+        let jobs: Vec<_> = hosted.values().map(|hosted| hosted.job(&hosted.plan)).collect();
         let image = encode::encode(&jobs)?;
         let _memory_lock_limit = kernel::MemoryLockLimit::lift();
         let journal = Journal {
@@ -229,20 +279,30 @@ impl Engine {
                 .collect(),
             filters: vec![],
         };
-        if !journal.is_empty() {
-            journal.write().map_err(io_error("writing the journal"))?;
-            // Of two that start at once, each finds the other: none of them is dead without a word.
-            let live = Journal::live();
-            let conflict =
-                live.iter().find_map(|other| Some((&other.run, journal.shares_packets_with(other)?)));
-            if let Some((run, cgroup)) = conflict {
-                journal.erase();
-                return Err(Error::Conflict { run: run.clone(), cgroup: cgroup.to_path_buf() });
-            }
+        if !journal.is_empty()
+            && let Err(error) = announce(&journal)
+        {
+            journal.erase();
+            return Err(error);
         }
         let (mut maps, object) = object::open(&image, options.log_level, options.recording)?;
         let cgroups = walk_order(&image, placements);
         maps.fill(&image, &cgroups.iter().map(|cgroup| cgroup.as_fd()).collect::<Vec<_>>())?;
+        let mut engine = Self::with_maps(maps, image, hosted, journal, options)?;
+        // Meanwhile the guardian starts: most of the time goes by in grace periods.
+        engine.attach(object, placements)?;
+        engine.begin()?;
+        Ok(engine)
+    }
+
+    /// With a guardian and a lease, and nothing attached.
+    fn with_maps(
+        maps: Maps,
+        image: Image,
+        hosted: BTreeMap<usize, Hosted>,
+        journal: Journal,
+        options: Options<'_>,
+    ) -> Result<Self, Error> {
         let control_map = maps.descriptor("KC_CONTROL")?;
         let page = Arc::new(ControlPage::map(control_map).map_err(io_error("mapping the control page"))?);
         page.write_header(&image);
@@ -255,10 +315,10 @@ impl Engine {
             .transpose()
             .map_err(io_error("starting the sleeper"))?;
         let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
-        let mut engine = Self {
+        Ok(Self {
             links: vec![],
             lines: None,
-            programs: vec![],
+            programs: BTreeMap::new(),
             exits: 0,
             ways: vec![],
             delayed_together: vec![],
@@ -270,18 +330,21 @@ impl Engine {
             image,
             grace: None,
             hosted,
+            shared: None,
             journal,
             sleeper,
             receiver: None,
             guardian: Some(guardian),
             program: options.program.to_path_buf(),
-        };
-        // Meanwhile the guardian starts: most of the time goes by in grace periods.
-        engine.attach(object, placements)?;
-        let guardian = engine.guardian.as_mut().map_or(Ok(()), Guardian::wait_ready);
+        })
+    }
+
+    /// From now on what is armed acts.
+    fn begin(&mut self) -> Result<(), Error> {
+        let guardian = self.guardian.as_mut().map_or(Ok(()), Guardian::wait_ready);
         guardian.map_err(io_error("starting the guardian"))?;
-        engine.page.set_armed(true);
-        Ok(engine)
+        self.page.set_armed(true);
+        Ok(())
     }
 
     /// Arms the run in `slot` from now on.
@@ -343,7 +406,7 @@ impl Engine {
     /// Ids of the loaded programs.
     pub fn program_ids(&self) -> Vec<u32> {
         let inside = self.lines.iter().flat_map(Lines::programs);
-        let all = self.programs.iter().chain(inside);
+        let all = self.programs.values().chain(inside);
         all.filter_map(|program| bpf::program_id(program.as_fd()).ok()).collect()
     }
 
@@ -352,6 +415,18 @@ impl Engine {
         let filters =
             self.journal.filters.iter().map(|filter| format!("clsact egress on device {}", filter.device));
         self.links.iter().map(|link| link.what().to_owned()).chain(filters).collect()
+    }
+}
+
+/// Lets other engines know of `journal`, and finds out whether one of them judges the same packets.
+fn announce(journal: &Journal) -> Result<(), Error> {
+    journal.write().map_err(io_error("writing the journal"))?;
+    // Of two that start at once, each finds the other: none of them is dead without a word.
+    let live = Journal::live();
+    let conflict = live.iter().find_map(|other| Some((&other.run, journal.shares_packets_with(other)?)));
+    match conflict {
+        Some((run, cgroup)) => Err(Error::Conflict { run: run.clone(), cgroup: cgroup.to_path_buf() }),
+        None => Ok(()),
     }
 }
 

@@ -28,8 +28,7 @@ impl Engine {
         if self.image.egress_rules == 0 {
             return Ok(());
         }
-        self.programs.push(programs.load(&Kind::Namespace)?);
-        let program = self.programs.len() - 1;
+        let program = self.keep(programs.load(&Kind::Namespace)?);
         for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
             let name = cgroup.path().display().to_string();
             let what = format!("cgroup sock_create of {name}");
@@ -87,8 +86,7 @@ impl Engine {
                     Some(kind) => {
                         let mut programs =
                             Programs::new(object::parse()?, &self.maps.descriptors(), self.image.exact)?;
-                        self.programs.push(programs.load(&kind)?);
-                        self.programs.len() - 1
+                        self.keep(programs.load(&kind)?)
                     }
                     None => program,
                 };
