@@ -103,7 +103,7 @@ pub fn planned_of(faults: Vec<Fault>, seed: Option<u64>) -> Result<Plan> {
 
 /// A run on one target.
 pub fn place<'a>(plan: &'a Plan, cgroup: &'a TargetCgroup) -> Placement<'a> {
-    Placement { plan, cgroups: vec![cgroup], await_exec: false }
+    Placement { plan, cgroups: vec![cgroup], await_exec: false, home: None }
 }
 
 /// Datagrams that did not come so far.

@@ -1,10 +1,14 @@
 //! Runs that come to an engine and go while others live: nobody but them notices.
 
+use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::loaded_programs;
 use chaos_common::counter::{Outcome, RuleCounters};
 use chaos_userspace::host::cgroup::Cgroup as TargetCgroup;
+use chaos_userspace::inject::bpf;
 use chaos_userspace::inject::engine::{Engine, Options};
 use chaos_userspace::plan::Plan;
 use chaos_userspace::spec::{Fault, network};
@@ -255,6 +259,22 @@ fn calls_that_always_fail_do_so_while_others_come_and_go() -> Result<()> {
     KernelObjects::now()?.since(&scene.objects).wait_gone().map(|_| ())
 }
 
+/// Nanoseconds that the program on devices takes for a packet of somebody else: the least of many measurements.
+fn cost_for_others(objects: &KernelObjects) -> Result<f64> {
+    const REPEAT: u32 = 100_000;
+    let programs = loaded_programs().flatten();
+    let mut ours = programs.filter(|program| objects.programs.contains(&program.id()));
+    let egress = ours.find(|program| program.name() == b"kc_net_egress").context("no program on devices")?;
+    let egress = egress.fd().context("opening the program")?;
+    let mut least = f64::INFINITY;
+    for _ in 0..10 {
+        let start = Instant::now();
+        bpf::run_on_packet(egress.as_fd(), &[0; 64], REPEAT).context("running the program")?;
+        least = least.min(start.elapsed().as_nanos() as f64 / f64::from(REPEAT));
+    }
+    Ok(least)
+}
+
 /// As many programs on devices and functions for fifty runs as for one.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -281,6 +301,7 @@ fn fifty_runs_cost_others_what_one_does() -> Result<()> {
     let mut engine = Engine::open(&[], shared(&scene))?;
     let mut slots = vec![join(&mut engine, &plan, &targets[0])?];
     let with_one = KernelObjects::now()?.since(&scene.objects);
+    let cost_of_one = cost_for_others(&with_one)?;
     for target in &targets[1..] {
         slots.push(join(&mut engine, &plan, target)?);
     }
@@ -292,6 +313,8 @@ fn fifty_runs_cost_others_what_one_does() -> Result<()> {
             && with_one.links.len() + RUNS - 1 == with_all.links.len(),
         "{with_all:?} for {RUNS} runs, {with_one:?} for one"
     );
+    let cost_of_all = cost_for_others(&with_all)?;
+    measure("engine_cost", json!({"runs": RUNS, "ns_one": cost_of_one, "ns_all": cost_of_all}));
     let on_devices =
         engine.attachments().iter().filter(|what| what.contains("tcx") || what.contains("clsact")).count();
     ensure!(on_devices == 1, "{:?}", engine.attachments());
@@ -406,7 +429,7 @@ fn nothing_grows_by_runs_that_come_and_go() -> Result<()> {
     // What is read once and kept.
     (0..12).try_for_each(&mut turn)?;
     let ((fds, memory), objects) = (own()?, KernelObjects::now()?.since(&scene.objects));
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     (0..turns).try_for_each(&mut turn)?;
     let took = start.elapsed();
     let ((fds_now, memory_now), objects_now) = (own()?, KernelObjects::now()?.since(&scene.objects));

@@ -4,7 +4,7 @@ use super::{
     console, exit,
     failure::Failure,
     faults::Faults,
-    file, run, safety,
+    file, join, run, safety,
     target::{Chosen, Targets},
 };
 use crate::{
@@ -71,6 +71,8 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
     let watched = experiment.iter().flat_map(Experiment::watched_calls);
     let watched = plan::watch::watch(watched, &plan, &kernel)?;
     let warnings = run::look_at_devices(&plan, &processes)?;
+    // Commands and experiments have engines of their own.
+    let engine = if chosen.is_some() && experiment.is_none() { join::find() } else { None };
     if json {
         let rules: Vec<_> = plan
             .rules
@@ -94,6 +96,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 "spared": chosen.iter().flat_map(|found| &found.spared).collect::<Vec<_>>(),
                 "rules": rules,
                 "warnings": warnings,
+                "engine": engine.as_ref().map(|host| host.pid),
                 "schedule": experiment.iter().flat_map(|experiment| experiment.courses()).collect::<Vec<_>>(),
                 "timetable": experiment.as_ref().and_then(timetable),
                 "steady_state": experiment.iter().flat_map(|experiment| experiment.promises()).collect::<Vec<_>>(),
@@ -106,6 +109,12 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
             console::out(format_args!("Hypothesis: {}", experiment.hypothesis));
         }
         console::out_text(&plan::explain::explain(&plan, &target, &warnings));
+        if let Some(host) = &engine {
+            let pid = host.pid;
+            console::out(format_args!(
+                "Engine: inject joins that of process {pid}, or has its own with --own"
+            ));
+        }
         if let Some(experiment) = &experiment {
             console::out_text(&(experiment.explain() + &plan::watch::explain(&watched)));
         }

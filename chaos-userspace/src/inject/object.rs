@@ -268,7 +268,11 @@ fn corrupting(image: &Image) -> u32 {
 /// Entries of the maps whose size depends on the plan.
 fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32> {
     let count = match map {
-        "KC_LINES" | "KC_EXITS" | "KC_LOADS" | "KC_NAMESPACES" | "KC_HOLDS" | "KC_UNDER_WAY" | "KC_TIMES" if image.shared => 0,
+        "KC_LINES" | "KC_EXITS" | "KC_LOADS" | "KC_NAMESPACES" | "KC_HOLDS" | "KC_UNDER_WAY" | "KC_TIMES"
+            if image.shared =>
+        {
+            0
+        }
         "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
         // What comes needs room, and maps do not grow.
         _ if image.shared => return None,

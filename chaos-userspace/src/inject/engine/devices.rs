@@ -109,9 +109,13 @@ impl Engine {
 
     /// Subscribes to news of the devices in the namespaces where packets are judged as they leave.
     pub fn device_news(&self) -> io::Result<Vec<LinkEvents>> {
-        let subscribe =
-            |place: &Place| place.namespace.within(LinkEvents::subscribe).and_then(|events| events);
-        self.places.iter().map(subscribe).collect()
+        self.places.iter().map(|place| subscribe(&place.namespace)).collect()
+    }
+
+    /// The same for the run in `slot` alone, where runs come and go.
+    pub fn device_news_of(&self, slot: usize) -> io::Result<Vec<LinkEvents>> {
+        let namespaces = self.hosted.get(&slot).map(|hosted| &hosted.namespaces[..]).unwrap_or_default();
+        namespaces.iter().map(|namespace| subscribe(namespace)).collect()
     }
 
     /// Attaches to devices that have appeared, and, the first time, to those that were down at the start. Returns how many.
@@ -134,7 +138,16 @@ impl Engine {
                 attached += 1;
             }
             // An index may come back with another device.
-            self.places[index].devices = devices.iter().map(|device| device.index).collect();
+            let now: BTreeSet<u32> = devices.iter().map(|device| device.index).collect();
+            let is_gone = |index: &u32| known.contains(index) && !now.contains(index);
+            self.links.retain(|link| {
+                link.on_device().is_none_or(|on| on.namespace != namespace.inode() || !is_gone(&on.device))
+            });
+            if self.shared.is_some() {
+                let inode = namespace.inode();
+                self.journal.filters.retain(|one| one.namespace != inode || !is_gone(&one.device));
+            }
+            self.places[index].devices = now;
         }
         if attached > 0 {
             for link in &mut self.links {
@@ -166,13 +179,23 @@ impl Engine {
     }
 }
 
-/// The network namespaces of the processes in the targets of `placements`, or our own.
+fn subscribe(namespace: &NetworkNamespace) -> io::Result<LinkEvents> {
+    namespace.within(LinkEvents::subscribe).and_then(|events| events)
+}
+
+/// The network namespaces of the processes in the targets of `placements`, or those of who has asked for them, or our own.
 pub(super) fn namespaces_of<'a>(
     placements: impl Iterator<Item = &'a Placement<'a>>,
 ) -> Result<Vec<NetworkNamespace>, Error> {
-    let processes: Vec<_> =
-        placements.flat_map(|placement| &placement.cgroups).flat_map(|cgroup| cgroup.processes()).collect();
+    let (mut processes, mut homes) = (vec![], vec![]);
+    for placement in placements {
+        processes.extend(placement.cgroups.iter().flat_map(|cgroup| cgroup.processes()));
+        homes.extend(placement.home);
+    }
     let mut namespaces = NetworkNamespace::of_processes(&processes);
+    if namespaces.is_empty() {
+        namespaces = NetworkNamespace::of_processes(&homes);
+    }
     if namespaces.is_empty() {
         let own = NetworkNamespace::current();
         namespaces.push(own.map_err(io_error("opening the own network namespace"))?);

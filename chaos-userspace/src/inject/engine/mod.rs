@@ -74,10 +74,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Another engine judges packets of the same target.
-    #[error(
-        "the run {run} has packet faults for {}, and a packet is judged once: change that run with kchaos set {run}, \
-         stop it with kchaos stop {run}, or ask for all packet faults of the target in one run", cgroup.display()
-    )]
+    #[error("{}", conflict(run, cgroup))]
     Conflict {
         /// The other run.
         run: String,
@@ -90,7 +87,7 @@ pub enum Error {
     )]
     NotLive,
     /// A run that the engine cannot host beside others, or an engine that was opened for its runs alone.
-    #[error("{what}: start the run in an engine of its own")]
+    #[error("{what}: start the run in an engine of its own (kchaos inject --own)")]
     Unshareable {
         /// What stands in the way.
         what: String,
@@ -104,6 +101,24 @@ pub enum Error {
         source: io::Error,
     },
 }
+
+/// Who hosts runs of others is no run, and can be joined.
+fn conflict(run: &str, cgroup: &Path) -> String {
+    let cgroup = cgroup.display();
+    if run.starts_with(HOST_NAME) {
+        return format!(
+            "the engine of this machine has packet faults for {cgroup}, and a packet is judged once: join it (kchaos inject \
+             without --own), or stop its run for that target (kchaos list)"
+        );
+    }
+    format!(
+        "the run {run} has packet faults for {cgroup}, and a packet is judged once: change that run with kchaos set {run}, \
+         stop it with kchaos stop {run}, or ask for all packet faults of the target in one run"
+    )
+}
+
+/// What the names of engines begin with that host runs of others; those of runs have no hyphen.
+pub const HOST_NAME: &str = "engine-";
 
 /// A trampoline takes 38 programs and a cgroup's hook 64, both with E2BIG (kernel/bpf/trampoline.c and cgroup.c); a tcx
 /// hook takes 64, with ERANGE (kernel/bpf/mprog.c).
@@ -129,6 +144,8 @@ pub struct Placement<'a> {
     pub cgroups: Vec<&'a Cgroup>,
     /// Arm at the first exec in the target instead of by [`Engine::arm`].
     pub await_exec: bool,
+    /// The process in whose network namespace targets without processes are looked for; `None`: the calling one.
+    pub home: Option<i32>,
 }
 
 impl Placement<'_> {

@@ -111,6 +111,15 @@ impl Engine {
     /// By rule of a run: how often the kernel has skipped a program that serves it since it came.
     pub fn missed_of(&self, slot: usize) -> Vec<u64> {
         let Some(hosted) = self.hosted.get(&slot) else { return vec![] };
+        if self.shared.is_none() {
+            let all = self.missed();
+            return hosted
+                .seat
+                .rules
+                .iter()
+                .map(|rule| all.get(*rule as usize).copied().unwrap_or(0))
+                .collect();
+        }
         let now = self.missed_since_ever(hosted);
         let before = hosted.missed_before.iter().copied().chain(std::iter::repeat(0));
         now.into_iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect()
