@@ -123,7 +123,8 @@ fn commands_join_and_end_as_on_their_own() -> Result<()> {
     ensure!(stopped.event()?["code"] == 143, "{:?}", stopped.events);
     let finished = one.finish()?;
     let summary = finished.expect_status(143)?.summary()?;
-    ensure!(summary.run == one_run && summary.rule()?.injected.events > 20, "{summary:?}");
+    ensure!(finished.events("summary")[0]["run"] == one_run, "{}", finished.text());
+    ensure!(summary.rule()?.injected.events > 20, "{summary:?}");
     ensure!(!is_listed(&one_run)? && is_listed(&two_run)?);
     ensure!(again.interrupt()?.summary()?.rule()?.injected.events == 0);
     loses_nothing(&victims[0], "the victim of no run")?;
