@@ -154,7 +154,11 @@ pub fn globals(image: &Image, set: u32, log_level: u8, recording: Option<Recordi
         ("KC_FAST_LEVEL", word(image.fast_level)),
         ("KC_FAST_COUNT", word(image.fast_ids.iter().filter(|id| **id != 0).count() as u32)),
         ("KC_LEVELS", word(image.levels)),
-        ("KC_WALK_COUNT", word(image.targets.len() as u32)),
+        // Without a walk it is not asked, and must not make other programs wanted.
+        (
+            "KC_WALK_COUNT",
+            word(if image.select_task == SELECT_WALK { image.targets.len() as u32 } else { 0 }),
+        ),
         ("KC_LEVEL_FIRST", word(image.levels.trailing_zeros())),
         ("KC_LEVEL_LAST", word(image.levels.checked_ilog2().unwrap_or(0))),
         ("KC_FILTER_SHIFT", word(filter_shift(image.filter_words()))),
