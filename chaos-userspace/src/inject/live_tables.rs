@@ -19,6 +19,9 @@ use chaos_common::{
 };
 use std::{collections::BTreeMap, hash::Hash, os::fd::BorrowedFd};
 
+/// Entries of an array, by index.
+type Rows<V> = Vec<(u32, V)>;
+
 /// What becomes of a table.
 struct Difference<K, V> {
     new: Vec<(K, V)>,
@@ -91,7 +94,7 @@ impl Maps {
     }
 
     /// Writes the words of the filter before the target table that differ from those it has.
-    pub(super) fn set_filter(&mut self, has: &mut Vec<u64>, wanted: Vec<u64>) -> Result<(), Error> {
+    pub(super) fn set_filter(&mut self, has: &mut [u64], wanted: Vec<u64>) -> Result<(), Error> {
         let name = "KC_TARGET_BITS";
         let mut filter: Array<_, u64> = self.map(name)?.try_into().map_err(of(name))?;
         for (place, (has, wanted)) in (0..).zip(has.iter_mut().zip(wanted)) {
@@ -106,7 +109,7 @@ impl Maps {
     fn follow_array<V: Pod + Default + PartialEq>(
         &mut self,
         name: &'static str,
-        (old, new): (Vec<(u32, V)>, Vec<(u32, V)>),
+        (old, new): (Rows<V>, Rows<V>),
         narrow: bool,
     ) -> Result<(), Error> {
         let difference = Difference::of(old, new);

@@ -7,6 +7,9 @@ use crate::{
 use chaos_common::{counter::RuleCounters, latency::Held};
 use std::{cell::RefCell, rc::Rc};
 
+/// Counters, what became of calls held back, and how often the kernel skipped a program, by rule.
+type RunAccount = (Vec<RuleCounters>, Vec<Held>, Vec<u64>);
+
 /// The engine, and the run's place in it.
 pub enum Home {
     /// One of its own.
@@ -65,7 +68,7 @@ impl Home {
     ///
     /// # Errors
     /// If they cannot be read.
-    pub fn account(&self) -> Result<(Vec<RuleCounters>, Vec<Held>, Vec<u64>), Error> {
+    pub fn account(&self) -> Result<RunAccount, Error> {
         self.look(|engine, slot| {
             let (counters, held) = engine.account_of(slot)?;
             Ok((counters, held, engine.missed_of(slot)))
