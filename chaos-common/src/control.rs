@@ -11,13 +11,19 @@ pub const PAGE_BYTES: usize = 4096;
 /// Processes whose own calls always pass.
 pub const OWN: usize = 3;
 
+/// The programs that an engine begins with.
+pub const FIRST_SET: u32 = 1 << 0;
+/// Those that take their place when other runs need other ones, and give it back when they are replaced in turn.
+pub const SECOND_SET: u32 = 1 << 1;
+
 /// Engine-wide switches: slot 0 of the page.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Header {
     /// [`crate::ABI_VERSION`].
     pub abi: u32,
-    /// 1 while the engine may act. The guardian's first deed is to store 0 here.
+    /// 0 while the engine may not act: the guardian's first deed is to store it here. Otherwise which of its sets of programs
+    /// act, one bit each: [`FIRST_SET`], [`SECOND_SET`].
     pub armed: u32,
     /// Which half of the rule table is in use: 0 or 1.
     pub bank: u32,

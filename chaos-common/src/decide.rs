@@ -14,7 +14,7 @@ use crate::{
 /// Whether a run takes part at all. Events of a run that is not armed are not even counted as seen.
 #[inline(always)]
 pub fn is_live(header: &Header, run: &Run) -> bool {
-    header.armed == 1 && run.state == STATE_ARMED
+    header.armed != 0 && run.state == STATE_ARMED
 }
 
 /// What a decision may need beyond the event: asked for only when it is needed.

@@ -118,7 +118,7 @@ impl Load {
         unsafe {
             let (span_ns, rate, burst) = ((*load).span_ns, (*load).rate, (*load).burst_bytes);
             let mut held = 0;
-            let number = if span_ns == 0 { 0 } else { now_ns / span_ns };
+            let number = now_ns.checked_div(span_ns).unwrap_or(0);
             let mut back = 0;
             while back <= SPANS as u64 {
                 let at = number.wrapping_sub(back);

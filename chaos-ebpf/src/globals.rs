@@ -5,6 +5,7 @@ use aya_ebpf::Global;
 #[cfg(doc)]
 use chaos_common::rule::{CORRUPT_CHECKSUM, CORRUPT_PAYLOAD};
 use chaos_common::{
+    control::FIRST_SET,
     layout::{MEMBERS_COUNT, SIGNAL_MEMBERS},
     limits::FAST_TARGETS_MAX,
 };
@@ -12,6 +13,10 @@ use chaos_common::{
 /// [`chaos_common::ABI_VERSION`] of this object; the loader reads it back from the file.
 #[unsafe(no_mangle)]
 static KC_ABI: Global<u32> = Global::new(chaos_common::ABI_VERSION);
+
+/// The set of programs that this one belongs to, one bit.
+#[unsafe(no_mangle)]
+pub static KC_SET: Global<u32> = Global::new(FIRST_SET);
 
 /// How packets find their target: `SELECT_FAST` or `SELECT_LEVELS`.
 #[unsafe(no_mangle)]

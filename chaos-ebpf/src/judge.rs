@@ -2,7 +2,9 @@
 
 use crate::{
     count::{Weight, count},
-    globals::{KC_CORRUPT, KC_DRAWN_RESULTS, KC_EVENTS, KC_LATENCY, KC_LINE, KC_RESET, KC_RULE_COUNT},
+    globals::{
+        KC_CORRUPT, KC_DRAWN_RESULTS, KC_EVENTS, KC_LATENCY, KC_LINE, KC_RESET, KC_RULE_COUNT, KC_SET,
+    },
     maps::{KC_CONTROL, KC_RESULTS, KC_RULES},
     ordinal::Kernel,
 };
@@ -134,7 +136,15 @@ impl Verdict {
 #[inline(always)]
 pub fn armed() -> Option<&'static Control> {
     let control = KC_CONTROL.get(0)?;
-    if control.header.armed == 1 { Some(control) } else { None }
+    if control.header.armed != 0 { Some(control) } else { None }
+}
+
+/// The same for programs of which two stand on a hook while one set of programs takes the place of another: only where the
+/// set that this one belongs to acts.
+#[inline(always)]
+pub fn acting() -> Option<&'static Control> {
+    let control = KC_CONTROL.get(0)?;
+    if control.header.armed & KC_SET.load() != 0 { Some(control) } else { None }
 }
 
 /// An event that rules are to judge, and when.

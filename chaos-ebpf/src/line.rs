@@ -16,8 +16,8 @@ use crate::{
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_change_type,
-        bpf_skb_store_bytes,
+        bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
+        bpf_skb_change_type, bpf_skb_store_bytes,
     },
     macros::classifier,
     programs::TcContext,

@@ -5,7 +5,7 @@ use crate::{
     count::Weight,
     event,
     globals::{KC_REGISTERS, KC_SOCKET_REGISTERS},
-    judge::{armed, judge},
+    judge::{acting, judge},
     latency,
     maps::KC_CALLS,
     syscall_match::Facts,
@@ -153,7 +153,7 @@ fn result_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Fa
     if rules == 0 || (call.hook != hook && call.other_hook != hook) {
         return None;
     }
-    let control = armed()?;
+    let control = acting()?;
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_pid_tgid() };
     let tgid = (task >> 32) as u32;

@@ -99,7 +99,7 @@ impl Facts {
         if KC_UID.load() == 1 {
             // SAFETY: the helper has no preconditions.
             let uid = unsafe { bpf_get_current_uid_gid() } as u32;
-            // SAFETY: entries are never replaced while programs run.
+            // SAFETY: of entries that are replaced, the old one is not used again before a grace period is over.
             facts.caller &= unsafe { KC_UIDS.get(uid) }.copied().unwrap_or(KC_UID_OTHERS.load());
         }
         facts

@@ -131,8 +131,8 @@ fn walk() -> Option<Target> {
 
 #[inline(always)]
 fn found(id: u64) -> Option<Target> {
-    // SAFETY: values are replaced as a whole by user space; a torn read can only mix two versions of a mask, and the
-    // writer clears the mask before it changes anything else.
+    // SAFETY: of values that are replaced, the old one is not used again before a grace period is over, which programs run
+    // under.
     let target = unsafe { KC_TARGETS.get(id) }?;
     Some(*target)
 }

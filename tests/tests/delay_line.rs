@@ -79,7 +79,8 @@ fn a_burst_goes_at_once_and_the_rest_waits_for_the_rate() -> Result<()> {
     let place = Place::default().in_cgroup(&target).in_netns(&netns);
     let runner = cgroup.runner()?.in_netns(&netns);
     // With a delay, what goes at once has it. In either case a packet's worth takes more than a minute to come back.
-    for (faults, rules) in [("--rate 80bit --burst 100kb", 1), ("--delay 20ms --rate 80bit --burst 100kb", 2)] {
+    for (faults, rules) in [("--rate 80bit --burst 100kb", 1), ("--delay 20ms --rate 80bit --burst 100kb", 2)]
+    {
         let objects = KernelObjects::now()?;
         let mut running = Kchaos::inject(faults, target.path()).at(&runner).start()?;
         running.armed()?;

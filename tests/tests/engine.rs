@@ -1,91 +1,22 @@
 //! One engine, one set of maps and programs, many runs: the library under the command line.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use chaos_common::counter::Outcome;
-use chaos_userspace::host::cgroup::{Cgroup as TargetCgroup, Hierarchy};
-use chaos_userspace::inject::engine::{Engine, Options, Placement};
-use chaos_userspace::plan::{self, Plan};
-use chaos_userspace::probe::kernel::Kernel;
-use chaos_userspace::spec::when::When;
-use chaos_userspace::spec::{Fault, Spec, Target, corrupt::Corrupt, delay::Delay, network};
+use chaos_userspace::inject::engine::Engine;
+use chaos_userspace::plan::Plan;
+use chaos_userspace::spec::{corrupt::Corrupt, delay::Delay, network};
 use integration_tests::board::Role;
 use integration_tests::capability::{counts_exactly, delay_missing, has_tcx};
-use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::cgroup::Cgroup;
+use integration_tests::engine_scene::{
+    Scene, fault, loses_more, loses_nothing, losing, lost, place, planned, target,
+};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
-use integration_tests::netns::NetNs;
 use integration_tests::patience::wait_until;
 use integration_tests::spawn::Victim;
-
-struct Scene {
-    cgroup: TestCgroup,
-    netns: NetNs,
-    objects: KernelObjects,
-    program: PathBuf,
-}
-
-impl Scene {
-    fn new() -> Result<Self> {
-        let program = std::env::var_os("KCHAOS_BIN").context("KCHAOS_BIN names the kchaos program")?.into();
-        Ok(Self {
-            cgroup: TestCgroup::new()?,
-            netns: NetNs::new()?.with_clsact_where_needed()?,
-            objects: KernelObjects::now()?,
-            program,
-        })
-    }
-
-    fn options(&self) -> Options<'_> {
-        Options { program: &self.program, ..Options::default() }
-    }
-
-    /// A process that sends itself datagrams and notices what it lost.
-    fn victim(&self, cgroup: &Cgroup, port: u16) -> Result<Victim> {
-        let victim = Victim::talking_to_itself(cgroup, &self.netns, port)?;
-        wait_until("datagrams", || victim.board.datagrams.received.load(Acquire) > 10)?;
-        Ok(victim)
-    }
-}
-
-fn target(path: &Path) -> Result<TargetCgroup> {
-    Ok(Hierarchy::find()?.open(path)?)
-}
-
-/// A run that loses each of these shares of leaving packets, one rule each.
-fn losing(shares: &[&str]) -> Result<Plan> {
-    let matches = network::Match::default;
-    let faults = shares.iter().map(|share| fault(network::Effect::Loss, share, matches(), false));
-    planned(faults.collect::<Result<_>>()?, None)
-}
-
-fn fault(
-    effect: network::Effect,
-    share: &str,
-    matches: network::Match,
-    per_flow: bool,
-) -> Result<network::Fault> {
-    let when = When::from_parts([share].into_iter())?;
-    Ok(network::Fault { direction: network::Direction::Egress, matches, effect, per_flow, when })
-}
-
-fn planned(faults: Vec<network::Fault>, seed: Option<u64>) -> Result<Plan> {
-    let spec = Spec {
-        targets: vec![Target::Fresh],
-        select: Default::default(),
-        select_seed: None,
-        faults: faults.into_iter().map(|fault| Fault::Network(Box::new(fault))).collect(),
-        duration: None,
-        allowed: Default::default(),
-        observe: false,
-        seed,
-        mechanism: None,
-    };
-    Ok(plan::make(&spec, &Kernel::default())?)
-}
 
 /// The most rules, with everything that can happen to a packet and everything that can be asked of it, and in the end one
 /// that loses half.
@@ -129,29 +60,6 @@ fn everything() -> Result<Plan> {
     }
     faults.push(fault(network::Effect::Loss, "50%", matches, false)?);
     planned(faults, exact.then_some(42))
-}
-
-fn place<'a>(plan: &'a Plan, cgroup: &'a TargetCgroup) -> Placement<'a> {
-    Placement { plan, cgroups: vec![cgroup], await_exec: false }
-}
-
-fn lost(victim: &Victim) -> u64 {
-    victim.board.datagrams.lost.load(Acquire)
-}
-
-fn loses_more(victim: &Victim, who: &str) -> Result<()> {
-    let before = lost(victim);
-    wait_until(&format!("{who} to lose datagrams"), || lost(victim) > before + 20).map(|_| ())
-}
-
-fn loses_nothing(victim: &Victim, who: &str) -> Result<()> {
-    // What was on its way at the switch may still be counted; after that nothing is.
-    let received = || victim.board.datagrams.received.load(Acquire);
-    let from = received();
-    wait_until(&format!("{who} to receive"), || received() > from + 20)?;
-    let (before, from) = (lost(victim), received());
-    wait_until(&format!("{who} to receive more"), || received() > from + 100)?;
-    wait_until(&format!("{who} to lose no datagram"), || lost(victim) <= before).map(drop)
 }
 
 #[test]

@@ -139,7 +139,8 @@ fn a_namespace_entered_later_is_judged_from_the_first_socket_on() -> Result<()> 
     if !integration_tests::capability::has_tool("nsenter") {
         skip!("no nsenter (package util-linux)");
     }
-    let (first, later, cgroup) = (NetNs::new()?, NetNs::new()?.with_clsact_where_needed()?, TestCgroup::new()?);
+    let (first, later, cgroup) =
+        (NetNs::new()?, NetNs::new()?.with_clsact_where_needed()?, TestCgroup::new()?);
     let target = cgroup.runner()?.in_netns(&first);
     let outside = cgroup.child("outside")?;
     let mut bystander = Victim::talking_to_itself(&outside, &later, 7002)?;

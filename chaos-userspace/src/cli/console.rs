@@ -1,5 +1,6 @@
 //! What is said to people while something runs: on standard error, or in the view that has the terminal just then.
 
+use crate::{report::event::Sink, runs::message::Told};
 use anstream::adapter::strip_str;
 use std::{
     fmt,
@@ -54,14 +55,20 @@ pub fn err(line: fmt::Arguments<'_>) {
     say(&format!("{line}\n"));
 }
 
+/// Says whole lines to who has started the run, unless a machine reads them.
+pub fn tell(sink: &Sink, text: &str, at_length: bool) {
+    match sink {
+        Sink::Client(client) => {
+            let _gone = client.send(Told::Say { text: text.to_owned(), at_length });
+        }
+        Sink::Stderr => {}
+        Sink::None | Sink::File(_) => put(text, !at_length),
+    }
+}
+
 /// Says whole lines. A terminal that has gone must not stop the rest, so nothing is told of its errors.
 pub fn say(text: &str) {
     put(text, true);
-}
-
-/// Says what is too much for a view: only where lines stay.
-pub fn say_at_length(text: &str) {
-    put(text, false);
 }
 
 fn put(text: &str, is_shown: bool) {
@@ -123,7 +130,7 @@ mod tests {
         let (show, shown) = mpsc::channel();
         lend(show);
         say("one\n\u{1b}[33mtwo\u{1b}[0m\n");
-        say_at_length("a table\n");
+        put("a table\n", false);
         let _ = Log.write_all(b"a warning\n");
         take_back();
         assert_eq!(shown.iter().collect::<Vec<_>>(), ["one", "two", "a warning"]);

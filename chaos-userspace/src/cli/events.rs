@@ -54,6 +54,11 @@ pub struct Wanted {
 }
 
 impl Events {
+    /// Whether any are written.
+    pub fn are_asked_for(&self) -> bool {
+        self.events.is_some()
+    }
+
     /// Opens the file. `None` if nobody asked for events.
     pub fn open(&self) -> Result<Option<Wanted>, Failure> {
         let Some(path) = &self.events else { return Ok(None) };

@@ -87,7 +87,9 @@ impl From<client::Error> for Failure {
 impl From<engine::Error> for Failure {
     fn from(error: engine::Error) -> Self {
         let code = match error {
-            engine::Error::Encode(_) | engine::Error::NotLive => exit::USAGE,
+            engine::Error::Encode(_) | engine::Error::NotLive | engine::Error::Unshareable { .. } => {
+                exit::USAGE
+            }
             engine::Error::Conflict { .. } => exit::REFUSED,
             engine::Error::Program(_) | engine::Error::Attach { .. } => exit::UNABLE,
             engine::Error::Object(_) | engine::Error::Io { .. } => exit::INTERNAL,

@@ -6,7 +6,7 @@ use super::{
     exit,
     failure::Failure,
     faults::Faults,
-    run, safety,
+    join, run, safety,
     session::{self, Session, Watch},
     target::{Chosen, Targets},
 };
@@ -32,6 +32,10 @@ pub struct Inject {
     #[arg(long, hide = true, conflicts_with = "detach")]
     detached: bool,
 
+    /// Use an engine of its own, also where one hosts runs on this machine (kchaos engine)
+    #[arg(long)]
+    own: bool,
+
     /// Run a bystander in a sibling of our own cgroup and report what it felt
     #[arg(long)]
     bystander: bool,
@@ -43,6 +47,40 @@ pub struct Inject {
     faults: Faults,
 }
 
+impl Inject {
+    /// What is to be done, to whom.
+    pub(super) fn spec(&self) -> Result<Spec, Failure> {
+        let targets = self.targets.named();
+        if targets.is_empty() {
+            let message = "no target is named: add --cgroup PATH, --unit NAME, --pid PID, --container NAME or --pod NAMESPACE/NAME";
+            return Err(Failure::new(exit::USAGE, message));
+        }
+        let select = self.targets.select()?;
+        let select_seed = self.targets.select_seed();
+        Ok(Spec { targets, select, select_seed, ..self.faults.spec(Some(&self.duration))? })
+    }
+
+    /// Refuses what an engine does for runs of its own alone.
+    pub(super) fn check_shareable(&self) -> Result<(), Failure> {
+        if self.events.are_asked_for() {
+            let message = "--events: the engine of this machine records none for the runs that it hosts: start the run in \
+                           an engine of its own (--own)";
+            return Err(Failure::new(exit::USAGE, message));
+        }
+        Ok(())
+    }
+
+    /// Whether it goes on without who has started it.
+    pub(super) fn is_detached(&self) -> bool {
+        self.detached
+    }
+
+    /// Whether somebody is to feel nothing beside.
+    pub(super) fn with_bystander(&self) -> bool {
+        self.bystander
+    }
+}
+
 /// Runs the command.
 pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut Sink) -> Result<u8, Failure> {
     if arguments.detach {
@@ -51,14 +89,7 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
         }
         return detach::start(words);
     }
-    let targets = arguments.targets.named();
-    if targets.is_empty() {
-        let message = "no target is named: add --cgroup PATH, --unit NAME, --pid PID, --container NAME or --pod NAMESPACE/NAME";
-        return Err(Failure::new(exit::USAGE, message));
-    }
-    let select = arguments.targets.select()?;
-    let select_seed = arguments.targets.select_seed();
-    let spec = Spec { targets, select, select_seed, ..arguments.faults.spec(Some(&arguments.duration))? };
+    let spec = arguments.spec()?;
     run::check_privileges()?;
     let hierarchy = Hierarchy::find()?;
     let chosen = Chosen::find(&hierarchy, &spec)?;
@@ -68,6 +99,12 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
     let watch =
         Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose: common.verbose };
     run::warn_of_devices(&plan, &processes)?;
+    if !arguments.own
+        && let Some(host) = join::find()
+    {
+        arguments.check_shareable()?;
+        return join::run(host, words, arguments.detached, common.json.is_some(), sink);
+    }
     session::block_on(async {
         let mut session = Session::open(&plan, &chosen, false, watch, sink)?;
         session.allowed = allowed;

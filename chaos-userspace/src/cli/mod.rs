@@ -9,6 +9,7 @@ mod convert;
 mod delay;
 mod detach;
 mod doctor;
+mod engine;
 mod events;
 mod exec;
 pub mod exit;
@@ -20,6 +21,7 @@ mod halt;
 mod help;
 mod help_file;
 mod inject;
+mod join;
 mod list;
 mod packets;
 mod pages;
@@ -77,6 +79,8 @@ enum Command {
     Exec(exec::Exec),
     /// Inject faults into a cgroup that exists, with everything below it
     Inject(inject::Inject),
+    /// Host the runs that kchaos inject starts on this machine, in one engine for all; SIGTERM ends them
+    Engine,
     /// Run an experiment file: steady state, faults, recovery, verdict and reports
     Run(experiment::Run),
     /// Explain what would be attached where; changes nothing
@@ -164,6 +168,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Exec(arguments) => exec::run(&arguments, verbose, &mut sink),
         Command::Inject(inject) => inject::run(&inject, &arguments, &cli.common, &mut sink),
+        Command::Engine => engine::run(&cli.common, &mut sink),
         Command::Run(run) => experiment::run(&run, &arguments, &cli.common, &mut sink),
         Command::Plan(arguments) => plan::run(&arguments, cli.common.json.is_some()),
         Command::Convert(arguments) => convert::run(&arguments, cli.common.json.is_some()),

@@ -4,7 +4,7 @@ use super::{
     console, exit,
     failure::Failure,
     faults::Faults,
-    file, run, safety,
+    file, join, run, safety,
     target::{Chosen, Targets},
 };
 use crate::{
@@ -79,6 +79,8 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
         chosen.as_ref().map(|found| run::look_at_sockets(&plan, found, &hierarchy)).unwrap_or_default();
     warnings.extend(escapes.foreign.any().then(|| escapes.foreign.to_string()));
     warnings.extend(escapes.problems);
+    // Commands and experiments have engines of their own.
+    let engine = if chosen.is_some() && experiment.is_none() { join::find() } else { None };
     if json {
         let rules: Vec<_> = plan
             .rules
@@ -104,6 +106,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 "warnings": warnings,
                 "foreign_sockets": escapes.foreign,
                 "bypasses": escapes.bypasses,
+                "engine": engine.as_ref().map(|host| host.pid),
                 "schedule": experiment.iter().flat_map(|experiment| experiment.courses()).collect::<Vec<_>>(),
                 "timetable": experiment.as_ref().and_then(timetable),
                 "steady_state": experiment.iter().flat_map(|experiment| experiment.promises()).collect::<Vec<_>>(),
@@ -118,6 +121,12 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
         console::out_text(&plan::explain::explain(&plan, &target, &warnings));
         for bypass in &escapes.bypasses {
             console::out(format_args!("Not hit: {bypass}."));
+        }
+        if let Some(host) = &engine {
+            let pid = host.pid;
+            console::out(format_args!(
+                "Engine: inject joins that of process {pid}, or has its own with --own"
+            ));
         }
         if let Some(experiment) = &experiment {
             console::out_text(&(experiment.explain() + &plan::watch::explain(&watched)));

@@ -170,9 +170,7 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
     } else {
         exit::name(summary.code)
     };
-    if !sink.is_stderr() {
-        console::say_at_length(&summary.text());
-    }
+    console::tell(sink, &summary.text(), true);
     sink.write(&Event::Summary(&summary));
     summary
 }

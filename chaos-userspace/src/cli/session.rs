@@ -1,6 +1,11 @@
 //! A run while it lives: what `exec` and `inject` share between a plan and a summary.
 
+mod ends;
+mod home;
 mod restarts;
+
+pub use ends::Ends;
+pub use home::{Home, Place};
 
 use super::{
     console,
@@ -13,7 +18,11 @@ use super::{
     target::Chosen,
 };
 use crate::{
-    host::cgroup::{Cgroup, Hierarchy},
+    host::{
+        cgroup::{Cgroup, Hierarchy},
+        link_events::LinkEvents,
+        process,
+    },
     inject::{
         engine::{Closed, Engine, Grace, Placement},
         seccomp::Filter,
@@ -36,7 +45,7 @@ use crate::{
 };
 use chaos_common::{counter::Outcome, namespace::Entered};
 use nix::sys::signal::{SigSet, Signal};
-use std::{future::Future, io, os::fd::OwnedFd, pin::Pin, sync::Arc, time::Instant};
+use std::{cell::RefCell, future::Future, io, os::fd::OwnedFd, pin::Pin, rc::Rc, sync::Arc, time::Instant};
 use tokio::time::{Sleep, sleep};
 
 /// Runs a session's work on a runtime of its own, on this thread.
@@ -75,11 +84,14 @@ pub struct Session<'a> {
     server: Option<Server>,
     /// Who waits for the end.
     waiting: Vec<Caller>,
-    engine: Option<Engine>,
+    engine: Option<Home>,
     closed: Option<Closed>,
     kernel_log: Option<Forwarder>,
     recorder: Option<Recorder>,
-    signals: Signals,
+    ends: Ends,
+    /// Those for whose sake nets are spread: this process, and who has asked for the run if that is another one, each with its
+    /// ancestors.
+    lineages: Vec<Vec<i32>>,
     device_news: DeviceNews,
     namespaces: Namespaces,
     /// Those that are followed when they are made anew, and the lever.
@@ -121,7 +133,8 @@ impl<'a> Session<'a> {
         let bystander = with_bystander.then(|| Bystander::start(&plan.run)).transpose()?;
         // Before any thread is started, so that the signals wait for us on all of them.
         let signals = Signals::take().map_err(Failure::internal)?;
-        let placement = Placement { plan, cgroups: chosen.cgroups.iter().collect(), await_exec: made_cgroup };
+        let placement =
+            Placement { plan, cgroups: chosen.cgroups.iter().collect(), await_exec: made_cgroup, home: None };
         // A run does not fail because its targets cannot be found again.
         if let Err(error) = targets.follow(&chosen.cgroups) {
             log::warn!("targets that are made anew are not found again: {error}");
@@ -144,32 +157,87 @@ impl<'a> Session<'a> {
             None => None,
         };
         let kernel_log = forward_kernel_log(&engine, verbose);
-        let device_news = DeviceNews::default();
-        engine.device_news().and_then(|news| device_news.listen(news)).map_err(Failure::internal)?;
+        let news = engine.device_news().map_err(Failure::internal)?;
         let namespaces = Namespaces::listen(engine.entered()?).map_err(Failure::internal)?;
+        let mut session = Self::begin(
+            plan,
+            chosen,
+            Home::Own(Box::new(engine)),
+            (Ends::Process(signals), vec![process::lineage()]),
+            (targets, news, namespaces),
+            sink,
+        )?;
+        if made_cgroup {
+            session.command = "exec";
+        }
+        (session.kernel_log, session.recorder, session.bystander) = (kernel_log, recorder, bystander);
+        Ok(session)
+    }
+
+    /// The same in an engine that others have as well, for somebody else: `ends` tells when its end is asked for, `caller` is
+    /// who asks for the run.
+    pub fn join(
+        plan: &Plan,
+        chosen: &'a Chosen,
+        engine: &Rc<RefCell<Engine>>,
+        (ends, caller): (Ends, i32),
+        with_bystander: bool,
+        sink: &Sink,
+    ) -> Result<Self, Failure> {
+        let mut targets = Targets::listen(Hierarchy::find()?).map_err(Failure::internal)?;
+        super::halt::check()?;
+        let bystander = with_bystander.then(|| Bystander::start(&plan.run)).transpose()?;
+        let cgroups = chosen.cgroups.iter().collect();
+        let placement = Placement { plan, cgroups, await_exec: false, home: Some(caller) };
+        if let Err(error) = targets.follow(&chosen.cgroups) {
+            log::warn!("targets that are made anew are not found again: {error}");
+        }
+        chosen.check_current()?;
+        let place = Place::take(engine, &placement)?;
+        chosen.check_current()?;
+        let home = Home::Shared(place);
+        let news = home.look(|engine, slot| engine.device_news_of(slot)).map_err(Failure::internal)?;
+        let lineages = vec![process::lineage_of(caller), process::lineage()];
+        // Which of the runs an entered namespace is for, the kernel programs do not tell.
+        let namespaces = Namespaces::listen(None).map_err(Failure::internal)?;
+        let followed = (targets, news, namespaces);
+        let mut session = Self::begin(plan, chosen, home, (ends, lineages), followed, sink)?;
+        session.bystander = bystander;
+        Ok(session)
+    }
+
+    fn begin(
+        plan: &Plan,
+        chosen: &'a Chosen,
+        home: Home,
+        (ends, lineages): (Ends, Vec<Vec<i32>>),
+        (targets, news, namespaces): (Targets, Vec<LinkEvents>, Namespaces),
+        sink: &Sink,
+    ) -> Result<Self, Failure> {
+        let device_news = DeviceNews::default();
+        device_news.listen(news).map_err(Failure::internal)?;
         let server = Server::start(&plan.run)
             .inspect_err(|error| log::warn!("nobody can list or stop this run by its id: {error}"))
             .ok();
-        if !sink.is_stderr() {
-            console::say(&format!("kchaos {}: {}\n", plan.run, chosen.in_words()));
-        }
+        console::tell(sink, &format!("kchaos {}: {}\n", plan.run, chosen.in_words()), false);
         Ok(Self {
             plan: plan.clone(),
             chosen,
-            command: if made_cgroup { "exec" } else { "inject" },
+            command: "inject",
             armed: None,
             server,
             waiting: vec![],
-            engine: Some(engine),
+            engine: Some(home),
             closed: None,
-            kernel_log,
-            recorder,
-            signals,
+            kernel_log: None,
+            recorder: None,
+            ends,
+            lineages,
             device_news,
             namespaces,
             targets,
             over: None,
-            bystander,
+            bystander: None,
             follows: false,
             drawn_before: vec![Drawn::default(); plan.rules.len()],
             allowed: vec![],
@@ -187,32 +255,38 @@ impl<'a> Session<'a> {
 
     /// What the caller of this process had blocked: a command we start gets it back.
     pub fn mask_before(&self) -> SigSet {
-        self.signals.mask_before()
+        self.ends.mask_before()
     }
 
     /// What a command of this run has to be started behind, if anything.
     pub fn filter(&self) -> Option<Filter> {
-        self.engine.as_ref().and_then(Engine::filter)
+        self.engine.as_ref().and_then(|home| home.look(|engine, _| engine.filter()))
     }
 
     /// Answers for calls that wait at `listener`.
     pub fn receive(&mut self, listener: OwnedFd) -> io::Result<()> {
         match &mut self.engine {
-            Some(engine) => engine.receive(listener),
+            Some(home) => home.with(|engine, _| engine.receive(listener)),
             None => Err(io::Error::other("the run is over")),
         }
     }
 
     /// Arms the run, or waits until the exec of the command with this pid has, and tells.
     pub fn arm(&mut self, command: Option<u32>, sink: &mut Sink) -> Result<(), Failure> {
-        if let Some(engine) = &mut self.engine {
-            match command {
-                Some(_) => engine.wait_armed(0).map_err(Failure::internal)?,
-                None => engine.arm(0),
-            }
-            for attachment in engine.attachments() {
-                log::info!("attached {attachment}");
-            }
+        if let Some(home) = &mut self.engine {
+            home.with(|engine, slot| {
+                for attachment in engine.attachments() {
+                    log::info!("attached {attachment}");
+                }
+                match command {
+                    Some(_) => engine.wait_armed(slot),
+                    None => {
+                        engine.arm(slot);
+                        Ok(())
+                    }
+                }
+            })
+            .map_err(Failure::internal)?;
         }
         self.armed = Some(Instant::now());
         // Those that were down, and what has appeared since the engine listed them.
@@ -243,7 +317,7 @@ impl<'a> Session<'a> {
                 }
             };
             tokio::select! {
-                arrived = self.signals.next() => {
+                arrived = self.ends.next() => {
                     return Ok(self.interrupted(arrived.map_err(Failure::internal)?));
                 }
                 () = self.device_news.next() => self.engine.iter_mut().for_each(follow_devices),
@@ -270,9 +344,10 @@ impl<'a> Session<'a> {
 
     /// Judges packets also where the targets make sockets now. What cannot be judged must not end the run, but be told.
     fn follow_entered(&mut self, entered: &[Entered]) {
-        let Some(engine) = &mut self.engine else { return };
+        let Some(home) = &mut self.engine else { return };
         let processes = || self.chosen.cgroups.iter().flat_map(Cgroup::processes).collect();
-        let followed = engine.follow_entered(entered, processes).map_err(|error| error.to_string());
+        let followed = home.with(|engine, _| engine.follow_entered(entered, processes));
+        let followed = followed.map_err(|error| error.to_string());
         let listened =
             followed.and_then(|news| self.device_news.listen(news).map_err(|error| error.to_string()));
         if let Err(error) = listened {
@@ -282,13 +357,13 @@ impl<'a> Session<'a> {
 
     /// Nothing acts any more.
     pub fn disarm(&self) {
-        self.engine.iter().for_each(|engine| engine.disarm(0));
+        self.engine.iter().for_each(|home| home.look(|engine, slot| engine.disarm(slot)));
     }
 
     /// Faults inflicted so far, by all rules.
     pub fn injected(&self) -> Result<u64, Failure> {
         let counters = match (&self.engine, &self.closed) {
-            (Some(engine), _) => engine.counters()?,
+            (Some(home), _) => home.account()?.0,
             (None, closed) => closed.iter().flat_map(|closed| closed.counters.clone()).collect(),
         };
         let of_rule =
@@ -299,7 +374,7 @@ impl<'a> Session<'a> {
     /// By rule: events that were inflicted so far, and those that only the draw has spared.
     pub fn drawn(&self) -> Result<Vec<Drawn>, Failure> {
         let counters = match (&self.engine, &self.closed) {
-            (Some(engine), _) => engine.counters()?,
+            (Some(home), _) => home.account()?.0,
             (None, closed) => closed.iter().flat_map(|closed| closed.counters.clone()).collect(),
         };
         let of_rule = |rule: &chaos_common::counter::RuleCounters| Drawn {
@@ -327,7 +402,7 @@ impl<'a> Session<'a> {
     /// Goes on with other shares at once. The old ones may act until the grace period is over.
     pub fn follow(&mut self, plan: &Plan) -> Result<Grace, Failure> {
         let engine = self.engine.as_mut().ok_or_else(|| Failure::internal("the faults have ended"))?;
-        let grace = engine.exchange(0, plan)?;
+        let grace = engine.with(|engine, slot| engine.exchange(slot, plan))?;
         self.plan = plan.clone();
         Ok(grace)
     }
@@ -359,6 +434,7 @@ impl<'a> Session<'a> {
                 return Some(self.interrupted(Arrived { signal: Signal::SIGTERM, from_terminal: false }));
             }
             Request::Status => self.status().map(Answer::Status),
+            Request::Join { .. } => Err(Failure::new(exit::USAGE, "a run hosts no others: ask the engine")),
             Request::Set { words } => self.set(words, sink).map(|faults| Answer::Set { faults }),
         };
         let answer =
@@ -378,7 +454,7 @@ impl<'a> Session<'a> {
             ));
         }
         let wanted = set::plan(words, &self.plan)?;
-        engine.change(0, &wanted)?;
+        engine.change(&wanted)?;
         self.plan = wanted;
         self.drawn_before = self.drawn()?;
         let faults: Vec<_> = self.plan.rules.iter().map(|rule| rule.fault.to_string()).collect();
@@ -388,9 +464,9 @@ impl<'a> Session<'a> {
 
     /// How it goes.
     pub fn status(&self) -> Result<Status, Failure> {
-        let (counters, missed, held) = match (&self.engine, &self.closed) {
-            (Some(engine), _) => (engine.counters()?, engine.missed(), engine.held()?),
-            (None, Some(closed)) => (closed.counters.clone(), closed.missed.clone(), closed.held.clone()),
+        let (counters, held, missed) = match (&self.engine, &self.closed) {
+            (Some(home), _) => home.account()?,
+            (None, Some(closed)) => (closed.counters.clone(), closed.held.clone(), closed.missed.clone()),
             (None, None) => return Err(Failure::internal("there is no engine")),
         };
         let ended = self.engine.is_none() || self.ending.interrupted_by.is_some();
@@ -415,9 +491,8 @@ impl<'a> Session<'a> {
 
     /// Takes everything away; what it was is told by [`Session::finish`].
     pub fn close(&mut self) {
-        if let Some(engine) = self.engine.take() {
-            engine.disarm(0);
-            self.closed = Some(engine.close());
+        if let Some(home) = self.engine.take() {
+            self.closed = home.end();
         }
     }
 
@@ -496,8 +571,8 @@ fn forward_kernel_log(engine: &Engine, verbose: u8) -> Option<Forwarder> {
 }
 
 /// Attaches to devices that have appeared. A device that cannot be judged must not end the run, but be told.
-fn follow_devices(engine: &mut Engine) {
-    match engine.follow_devices() {
+fn follow_devices(home: &mut Home) {
+    match home.with(|engine, _| engine.follow_devices()) {
         Ok(0) => {}
         Ok(count) => log::info!("attached to {count} more devices"),
         Err(error) => log::warn!("packets leaving a new device are not judged: {error}"),

@@ -172,7 +172,10 @@ fn read_effects(network: &mut Fields<'_>, packets: &mut Packets, table: &mut Tab
             Ok(0) => table.exact(&path, "none"),
             Ok(bytes) => match units::bits(bytes as f64 * 8.0) {
                 Ok(rate) => {
-                    table.exact(&path, format!("rate: {rate}; theirs lets go at once what it lets go in a second"));
+                    table.exact(
+                        &path,
+                        format!("rate: {rate}; theirs lets go at once what it lets go in a second"),
+                    );
                     packets.effects.push(("rate", Out::text(rate)));
                     packets.burst("(burst)", units::tc_size(text), table);
                 }

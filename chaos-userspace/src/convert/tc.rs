@@ -148,7 +148,8 @@ impl<'a> Line<'a> {
                 }
                 "limit" | "latency" => {
                     let field = format!("{option} {}", self.next().unwrap_or_default());
-                    self.table.approximated(&field, "left out: what waits is bounded by memory (delay.queue)");
+                    self.table
+                        .approximated(&field, "left out: what waits is bounded by memory (delay.queue)");
                 }
                 "peakrate" | "mtu" | "minburst" | "mpu" | "overhead" | "linklayer" => {
                     let field = format!("{option} {}", self.next().unwrap_or_default());

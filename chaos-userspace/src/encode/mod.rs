@@ -16,6 +16,7 @@ use crate::{
         network::Effect,
         returns::Returns,
         syscall::{self, Call as SystemCall},
+        syscall_match::Pattern,
     },
 };
 use chaos_common::{
@@ -31,7 +32,7 @@ use chaos_common::{
     },
     syscall::{Call, HOOK_ENTRY, HOOK_FILE_PERMISSION, HOOK_SOCKET, call_row, ring_row},
     syscall_match::{Arguments, Wanted},
-    target::{SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target},
+    target::{FILTER_WORDS_MAX, SELECT_FAST, SELECT_LEVELS, SELECT_WALK, Target, filter_words},
     watch::WATCHED_MAX,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -46,6 +47,15 @@ pub struct Job<'a> {
     pub targets: &'a [(u64, u32)],
     /// Arm at the first exec in the target instead of at once.
     pub await_exec: bool,
+}
+
+/// The place a run keeps in an engine while others come and go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Index of the run in the control page.
+    pub slot: usize,
+    /// The numbers of its rules, ascending: their bits in masks, and their places in counters.
+    pub rules: Vec<u32>,
 }
 
 /// Everything that is written before the first program is attached.
@@ -123,6 +133,31 @@ pub struct Image {
     pub runs: Vec<Run>,
     /// Calls that are watched.
     pub watched: usize,
+    /// Whether runs come and go: what is numbered keeps its number then, and what has none is an empty place.
+    pub shared: bool,
+    /// Patterns of paths, by bit; kept for [`share`].
+    pub patterns: Vec<Option<Pattern>>,
+}
+
+/// A place of no target.
+pub const EMPTY: (u64, Target) = (0, Target { rules: 0, runs: 0 });
+
+/// Where targets are, and where none is any more, last place first.
+#[derive(Default)]
+struct Places {
+    known: BTreeMap<u64, usize>,
+    empty: Vec<usize>,
+}
+
+impl Places {
+    fn of(targets: &[(u64, Target)]) -> Self {
+        let all = targets.iter().enumerate();
+        let (empty, known): (Vec<_>, Vec<_>) = all.partition(|(_, (id, _))| *id == EMPTY.0);
+        Self {
+            known: known.into_iter().map(|(place, (id, _))| (*id, place)).collect(),
+            empty: empty.into_iter().map(|(place, _)| place).rev().collect(),
+        }
+    }
 }
 
 /// What does not fit into one engine.
@@ -164,21 +199,51 @@ fn not_too_deep(targets: &[(u64, u32)]) -> Result<(), Error> {
 pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
     within("runs", jobs.len(), RUNS_MAX)?;
     within("rules", jobs.iter().map(|job| job.plan.rules.len()).sum(), RULES_MAX)?;
-    let mut image = Image::default();
+    let mut next = 0..;
+    let seats = jobs.iter().enumerate().map(|(slot, job)| {
+        let rules = next.by_ref().take(job.plan.rules.len()).collect();
+        Seat { slot, rules }
+    });
+    let seats: Vec<_> = seats.collect();
+    seated(&seats.iter().zip(jobs).collect::<Vec<_>>(), Image::default())
+}
+
+/// Encodes the runs of an engine in which `before` is in force: what has a number there keeps it.
+pub fn share(jobs: &[(&Seat, &Job<'_>)], before: &Image) -> Result<Image, Error> {
+    let kept = Image {
+        shared: true,
+        targets: before.targets.iter().map(|(id, _)| (*id, Target::default())).collect(),
+        patterns: before.patterns.clone(),
+        // What they say holds for the kernel, and those of runs that need none are empty.
+        registers: before.registers,
+        ..Image::default()
+    };
+    seated(jobs, kept)
+}
+
+/// `image` is what is kept of the one before.
+fn seated(jobs: &[(&Seat, &Job<'_>)], mut image: Image) -> Result<Image, Error> {
     let mut prefixes = network::Prefixes::default();
-    let mut matches = syscall_match::Matches::default();
-    let mut known = BTreeMap::new();
-    for (slot, job) in jobs.iter().enumerate() {
+    let mut matches = syscall_match::Matches::new(std::mem::take(&mut image.patterns), image.shared);
+    let mut known = Places::of(&image.targets);
+    let rules = jobs.iter().flat_map(|(seat, _)| &seat.rules).max().map_or(0, |last| last + 1);
+    image.rules = (0..rules).map(|number| Rule { number, ..Rule::default() }).collect();
+    let slots = jobs.iter().map(|(seat, _)| seat.slot + 1).max().unwrap_or(0);
+    within("runs", slots, RUNS_MAX)?;
+    within("rules", image.rules.len(), RULES_MAX)?;
+    image.runs = vec![Run::default(); slots];
+    for (seat, job) in jobs {
         not_too_deep(job.targets)?;
-        image.runs.push(Run {
+        let slot = seat.slot;
+        image.runs[slot] = Run {
             state: if job.await_exec { STATE_AWAIT_EXEC } else { STATE_IDLE },
             mode: if job.plan.observe { MODE_OBSERVE } else { MODE_ENFORCE },
             duration_ns: job.plan.duration.map_or(0, |duration| duration.as_nanos() as u64),
             ..Run::default()
-        });
+        };
         let mut mask = 0;
-        for planned in &job.plan.rules {
-            let bit = 1u64 << image.rules.len();
+        for (place, (planned, number)) in job.plan.rules.iter().zip(seat.rules.iter().copied()).enumerate() {
+            let bit = 1u64 << number;
             mask |= bit;
             for mechanism in &planned.mechanisms {
                 image.clsact |= *mechanism == Mechanism::Clsact;
@@ -199,12 +264,12 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                     image.add_call(*call, bit, hook);
                 }
             }
-            let mut rule = Rule { run: slot as u32, number: image.rules.len() as u32, ..Rule::default() };
+            let mut rule = Rule { run: slot as u32, number, ..Rule::default() };
             planned.fault.when().encode(&mut rule);
             if let Some(seed) = job.plan.seed {
                 // Rules of one run must not hit the same events.
                 rule.when |= WHEN_SEEDED;
-                rule.seed = seed ^ u64::from(seeded_draw(seed, image.rules.len() as u64)) << 32;
+                rule.seed = seed ^ u64::from(seeded_draw(seed, place as u64)) << 32;
             }
             match &planned.fault {
                 Fault::Network(fault) => {
@@ -221,7 +286,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                         Effect::Corrupt(Corrupt::Payload) => KIND_CORRUPT_PAYLOAD,
                         Effect::Reorder => KIND_REORDER,
                         Effect::Delay(delay) => {
-                            image.lines.push((image.rules.len() as u32, Netem::from(delay)));
+                            image.lines.push((number, Netem::from(delay)));
                             KIND_DELAY
                         }
                     };
@@ -230,7 +295,7 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
                         rule.matches |= MATCH_FLOW;
                         // What is drawn per flow needs no counting: the seed alone says which flows are hit.
                         if rule.when & WHEN_SEEDED == 0 {
-                            rule.seed = salt(&job.plan.run, image.rules.len());
+                            rule.seed = salt(&job.plan.run, place);
                         }
                         rule.when &= !WHEN_SEEDED;
                     }
@@ -262,20 +327,23 @@ pub fn encode(jobs: &[Job<'_>]) -> Result<Image, Error> {
             // The receiver counts by itself.
             let by_kernel = !planned.mechanisms.contains(&Mechanism::Notification);
             image.exact |= by_kernel && rule.when & !WHEN_PER_FLOW != 0;
-            image.rules.push(rule);
+            image.rules[number as usize] = rule;
         }
         let target = Target { rules: mask, runs: 1 << slot };
         job.targets.iter().for_each(|(id, _)| image.add_target(&mut known, *id, target));
     }
+    image.leave_places_empty();
     (image.remote4, image.remote6) = prefixes.cumulate();
     matches.finish(&mut image)?;
     within("IPv4 prefixes", image.remote4.len(), CIDRS_MAX as usize)?;
     within("IPv6 prefixes", image.remote6.len(), CIDRS_MAX as usize)?;
     let asks_tasks =
         |job: &Job<'_>| job.await_exec || job.plan.rules.iter().any(|rule| !rule.calls.is_empty());
-    let walks = jobs.iter().any(|job| !job.plan.task_ancestor && asks_tasks(job));
-    image.registers = jobs.first().map(|job| job.plan.registers).unwrap_or_default();
-    image.choose_selection(jobs.iter().flat_map(|job| job.targets).copied(), walks)?;
+    let walks = jobs.iter().any(|(_, job)| !job.plan.task_ancestor && asks_tasks(job));
+    let registers = jobs.iter().map(|(_, job)| job.plan.registers);
+    image.registers =
+        registers.into_iter().find(|known| *known != Registers::default()).unwrap_or(image.registers);
+    image.choose_selection(jobs.iter().flat_map(|(_, job)| job.targets).copied(), walks)?;
     Ok(image)
 }
 
@@ -285,7 +353,7 @@ pub fn watching(targets: &[(u64, u32)], calls: usize, task_ancestor: bool) -> Re
     within("watched calls", calls, WATCHED_MAX as usize)?;
     // A rule that there is not: who is subject to nothing is not found.
     let found = Target { rules: 1, runs: 0 };
-    let mut known = BTreeMap::new();
+    let mut known = Places::default();
     let mut image = Image { watched: calls, ..Image::default() };
     not_too_deep(targets)?;
     targets.iter().for_each(|(id, _)| image.add_target(&mut known, *id, found));
@@ -368,15 +436,26 @@ impl Image {
         self.rules.iter().filter(counting).fold(0, |rules, rule| rules | 1 << rule.number)
     }
 
-    /// `places` are those of the known ids.
-    fn add_target(&mut self, places: &mut BTreeMap<u64, usize>, id: u64, target: Target) {
-        let place = *places.entry(id).or_insert(self.targets.len());
+    fn add_target(&mut self, places: &mut Places, id: u64, target: Target) {
+        let place =
+            *places.known.entry(id).or_insert_with(|| places.empty.pop().unwrap_or(self.targets.len()));
         match self.targets.get_mut(place) {
-            Some((_, known)) => {
-                known.rules |= target.rules;
-                known.runs |= target.runs;
+            Some((known, of)) => {
+                *known = id;
+                of.rules |= target.rules;
+                of.runs |= target.runs;
             }
             None => self.targets.push((id, target)),
+        }
+    }
+
+    /// Who is subject to nothing any more leaves an empty place, at the end none.
+    fn leave_places_empty(&mut self) {
+        for target in self.targets.iter_mut().filter(|(_, target)| target.runs == 0) {
+            *target = EMPTY;
+        }
+        while self.targets.last() == Some(&EMPTY) {
+            self.targets.pop();
         }
     }
 
@@ -388,11 +467,16 @@ impl Image {
         image
     }
 
-    /// What slots stand for: with `SELECT_WALK` the target of the same place, otherwise all that targets are subject to,
-    /// each once. A socket hook's program knows the first slot with what its targets are subject to.
+    /// Words of the filter before the target table: where targets come, there is room for the most.
+    pub fn filter_words(&self) -> usize {
+        if self.shared { FILTER_WORDS_MAX } else { filter_words(self.targets.len()) }
+    }
+
+    /// What slots stand for: with `SELECT_WALK` and where runs come and go the target of the same place, otherwise all that
+    /// targets are subject to, each once. A socket hook's program knows the first slot with what its targets are subject to.
     pub fn slots(&self) -> Vec<Target> {
         let mut all: Vec<_> = self.targets.iter().map(|(_, target)| *target).collect();
-        if self.select_task != SELECT_WALK {
+        if self.select_task != SELECT_WALK && !self.shared {
             all.sort_unstable_by_key(|target| (target.runs, target.rules));
             all.dedup();
         }
@@ -409,7 +493,8 @@ impl Image {
         within("targets", self.targets.len(), TARGETS_MAX as usize)?;
         self.levels = targets.fold(0, |levels, (_, level)| levels | 1 << level);
         let one_level = self.levels.count_ones() == 1;
-        if one_level && self.targets.len() <= FAST_TARGETS_MAX {
+        // Those that are compared are counted by what the verifier knows, and others would need other programs.
+        if one_level && self.targets.len() <= FAST_TARGETS_MAX && !self.shared {
             self.select_skb = SELECT_FAST;
             self.fast_level = self.levels.trailing_zeros();
             for (slot, (id, _)) in self.fast_ids.iter_mut().zip(&self.targets) {
@@ -432,162 +517,4 @@ impl Image {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        plan::{PlannedRule, SecurityHook},
-        spec::{
-            network::{self as spec_network, Direction},
-            when::When,
-        },
-    };
-    use chaos_common::rule::{MATCH_PROTOCOL, MATCH_REMOTE, MATCH_REMOTE_PORT};
-
-    fn loss(percent: &str, matches: spec_network::Match, direction: Direction) -> Fault {
-        Fault::Network(Box::new(spec_network::Fault {
-            direction,
-            matches,
-            effect: Effect::Loss,
-            per_flow: false,
-            when: When::from_parts([percent].into_iter()).unwrap(),
-        }))
-    }
-
-    fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Plan {
-        Plan {
-            run: "test".into(),
-            rules: rules
-                .into_iter()
-                .map(|(fault, mechanisms)| PlannedRule {
-                    name: "x".into(),
-                    calls: match &fault {
-                        Fault::Syscall(fault) => SystemCall::all()
-                            .filter(|call| fault.calls.contain(*call))
-                            .map(|call| (call, mechanisms.clone()))
-                            .collect(),
-                        Fault::Network(_) => vec![],
-                    },
-                    fault,
-                    mechanisms,
-                    limits: vec![],
-                })
-                .collect(),
-            duration: None,
-            observe: false,
-            seed: None,
-            task_ancestor: true,
-            registers: Registers::default(),
-        }
-    }
-
-    fn job<'a>(plan: &'a Plan, targets: &'a [(u64, u32)]) -> Job<'a> {
-        Job { plan, targets, await_exec: false }
-    }
-
-    #[test]
-    fn runs_share_one_engine_without_mixing() {
-        let lossy = plan(vec![(
-            loss("5%", Default::default(), Direction::Both),
-            vec![Mechanism::Tcx, Mechanism::CgroupSkb],
-        )]);
-        let failing = plan(vec![(
-            Fault::Syscall(Box::new("openat=EIO".parse().unwrap())),
-            vec![Mechanism::Security { by: SecurityHook::Lsm, hook: "file_open", id: 3 }],
-        )]);
-        let image =
-            encode(&[job(&lossy, &[(10, 2)]), job(&failing, &[(11, 3)]), job(&failing, &[(10, 2)])]).unwrap();
-        assert_eq!(
-            image.targets,
-            [(10, Target { rules: 0b101, runs: 0b101 }), (11, Target { rules: 0b10, runs: 0b10 })]
-        );
-        assert_eq!((image.egress_rules, image.ingress_rules), (1, 1));
-        let call = Call { rules: 0b110, hook: 3, other_hook: 3 };
-        let rows = [257, call_row(295, true).unwrap(), ring_row(3, false)];
-        assert_eq!(image.calls, BTreeMap::from(rows.map(|row| (row, call))));
-        assert_eq!(image.rules.iter().map(|rule| rule.run).collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!((image.select_skb, image.levels), (SELECT_LEVELS, 0b1100));
-    }
-
-    #[test]
-    fn few_targets_of_one_level_are_compared() {
-        let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
-        let targets: Vec<_> = (1..=9).map(|id| (id, 4)).collect();
-        let jobs: Vec<_> = targets[..8].iter().map(|one| job(&lossy, std::slice::from_ref(one))).collect();
-        let image = encode(&jobs).unwrap();
-        assert_eq!(
-            (image.select_skb, image.fast_level, image.fast_ids),
-            (SELECT_FAST, 4, [1, 2, 3, 4, 5, 6, 7, 8])
-        );
-        assert_eq!(encode(&[job(&lossy, &targets[..8])]).unwrap().fast_ids, image.fast_ids);
-        assert_eq!(encode(&[job(&lossy, &targets)]).unwrap().select_skb, SELECT_LEVELS);
-    }
-
-    #[test]
-    fn a_target_that_is_made_anew_is_what_it_was() {
-        let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
-        for count in [2, 9] {
-            let mut targets: Vec<_> = (1..=count).map(|id| (id, 4)).collect();
-            let image = encode(&[job(&lossy, &targets)]).unwrap().with_target(2, 70);
-            targets[1].0 = 70;
-            assert_eq!(image, encode(&[job(&lossy, &targets)]).unwrap());
-        }
-    }
-
-    #[test]
-    fn many_targets_of_one_run_are_subject_to_the_same() {
-        let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
-        let targets: Vec<_> = (1..=u64::from(TARGETS_MAX)).map(|id| (id, 4)).collect();
-        let image = encode(&[job(&lossy, &targets), job(&lossy, &[(7, 4)])]).unwrap();
-        assert_eq!((image.rules.len(), image.runs.len(), image.targets.len()), (2, 2, targets.len()));
-        assert_eq!(image.targets[6].1, Target { rules: 0b11, runs: 0b11 });
-        let kinds = [Target { rules: 1, runs: 1 }, Target { rules: 0b11, runs: 0b11 }];
-        assert_eq!(image.slots(), kinds);
-        let more: Vec<_> = (1..=u64::from(TARGETS_MAX) + 1).map(|id| (id, 4)).collect();
-        let refused = encode(&[job(&lossy, &more)]).unwrap_err().to_string();
-        assert!(refused.contains("16385 targets are above the limit of 16384"), "{refused}");
-    }
-
-    #[test]
-    fn only_calls_have_few_targets_on_old_kernels() {
-        let mut lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
-        let mut failing = plan(vec![(
-            Fault::Syscall(Box::new("openat=EIO".parse().unwrap())),
-            vec![Mechanism::Security { by: SecurityHook::Lsm, hook: "file_open", id: 3 }],
-        )]);
-        (lossy.task_ancestor, failing.task_ancestor) = (false, false);
-        let targets: Vec<_> = (1..=65).map(|id| (id, 4)).collect();
-        assert_eq!(encode(&[job(&lossy, &targets)]).unwrap().targets.len(), 65);
-        let image = encode(&[job(&failing, &targets[..64])]).unwrap();
-        assert_eq!((image.select_task, image.slots().len()), (SELECT_WALK, 64));
-        assert!(encode(&[job(&failing, &targets)]).unwrap_err().to_string().contains("below 5.12"));
-    }
-
-    #[test]
-    fn matches_become_bits() {
-        let matches = spec_network::Match {
-            protocol: Some(spec_network::Protocol::Tcp),
-            remote: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
-            remote_ports: spec_network::Ports { only: vec![80..=81], ..Default::default() },
-            ..spec_network::Match::default()
-        };
-        let lossy = plan(vec![
-            (loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx]),
-            (loss("5%", matches, Direction::Egress), vec![Mechanism::Tcx]),
-        ]);
-        let image = encode(&[job(&lossy, &[(1, 1)])]).unwrap();
-        assert_eq!(image.rules[0].matches, 0);
-        assert_eq!(image.rules[1].matches, MATCH_PROTOCOL | MATCH_REMOTE | MATCH_REMOTE_PORT);
-        assert_eq!(image.ports, BTreeMap::from([(80, 2), (81, 2)]));
-        assert_eq!(image.remote4, [("10.0.0.0/8".parse().unwrap(), 2)]);
-        assert_eq!(image.remote6, [("fd00::/8".parse().unwrap(), 2)]);
-        assert!(image.parse && image.remote && image.remote_port);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused() {
-        let lossy = plan(vec![(loss("5%", Default::default(), Direction::Egress), vec![Mechanism::Tcx])]);
-        let jobs: Vec<_> = (0..64).map(|_| job(&lossy, &[(1, 1)])).collect();
-        assert!(encode(&jobs).unwrap_err().to_string().contains("64 runs are above the limit of 63"));
-        assert!(matches!(encode(&[job(&lossy, &[(1, 32)])]), Err(Error::TooDeep { level: 32 })));
-    }
-}
+mod tests;

@@ -1,6 +1,8 @@
 //! Faults as they are written.
 
-use super::text::{BitRate, ByteCount, CallText, ErrnoText, PortText, RemoteText, Share, Time, TurnsText, UserText};
+use super::text::{
+    BitRate, ByteCount, CallText, ErrnoText, PortText, RemoteText, Share, Time, TurnsText, UserText,
+};
 use crate::spec::{
     delay::Distribution,
     network::{Direction, Protocol},

@@ -31,7 +31,12 @@ pub fn pidfd(process: Pid) -> io::Result<OwnedFd> {
 
 /// This process, its parent, and so on up to the first that can be seen.
 pub fn lineage() -> Vec<i32> {
-    let mut lineage = vec![std::process::id() as i32];
+    lineage_of(std::process::id() as i32)
+}
+
+/// The same of another process.
+pub fn lineage_of(process: i32) -> Vec<i32> {
+    let mut lineage = vec![process];
     while let Some(parent) = lineage.last().and_then(|pid| parent(*pid)).filter(|parent| *parent > 0) {
         // Ids are reused: whoever died meanwhile must not lead in circles.
         if lineage.contains(&parent) {

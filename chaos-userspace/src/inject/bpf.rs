@@ -7,11 +7,13 @@ use std::{
 };
 
 const MAP_UPDATE_ELEM: i32 = 2;
+const MAP_DELETE_ELEM: i32 = 3;
 const PROG_LOAD: i32 = 5;
 const MAP_FREEZE: i32 = 22;
 const RAW_TRACEPOINT_OPEN: i32 = 17;
 const BTF_LOAD: i32 = 18;
 const LINK_CREATE: i32 = 28;
+const LINK_UPDATE: i32 = 29;
 const ENABLE_STATS: i32 = 32;
 
 /// Program types (`enum bpf_prog_type`, include/uapi/linux/bpf.h).
@@ -283,6 +285,12 @@ pub fn link_cgroup(
     link_create(program, cgroup.as_raw_fd() as u32, attach_type, 0)
 }
 
+/// Puts another program in the place of a link's (5.7 for cgroups, 6.6 for tcx): every event meets one of both.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // struct {link_fd, new_prog_fd, flags, old_prog_fd}.
+    call(LINK_UPDATE, &mut [link.as_raw_fd() as u32, program.as_raw_fd() as u32, 0, 0]).map(drop)
+}
+
 /// Attaches a kprobe program to a perf event of the kprobe kind (5.15).
 pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     link_create(program, event.as_raw_fd() as u32, AttachType::PerfEvent, 0)
@@ -430,6 +438,18 @@ pub fn set_cgroup_slot(map: BorrowedFd<'_>, slot: u32, cgroup: BorrowedFd<'_>) -
         flags: 0,
     };
     call(MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+/// Empties a slot of a cgroup array.
+pub fn clear_cgroup_slot(map: BorrowedFd<'_>, slot: u32) -> io::Result<()> {
+    let mut attributes = MapElement {
+        map_fd: map.as_raw_fd() as u32,
+        reserved: 0,
+        key: std::ptr::from_ref(&slot) as u64,
+        value: 0,
+        flags: 0,
+    };
+    call(MAP_DELETE_ELEM, &mut attributes).map(drop)
 }
 
 const PROG_GET_FD_BY_ID: i32 = 13;

@@ -55,6 +55,10 @@ pub fn own_handle() -> u32 {
 
 /// Adds a filter with this handle to a device of the calling thread's namespace.
 pub fn add_filter(device: u32, handle: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    put_filter(device, handle, program, name, NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn put_filter(device: u32, handle: u32, program: BorrowedFd<'_>, name: &str, flags: u16) -> io::Result<()> {
     let mut message = filter(device, handle);
     let mut c_name = name.as_bytes().to_vec();
     c_name.push(0);
@@ -66,7 +70,13 @@ pub fn add_filter(device: u32, handle: u32, program: BorrowedFd<'_>, name: &str)
             TcOption::Other(DefaultNla::new(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes().to_vec())),
         ]),
     ];
-    request(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    request(RouteNetlinkMessage::NewTrafficFilter(message), flags).map(drop)
+}
+
+/// Puts another program in the place of that of a filter: every packet meets one of both (`cls_bpf_change`,
+/// net/sched/cls_bpf.c).
+pub fn replace_filter(device: u32, handle: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    put_filter(device, handle, program, name, NLM_F_CREATE)
 }
 
 /// Removes the filter with this handle, and the qdisc if `with_qdisc` and nobody else uses it. What is gone already is no error.

@@ -2,7 +2,7 @@
 
 use crate::encode::Image;
 use chaos_common::{
-    control::{Control, Header, OWN, PAGE_BYTES, Run, STATE_ARMED},
+    control::{Control, FIRST_SET, Header, OWN, PAGE_BYTES, Run, STATE_ARMED},
     limits::RUNS_MAX,
 };
 use std::{
@@ -65,10 +65,34 @@ impl ControlPage {
         }
     }
 
-    /// Engine-wide switch.
+    /// Writes one run, which nothing is subject to yet.
+    pub fn set_run(&self, index: usize, run: Run) {
+        if index < RUNS_MAX {
+            // SAFETY: the slot is inside the page, and programs look at it only for rules of its run, of which no target has
+            // one.
+            unsafe { Self::run(self.0.as_ptr(), index).write(run) };
+        }
+    }
+
+    /// Which rules judge packets that leave and that arrive.
+    pub fn set_judging(&self, egress_rules: u64, ingress_rules: u64) {
+        // SAFETY: projections inside the page.
+        unsafe {
+            self.word64(|page| &raw mut (*page).header.egress_rules).store(egress_rules, Ordering::SeqCst);
+            self.word64(|page| &raw mut (*page).header.ingress_rules).store(ingress_rules, Ordering::SeqCst);
+        }
+    }
+
+    /// Which sets of programs act, one bit each.
+    pub fn set_acting(&self, sets: u32) {
+        // SAFETY: projection inside the page.
+        self.word32(|page| unsafe { &raw mut (*page).header.armed }).store(sets, Ordering::SeqCst);
+    }
+
+    /// Engine-wide switch, of an engine with the first set of programs.
     pub fn set_armed(&self, armed: bool) {
         // SAFETY: projection inside the page.
-        self.word32(|page| unsafe { &raw mut (*page).header.armed }).store(armed.into(), Ordering::SeqCst);
+        self.set_acting(if armed { FIRST_SET } else { 0 });
     }
 
     /// Which bank of the rule table is in use.
@@ -126,7 +150,7 @@ impl ControlPage {
         let armed = self.word32(|page| unsafe { &raw mut (*page).header.armed }).load(Ordering::SeqCst);
         // SAFETY: as above.
         let lease = self.word64(|page| unsafe { &raw mut (*page).header.lease_ns });
-        armed == 1
+        armed != 0
             && now_ns <= lease.load(Ordering::SeqCst)
             && (0..RUNS_MAX).any(|index| self.run_state(index) == STATE_ARMED)
     }

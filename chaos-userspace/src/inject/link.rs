@@ -17,7 +17,38 @@ pub struct Link {
     fds: Vec<OwnedFd>,
     what: String,
     arming: bool,
-    cgroup: Option<OnCgroup>,
+    place: Option<Place>,
+}
+
+/// What a link is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A cgroup.
+    Cgroup(OnCgroup),
+    /// A device.
+    Device(OnDevice),
+    /// What is the whole host's: a function or a tracepoint.
+    Host(OnHost),
+}
+
+/// Which device a program is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDevice {
+    /// Inode of its network namespace.
+    pub namespace: u64,
+    /// Its index.
+    pub device: u32,
+    /// The program's place among those of its engine.
+    pub program: usize,
+}
+
+/// Which program is attached to something of the whole host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnHost {
+    /// To what, in words that nothing else has.
+    pub what: String,
+    /// The program's place among those of its engine.
+    pub program: usize,
 }
 
 /// What is attached to a cgroup, and to which: enough to attach it to another one.
@@ -33,7 +64,7 @@ pub struct OnCgroup {
 
 impl Link {
     fn new(fd: OwnedFd, what: String) -> Self {
-        Self { fds: vec![fd], what, arming: false, cgroup: None }
+        Self { fds: vec![fd], what, arming: false, place: None }
     }
 
     /// What is attached where.
@@ -64,19 +95,48 @@ impl Link {
         what: &str,
     ) -> io::Result<Self> {
         let fd = bpf::link_cgroup(program, cgroup, on.attach_type)?;
-        Ok(Self { cgroup: Some(on), ..Self::new(fd, what.to_owned()) })
+        Ok(Self { place: Some(Place::Cgroup(on)), ..Self::new(fd, what.to_owned()) })
+    }
+
+    /// The same, attached there.
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// What it is attached to, as far as it was told.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
     }
 
     /// Counts as attached to this cgroup, if it is to any.
     pub fn count_for(&mut self, cgroup: u64) {
-        if let Some(on) = &mut self.cgroup {
+        if let Some(Place::Cgroup(on)) = &mut self.place {
             on.cgroup = cgroup;
         }
     }
 
     /// What is attached to which cgroup, of a link that is.
     pub fn on_cgroup(&self) -> Option<OnCgroup> {
-        self.cgroup
+        match self.place {
+            Some(Place::Cgroup(on)) => Some(on),
+            _ => None,
+        }
+    }
+
+    /// What is attached to which device, of a link that is.
+    pub fn on_device(&self) -> Option<OnDevice> {
+        match self.place {
+            Some(Place::Device(on)) => Some(on),
+            _ => None,
+        }
+    }
+
+    /// Puts another program in the place of the one that is attached, where a link can: on cgroups and devices. Every event
+    /// meets one of both.
+    pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(link) = self.fds.first() else { return Err(io::ErrorKind::NotFound.into()) };
+        bpf::update_link(link.as_fd(), program)
     }
 
     /// Attaches a program to the function it was loaded for: LSM hooks and `fmod_ret`.
@@ -111,13 +171,18 @@ impl Link {
         let event = open_kprobe_event(function)?;
         let what = format!("kprobe {function}");
         match bpf::link_perf_event(program, event.as_fd()) {
-            Ok(link) => Ok(Self { fds: vec![link, event], what, arming: false, cgroup: None }),
+            Ok(link) => Ok(Self { fds: vec![link, event], what, arming: false, place: None }),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 attach_to_event(program, event.as_fd())?;
                 Ok(Self::new(event, what))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether its descriptors have high numbers.
+    pub fn is_high(&self) -> bool {
+        self.fds.iter().all(|fd| fd.as_raw_fd() >= HIGH_FD)
     }
 
     /// Moves the descriptors to high numbers, so that they go first when the process dies.

@@ -1,14 +1,16 @@
 //! The embedded object file and its maps.
 
 use super::{bpf, engine::Recording, program};
-use crate::encode::Image;
+use crate::encode::{EMPTY, Image};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::{EbpfSectionKind, Object};
 use chaos_common::{
     chain::CHAIN_NONE,
+    control::FIRST_SET,
     counter::{Counter, RuleCounters},
     event::{EVENTS_NONE, RING_BYTES_MIN},
     latency::{Held, LATENCY_SLEEP, LATENCY_STOP},
+    limits::RULES_MAX,
     line::{Entrance, Exit, LineKey},
     line_load::Load,
     results::Results,
@@ -17,7 +19,7 @@ use chaos_common::{
         MATCH_ACCESS, MATCH_KIND, MATCH_SIZE, Rule, WHEN_PER_FLOW, table_index,
     },
     syscall::Call,
-    target::{SELECT_LEVELS, SELECT_WALK, Target, filter_place, filter_shift, filter_words},
+    target::{SELECT_LEVELS, SELECT_WALK, Target, filter_place, filter_shift},
 };
 use std::{
     collections::BTreeMap,
@@ -66,6 +68,9 @@ pub enum Error {
 /// The map of the one global that is written while programs run.
 const FAST_IDS: &str = ".data";
 
+/// The map of the read-only ones.
+const GLOBALS: &str = ".rodata";
+
 /// The maps of one engine.
 pub struct Maps(BTreeMap<String, Map>);
 
@@ -90,47 +95,75 @@ fn unreadable(error: aya_obj::ParseError) -> program::Error {
 ///
 /// aya's own loader would parse the kernel's type information first (50 ms), which most engines do not need.
 pub fn open(image: &Image, log_level: u8, recording: Option<Recording>) -> Result<(Maps, Object), Error> {
-    let mut object = parse()?;
-    let globals = globals(image, log_level, recording);
-    let globals = globals.iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect();
-    object.patch_map_data(globals).map_err(unreadable)?;
+    let object = parse_with(&globals(image, FIRST_SET, log_level, recording))?;
     let mut maps = BTreeMap::new();
     for (name, definition) in &object.maps {
         let mut definition = definition.clone();
         if let Some(entries) = entries(name, image, recording) {
             definition.set_max_entries(entries);
         }
-        let failed = |source| Error::Make { name: name.clone(), source };
-        let read_only = definition.section_kind() == EbpfSectionKind::Rodata;
-        let contents = definition.data().to_vec();
-        let map = MapData::create(definition, name, None).map_err(failed)?;
-        if read_only {
-            bpf::fill(map.fd().as_fd(), &contents)
-                .and_then(|()| bpf::freeze(map.fd().as_fd()))
-                .map_err(|source| Error::Io { name: ".rodata", source })?;
-        }
-        maps.insert(name.clone(), Map::from_map_data(map).map_err(failed)?);
+        maps.insert(name.clone(), make(name, definition)?);
     }
     Ok((Maps(maps), object))
 }
 
-/// The read-only globals as bytes, by symbol.
-fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&'static str, Vec<u8>)> {
+/// The values of the read-only globals, by symbol.
+pub type Globals = Vec<(&'static str, Vec<u8>)>;
+
+/// Reads the object file and gives its read-only globals these values.
+fn parse_with(globals: &Globals) -> Result<Object, Error> {
+    let mut object = parse()?;
+    let globals = globals.iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect();
+    object.patch_map_data(globals).map_err(unreadable)?;
+    Ok(object)
+}
+
+fn make(name: &str, definition: aya_obj::Map) -> Result<Map, Error> {
+    let failed = |source| Error::Make { name: name.to_owned(), source };
+    let read_only = definition.section_kind() == EbpfSectionKind::Rodata;
+    let contents = definition.data().to_vec();
+    let map = MapData::create(definition, name, None).map_err(failed)?;
+    if read_only {
+        bpf::fill(map.fd().as_fd(), &contents)
+            .and_then(|()| bpf::freeze(map.fd().as_fd()))
+            .map_err(|source| Error::Io { name: ".rodata", source })?;
+    }
+    Map::from_map_data(map).map_err(failed)
+}
+
+/// The read-only globals of another set of programs, in a map of their own.
+pub struct NewGlobals(Map);
+
+/// Reads the object file for another set of programs on the maps of an engine: all but its read-only globals, which are
+/// made anew.
+pub fn open_set(globals: &Globals) -> Result<(NewGlobals, Object), Error> {
+    let object = parse_with(globals)?;
+    let definition = object.maps.get(GLOBALS).ok_or(Error::NoMap(GLOBALS))?.clone();
+    Ok((NewGlobals(make(GLOBALS, definition)?), object))
+}
+
+/// The read-only globals for a set of programs that serves `image`.
+pub fn globals(image: &Image, set: u32, log_level: u8, recording: Option<Recording>) -> Globals {
     let word = |value: u32| value.to_ne_bytes().to_vec();
     let flag = |set: bool| word(set.into());
     let asks = |what: u32| image.rules.iter().any(|rule| rule.matches & what != 0);
     vec![
+        ("KC_SET", word(set)),
         ("KC_SELECT_SKB", word(image.select_skb)),
         ("KC_SELECT_TASK", word(image.select_task)),
         ("KC_FAST_LEVEL", word(image.fast_level)),
         ("KC_FAST_COUNT", word(image.fast_ids.iter().filter(|id| **id != 0).count() as u32)),
         ("KC_LEVELS", word(image.levels)),
-        ("KC_WALK_COUNT", word(image.targets.len() as u32)),
+        // Without a walk it is not asked, and must not make other programs wanted.
+        (
+            "KC_WALK_COUNT",
+            word(if image.select_task == SELECT_WALK { image.targets.len() as u32 } else { 0 }),
+        ),
         ("KC_LEVEL_FIRST", word(image.levels.trailing_zeros())),
         ("KC_LEVEL_LAST", word(image.levels.checked_ilog2().unwrap_or(0))),
-        ("KC_FILTER_SHIFT", word(filter_shift(filter_words(image.targets.len())))),
+        ("KC_FILTER_SHIFT", word(filter_shift(image.filter_words()))),
         ("KC_RUN_COUNT", word(image.runs.len() as u32)),
-        ("KC_RULE_COUNT", word(image.rules.len() as u32)),
+        ("KC_RULE_COUNT", word(rule_count(image))),
         // A line asks for the protocol: TCP takes no memory of its own there.
         ("KC_PARSE", flag(image.parse || recording.is_some() || !image.lines.is_empty())),
         ("KC_REMOTE", flag(image.remote)),
@@ -176,6 +209,51 @@ fn globals(image: &Image, log_level: u8, recording: Option<Recording>) -> Vec<(&
     ]
 }
 
+/// How many rules programs go by. Where runs come and go, there is room for more, so that not each that comes needs other
+/// programs.
+fn rule_count(image: &Image) -> u32 {
+    const ROOM: usize = 8;
+    let rules = image.rules.len();
+    if image.shared { rules.next_power_of_two().clamp(ROOM, RULES_MAX) as u32 } else { rules as u32 }
+}
+
+/// Globals that may say more than is needed, at no cost for anybody but targets: counts, and sets of what there may be.
+const GENEROUS: [&str; 15] = [
+    "KC_RUN_COUNT",
+    "KC_RULE_COUNT",
+    "KC_PARSE",
+    "KC_REMOTE",
+    "KC_REMOTE_PORT",
+    "KC_LOCAL_PORT",
+    "KC_FLOW",
+    "KC_CHAIN",
+    "KC_DRAWN_RESULTS",
+    "KC_PROCESS_RULES",
+    "KC_DUPLICATE",
+    "KC_CORRUPT",
+    "KC_RESET",
+    "KC_EXACT",
+    "KC_SET",
+];
+
+/// Whether a set of programs with the globals `made` does all that one with the globals `wanted` would do.
+pub fn covers(made: &Globals, wanted: &Globals) -> bool {
+    made.iter().zip(wanted).all(|((name, made), (other, wanted))| {
+        let has_all = || match *name {
+            "KC_SET" => true,
+            "KC_RULE_COUNT" | "KC_RUN_COUNT" => number(made) >= number(wanted),
+            _ => wanted.iter().zip(made).all(|(wanted, made)| wanted & !made == 0),
+        };
+        name == other && (made == wanted || GENEROUS.contains(name) && has_all())
+    })
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    let mut all = [0; 8];
+    all.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    u64::from_ne_bytes(all)
+}
+
 /// Whether the maps and programs made for one image serve another one, if the rule table and the lines are replaced.
 pub fn serves(made: &Image, wanted: &Image) -> bool {
     let rest = Image { rules: made.rules.clone(), lines: made.lines.clone(), ..wanted.clone() };
@@ -183,7 +261,7 @@ pub fn serves(made: &Image, wanted: &Image) -> bool {
     rest == *made
         && made.rules.len() == wanted.rules.len()
         && lines(made) == lines(wanted)
-        && globals(made, 0, None) == globals(wanted, 0, None)
+        && globals(made, FIRST_SET, 0, None) == globals(wanted, FIRST_SET, 0, None)
 }
 
 /// How packets are corrupted, for `KC_CORRUPT`.
@@ -198,9 +276,17 @@ fn corrupting(image: &Image) -> u32 {
 /// Entries of the maps whose size depends on the plan.
 fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32> {
     let count = match map {
+        "KC_LINES" | "KC_EXITS" | "KC_LOADS" | "KC_NAMESPACES" | "KC_HOLDS" | "KC_UNDER_WAY" | "KC_TIMES"
+            if image.shared =>
+        {
+            0
+        }
+        "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
+        // What comes needs room, and maps do not grow.
+        _ if image.shared => return None,
         // One more: the cgroup of a target that is made anew is entered before the old one is removed.
         "KC_TARGETS" => image.targets.len() + 1,
-        "KC_TARGET_BITS" => filter_words(image.targets.len()),
+        "KC_TARGET_BITS" => image.filter_words(),
         "KC_REMOTE4" => image.remote4.len(),
         "KC_REMOTE6" => image.remote6.len(),
         "KC_COMMS" => image.comms.len(),
@@ -216,7 +302,6 @@ fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32
         "KC_STOPPED" if image.latency != LATENCY_STOP => 0,
         "KC_RESULTS" if image.results.is_empty() => 0,
         "KC_PROCESSES" if image.process_rules() == 0 => 0,
-        "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
         "KC_NAMESPACES" if image.egress_rules == 0 => 0,
         "KC_LINES" | "KC_EXITS" | "KC_LOADS" if image.lines.is_empty() => 0,
         "KC_UNDER_WAY" if image.watched == 0 => 0,
@@ -233,6 +318,18 @@ impl Maps {
             .iter()
             .filter_map(|(name, map)| Some((name.to_owned(), data(map)?.fd().as_fd().as_raw_fd())))
             .collect()
+    }
+
+    /// The same with other read-only globals.
+    pub fn descriptors_with(&self, globals: &NewGlobals) -> Vec<(String, RawFd)> {
+        let own = data(&globals.0).map(|map| (GLOBALS.to_owned(), map.fd().as_fd().as_raw_fd()));
+        let others = self.descriptors().into_iter().filter(|(name, _)| name != GLOBALS);
+        others.chain(own).collect()
+    }
+
+    /// Goes on with other read-only globals.
+    pub fn exchange_globals(&mut self, globals: NewGlobals) {
+        self.0.insert(GLOBALS.to_owned(), globals.0);
     }
 
     /// Descriptor of one map.
@@ -284,7 +381,7 @@ impl Maps {
         self.set_fast_ids(image)?;
         let mut targets: HashMap<_, u64, Target> =
             self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
-        for (id, target) in &image.targets {
+        for (id, target) in image.targets.iter().filter(|target| **target != EMPTY) {
             targets.insert(id, target, 0).map_err(of("KC_TARGETS"))?;
         }
         Ok(())
@@ -443,13 +540,13 @@ impl Maps {
 }
 
 /// Words of the filter before the target table; none where it is not used.
-fn filter_of(image: &Image) -> Vec<u64> {
+pub(super) fn filter_of(image: &Image) -> Vec<u64> {
     if image.select_skb != SELECT_LEVELS && image.select_task != SELECT_LEVELS {
         return vec![];
     }
-    let mut words = vec![0u64; filter_words(image.targets.len())];
+    let mut words = vec![0u64; image.filter_words()];
     let shift = filter_shift(words.len());
-    for (id, _) in &image.targets {
+    for (id, _) in image.targets.iter().filter(|target| **target != EMPTY) {
         let (place, bit) = filter_place(*id, shift);
         if let Some(word) = words.get_mut(place as usize) {
             *word |= bit;
@@ -467,5 +564,28 @@ fn data(map: &Map) -> Option<&MapData> {
         | Map::CgroupArray(data)
         | Map::RingBuf(data) => Some(data),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_may_do_more_than_is_asked_where_only_targets_pay_for_it() {
+        let globals = |image: &Image, set| globals(image, set, 0, None);
+        let rule = |number, kind| Rule { number, kind, ..Rule::default() };
+        let few = Image { shared: true, rules: vec![rule(0, KIND_RESET)], levels: 0b100, ..Image::default() };
+        let more =
+            Image { parse: true, rules: (0..9).map(|number| rule(number, 1)).collect(), ..few.clone() };
+        let (has_few, has_more) = (globals(&few, 1), globals(&more, 2));
+        assert!(covers(&has_few, &globals(&few, 2)));
+        // Other kinds, more rules than there is room for, packets to be looked into.
+        assert!(!covers(&has_few, &has_more) && !covers(&has_more, &has_few));
+        let all = Image { rules: vec![rule(0, KIND_RESET); 9], ..more.clone() };
+        assert!(covers(&globals(&all, 1), &has_few) && covers(&globals(&all, 1), &has_more));
+        // Of levels everybody pays for each.
+        let deeper = Image { levels: 0b1100, ..few.clone() };
+        assert!(!covers(&globals(&deeper, 1), &has_few) && !covers(&has_few, &globals(&deeper, 1)));
     }
 }

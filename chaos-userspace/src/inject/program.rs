@@ -245,6 +245,12 @@ impl Programs {
         Ok(Self { object, exact, types: None, own_types: HashMap::new() })
     }
 
+    /// Takes over what `other` has read of the kernel's type information, and what it has written of the programs' own.
+    pub fn know(&mut self, other: &mut Self) {
+        self.types = other.types.take();
+        self.own_types = std::mem::take(&mut other.own_types);
+    }
+
     /// Loads one copy.
     pub fn load(&mut self, kind: &Kind) -> Result<OwnedFd, Error> {
         let name = kind.program();

@@ -89,7 +89,7 @@ fn plan(kernel: &Kernel, fault: Fault, mechanisms: Vec<Mechanism>) -> Result<Pla
 }
 
 fn start(plan: &Plan, scratch: &Scratch) -> Result<Engine, Unable> {
-    let placement = Placement { plan, cgroups: vec![scratch.cgroup()], await_exec: false };
+    let placement = Placement { plan, cgroups: vec![scratch.cgroup()], await_exec: false, home: None };
     let engine = Engine::open(&[placement], Options::default())
         .map_err(|error| Unable::new(error.to_string(), "run it again with -v"))?;
     engine.arm(0);

@@ -1,17 +1,24 @@
 //! Machine-readable progress: one JSON object per line.
 
 use super::summary::Summary;
+use crate::runs::message::Told;
 use serde::Serialize;
 use std::{
     fs::File,
     io::{self, Write},
     path::Path,
 };
+use tokio::sync::mpsc::UnboundedSender;
 
 /// What can be told.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<'a> {
+    /// The engine hosts runs from now on.
+    Hosting {
+        /// Its process.
+        pid: u32,
+    },
     /// The faults are live.
     Armed {
         /// The run.
@@ -145,6 +152,8 @@ pub enum Sink {
     Stderr,
     /// A file.
     File(File),
+    /// Who has asked for the run, which tells people and machines.
+    Client(UnboundedSender<Told>),
 }
 
 impl Sink {
@@ -162,11 +171,25 @@ impl Sink {
         matches!(self, Self::Stderr)
     }
 
+    /// Writes an event that somebody else has told, a line with its end.
+    pub fn pass_on(&mut self, line: &str) {
+        let _ = match self {
+            Self::None | Self::Client(_) => Ok(()),
+            Self::Stderr => io::stderr().write_all(line.as_bytes()),
+            Self::File(file) => file.write_all(line.as_bytes()),
+        };
+    }
+
     /// Writes one event. A reader that has gone does not stop the run.
     pub fn write(&mut self, event: &Event<'_>) {
         let Ok(mut line) = serde_json::to_vec(event) else { return };
         line.push(b'\n');
         let _ = match self {
+            Self::Client(client) => {
+                let line = String::from_utf8(line).unwrap_or_default();
+                let _gone = client.send(Told::Event { line });
+                return;
+            }
             Self::None => Ok(()),
             Self::Stderr => io::stderr().write_all(&line),
             Self::File(file) => file.write_all(&line),

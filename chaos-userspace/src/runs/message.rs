@@ -20,11 +20,51 @@ pub enum Request {
     Status,
     /// End; the answer comes after the rollback.
     Stop,
+    /// Host a run, asked of an engine: the run's course comes as [`Told`], one after another.
+    Join {
+        /// The words behind `kchaos`, read by the engine as its own were.
+        words: Vec<String>,
+        /// The run goes on without who asks for it.
+        detached: bool,
+    },
     /// Go on with other rates.
     Set {
         /// The words behind `kchaos`, read by the owner as its own were.
         words: Vec<String>,
     },
+}
+
+/// What an engine tells of a run to who asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "told", rename_all = "snake_case")]
+pub enum Told {
+    /// For people, as it stands.
+    Say {
+        /// Whole lines.
+        text: String,
+        /// Too much for a view.
+        at_length: bool,
+    },
+    /// For machines: an event.
+    Event {
+        /// A JSON object.
+        line: String,
+    },
+    /// It is over.
+    End {
+        /// Exit code by its meaning (see [`crate::cli::exit`]).
+        code: u8,
+        /// Why there was no summary.
+        failure: Option<String>,
+    },
+}
+
+/// What who asked for a run says while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interrupt {
+    /// The signal that asks for its end.
+    pub signal: i32,
 }
 
 /// What is answered.

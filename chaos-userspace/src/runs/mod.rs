@@ -18,6 +18,11 @@ pub const MESSAGE_MAX: usize = 1 << 16;
 /// What sockets are called behind the id of their run.
 pub const EXTENSION: &str = "sock";
 
+/// Where the engine listens that hosts runs of others, of which a host has one.
+pub fn socket_of_engine() -> PathBuf {
+    Path::new(journal::DIRECTORY).join("engine.hosts")
+}
+
 /// Where the owner of a run listens.
 pub fn socket_of(run: &str) -> PathBuf {
     Path::new(journal::DIRECTORY).join(run).with_extension(EXTENSION)
@@ -40,7 +45,7 @@ fn sockets() -> io::Result<Vec<(String, PathBuf)>> {
 }
 
 /// Connects to an owner. A socket on which nobody listens any more is removed.
-fn connect(socket: &Path) -> io::Result<Option<UnixStream>> {
+pub(crate) fn connect(socket: &Path) -> io::Result<Option<UnixStream>> {
     match UnixStream::connect(socket) {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Somebody who has asked and waits for the answer.
 pub struct Caller {
     stream: UnixStream,
+    /// Its process, if it can be seen from here.
+    pub pid: Option<i32>,
     /// What is asked.
     pub request: Request,
 }
@@ -36,8 +38,12 @@ pub struct Server {
 impl Server {
     /// Listens for this run. Must be called on a tokio runtime.
     pub fn start(run: &str) -> io::Result<Self> {
+        Self::listen(socket_of(run))
+    }
+
+    /// Listens on this socket, in place of one on which nobody does any more. Must be called on a tokio runtime.
+    pub fn listen(socket: PathBuf) -> io::Result<Self> {
         journal::make_directory()?;
-        let socket = socket_of(run);
         // Under another name until somebody listens: a socket without a listener is swept.
         let new = socket.with_extension("new-sock");
         let _ = fs::remove_file(&new);
@@ -90,7 +96,8 @@ async fn accept(listener: UnixListener, callers: mpsc::Sender<Caller>) {
 async fn hear(mut stream: UnixStream) -> Option<Caller> {
     let own = Uid::effective().as_raw();
     // SO_PEERCRED: who they were when they connected.
-    let caller = stream.peer_cred().ok()?.uid();
+    let credentials = stream.peer_cred().ok()?;
+    let (caller, pid) = (credentials.uid(), credentials.pid().filter(|pid| *pid > 0));
     if caller != 0 && caller != own {
         let message =
             format!("uid {caller} may not ask: only root and uid {own}, which started the run, may");
@@ -106,7 +113,7 @@ async fn hear(mut stream: UnixStream) -> Option<Caller> {
             format!("a request of more than {MESSAGE_MAX} bytes, or without an end")
         }
         Ok(_) => match serde_json::from_str(&line) {
-            Ok(request) => return Some(Caller { stream, request }),
+            Ok(request) => return Some(Caller { stream, pid, request }),
             Err(error) => format!("the request cannot be read: {error}; use the kchaos that started the run"),
         },
         Err(error) => error.to_string(),
@@ -129,6 +136,11 @@ async fn write(mut stream: UnixStream, answer: &Answer) {
 }
 
 impl Caller {
+    /// The connection, for more than an answer.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Answers.
     pub async fn answer(self, answer: &Answer) {
         write(self.stream, answer).await;

@@ -115,7 +115,9 @@ pub fn check_count(faults: &[Fault], problems: &mut Problems) {
     }
     let bursts = faults.iter().filter(|fault| fault.has_burst()).count();
     if bursts > 1 {
-        problems.0.push(format!("{bursts} bursts are above the limit of 1 for one run: leave the others out"));
+        problems
+            .0
+            .push(format!("{bursts} bursts are above the limit of 1 for one run: leave the others out"));
     }
 }
 

@@ -20,9 +20,9 @@ impl Session<'_> {
             let at_s = self.armed.map_or(0.0, |since| since.elapsed().as_secs_f64());
             let run = &self.plan.run;
             let targets = &mut self.targets;
-            let engine = match (&change, &mut self.engine) {
+            let home = match (&change, &mut self.engine) {
                 (Change::Halted, _) => return true,
-                (_, Some(engine)) => engine,
+                (_, Some(home)) => home,
                 (_, None) => continue,
             };
             match change {
@@ -37,7 +37,7 @@ impl Session<'_> {
                         .call_watch
                         .as_ref()
                         .map_or(Ok(()), |watch| watch.replace_target(before, &cgroup));
-                    match engine.replace_target(before, &cgroup).and(watched) {
+                    match home.with(|engine, _| engine.replace_target(before, &cgroup)).and(watched) {
                         Ok(()) => {
                             let took_ms = since.elapsed().as_secs_f64() * 1e3;
                             let away_s = away.as_secs_f64();
@@ -60,11 +60,11 @@ impl Session<'_> {
 
     /// Looks at the processes of a target that came again: whether they may be hit, and in which network namespaces they are.
     fn look(&mut self, path: &Path, at_s: f64, sink: &mut Sink) {
-        let (Some(engine), targets) = (&mut self.engine, &mut self.targets) else { return };
+        let (Some(home), targets) = (&mut self.engine, &mut self.targets) else { return };
         let processes = cgroup::processes(path);
         let Some(id) = targets.id(path).filter(|_| !processes.is_empty()) else { return };
-        if let Some(caught) = safety::caught_later(path, &processes, &self.chosen.allowed) {
-            let left = engine.leave_target(id);
+        if let Some(caught) = safety::caught_later(path, &processes, &self.chosen.allowed, &self.lineages) {
+            let left = home.with(|engine, _| engine.leave_target(id));
             targets.leave(path);
             let problem = match left {
                 Ok(()) => format!("has come again, and is not hit any more: {caught}"),
@@ -73,7 +73,8 @@ impl Session<'_> {
             lose(targets, sink, &self.plan.run, path, at_s, &problem);
             return;
         }
-        let followed = engine.follow_namespaces(&processes).map_err(|error| error.to_string());
+        let followed = home.with(|engine, slot| engine.follow_namespaces(slot, &processes));
+        let followed = followed.map_err(|error| error.to_string());
         let listened =
             followed.and_then(|news| self.device_news.listen(news).map_err(|error| error.to_string()));
         if let Err(error) = listened {
@@ -98,7 +99,5 @@ fn lose(targets: &mut Targets, sink: &mut Sink, run: &str, path: &Path, at_s: f6
 
 /// Says what has become of a target, to people.
 fn say(sink: &Sink, run: &str, path: &Path, what: &str) {
-    if !sink.is_stderr() {
-        console::say(&format!("kchaos {run}: {} {what}\n", shown(path)));
-    }
+    console::tell(sink, &format!("kchaos {run}: {} {what}\n", shown(path)), false);
 }

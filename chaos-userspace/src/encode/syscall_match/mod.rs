@@ -7,7 +7,7 @@ pub use arguments::add_arguments;
 use patterns::Patterns;
 
 use super::{Error, Image, within};
-use crate::spec::syscall_match::{Choice, Comm, Kind, Match, Size, User};
+use crate::spec::syscall_match::{Choice, Comm, Kind, Match, Pattern, Size, User};
 use chaos_common::{
     limits::CALLERS_MAX,
     rule::{MATCH_ACCESS, MATCH_CALLER, MATCH_KIND, MATCH_PATH, MATCH_SIZE, Rule},
@@ -36,6 +36,11 @@ pub struct Matches {
 }
 
 impl Matches {
+    /// Nothing is asked for yet; these patterns keep their bits. `shared`: others may come and go.
+    pub fn new(patterns: Vec<Option<Pattern>>, shared: bool) -> Self {
+        Self { patterns: Patterns::new(patterns, shared), ..Self::default() }
+    }
+
     /// Writes a match into the rule and remembers what it asks for.
     pub fn add(&mut self, matches: &Match, rule: &mut Rule) {
         let bit = 1u64 << rule.number;

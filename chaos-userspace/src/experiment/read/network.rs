@@ -232,7 +232,8 @@ fn read_delays(written: &Network, path: &str, findings: &mut Findings) -> Vec<Op
     if let Some(burst) = value(written.burst.as_deref(), &field(path, "burst"), findings) {
         match delays.first_mut() {
             Some(Some((first, _))) if first.burst.is_some() => {
-                findings.add(&field(path, "burst"), "the delay has a burst of its own: leave one of them out");
+                findings
+                    .add(&field(path, "burst"), "the delay has a burst of its own: leave one of them out");
             }
             Some(Some((first, _))) => first.burst = Some(burst),
             Some(None) => {}

@@ -9,7 +9,7 @@ mod waiting;
 use super::{
     attendant,
     control::ControlPage,
-    engine,
+    grace,
     holder::{BEAT, Holder, Role},
     identity,
 };
@@ -83,7 +83,7 @@ fn let_go(page: &ControlPage, mut map: StoppedMap) -> io::Result<()> {
         }
     }
     // Programs that were about to stop somebody have done so.
-    engine::wait_for_readers();
+    grace::wait_for_readers();
     for stopped in map.all() {
         if let Some(process) = Standing::find(&stopped)
             && process.state() != State::StoppedByAnother

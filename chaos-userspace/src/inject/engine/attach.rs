@@ -11,7 +11,11 @@ use crate::{
     plan::{EntryHook, Mechanism, SocketHook},
 };
 use aya_obj::Object;
-use std::{collections::BTreeMap, io, os::fd::AsFd};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
 impl Engine {
     pub(super) fn attach(&mut self, object: Object, placements: &[Placement<'_>]) -> Result<(), Error> {
@@ -42,9 +46,9 @@ impl Engine {
             let program = match loaded.iter().find(|(known, _)| *known == kind) {
                 Some((_, place)) => *place,
                 None => {
-                    self.programs.push(programs.load(&kind)?);
-                    loaded.push((kind, self.programs.len() - 1));
-                    self.programs.len() - 1
+                    let program = self.keep(programs.load(&kind)?);
+                    loaded.push((kind, program));
+                    program
                 }
             };
             serving.insert(mechanism, program);
@@ -63,27 +67,32 @@ impl Engine {
             let functions: Vec<_> =
                 mechanisms.iter().filter_map(|mechanism| mechanism.multi_function()).collect();
             self.link(&format!("a kprobe.multi link to {}", functions.join(", ")), |this| {
-                Link::kprobe_multi(this.programs[*program].as_fd(), &functions)
+                Link::kprobe_multi(this.programs[program].as_fd(), &functions)
             })?;
         }
         if self.image.process_rules() != 0 {
-            self.programs.push(programs.load(&Kind::Exit)?);
-            let program = self.programs.len() - 1;
+            let program = self.keep(programs.load(&Kind::Exit)?);
             self.link("raw tracepoint sched_process_exit", |this| {
-                Link::exit(this.programs[program].as_fd())
+                Link::exit(this.programs[&program].as_fd())
             })?;
         }
         if placements.iter().any(|placement| placement.await_exec) {
-            self.programs.push(programs.load(&Kind::Exec)?);
-            let program = self.programs.len() - 1;
+            let program = self.keep(programs.load(&Kind::Exec)?);
             self.link("raw tracepoint sched_process_exec", |this| {
-                Link::exec(this.programs[program].as_fd())
+                Link::exec(this.programs[&program].as_fd())
             })?;
         }
         for link in &mut self.links {
             link.move_high().map_err(io_error("moving a link to a high descriptor"))?;
         }
         Ok(())
+    }
+
+    /// Holds a program, and says by which number.
+    pub(super) fn keep(&mut self, program: OwnedFd) -> usize {
+        let number = self.programs.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.programs.insert(number, program);
+        number
     }
 
     pub(super) fn link(
@@ -106,7 +115,7 @@ impl Engine {
         what: &str,
     ) -> Result<(), Error> {
         let on = OnCgroup { cgroup: cgroup.id(), program, attach_type };
-        self.link(what, |this| Link::cgroup(this.programs[program].as_fd(), cgroup.as_fd(), on, what))
+        self.link(what, |this| Link::cgroup(this.programs[&program].as_fd(), cgroup.as_fd(), on, what))
     }
 
     fn attach_mechanism(
@@ -137,7 +146,7 @@ impl Engine {
             }
             Mechanism::Entry { by: EntryHook::Kprobe | EntryHook::Look, function } => self
                 .link(&format!("a kprobe to {function}"), |this| {
-                    Link::kprobe(this.programs[program].as_fd(), function)
+                    Link::kprobe(this.programs[&program].as_fd(), function)
                 }),
             // All of them at once, by the caller.
             Mechanism::Entry { by: EntryHook::KprobeMulti, .. } => Ok(()),
@@ -153,7 +162,7 @@ impl Engine {
     }
 
     fn link_function(&mut self, program: usize, what: &str) -> Result<(), Error> {
-        self.link(what, |this| Link::function(this.programs[program].as_fd(), what))
+        self.link(what, |this| Link::function(this.programs[&program].as_fd(), what))
     }
 
     /// Targets that are subject to the same have one program, which knows the slot of that.
@@ -181,9 +190,9 @@ impl Engine {
                 Some(program) => *program,
                 None => {
                     let Some(kind) = mechanism.program(slot as u32) else { continue };
-                    self.programs.push(programs.load(&kind)?);
-                    loaded.insert(slot, self.programs.len() - 1);
-                    self.programs.len() - 1
+                    let program = self.keep(programs.load(&kind)?);
+                    loaded.insert(slot, program);
+                    program
                 }
             };
             let what = format!("{} of {}", hook.name(), cgroup.path().display());

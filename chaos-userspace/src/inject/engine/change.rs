@@ -3,24 +3,14 @@
 use super::{Engine, Error, io_error};
 use crate::{
     encode,
-    inject::{bpf, object},
+    inject::{bpf, grace::Grace, object},
     plan::Plan,
 };
 use chaos_common::{
     counter::RuleCounters,
     latency::{Held, LATENCY_NONE},
 };
-use std::{
-    io,
-    os::fd::AsFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
-
-/// `MEMBARRIER_CMD_GLOBAL` (include/uapi/linux/membarrier.h).
-const MEMBARRIER_GLOBAL: libc::c_int = 1;
+use std::os::fd::AsFd;
 
 impl Engine {
     /// Counters by rule, in the order of the jobs' rules, as they are now.
@@ -49,8 +39,13 @@ impl Engine {
 
     /// By rule: how often the kernel skipped a program that serves it, for calls of any process on the host.
     pub fn missed(&self) -> Vec<u64> {
-        let missed = |place: &usize| bpf::program_misses(self.programs.get(*place)?.as_fd()).ok();
-        self.serving.iter().map(|places| places.iter().filter_map(missed).sum()).collect()
+        self.serving.iter().map(|places| places.iter().map(|place| self.misses(*place)).sum()).collect()
+    }
+
+    /// How often the kernel skipped a program; 0 where it does not tell.
+    pub(super) fn misses(&self, program: usize) -> u64 {
+        let program = self.programs.get(&program);
+        program.and_then(|program| bpf::program_misses(program.as_fd()).ok()).unwrap_or(0)
     }
 
     /// Goes on with other rates, probabilities, errors and delays in the run in `slot`. Every event is judged either by
@@ -64,13 +59,17 @@ impl Engine {
     /// As [`Engine::change`], but returns at once: programs that have begun before go by the old rules until the grace
     /// period is over, which another thread may wait for.
     pub fn exchange(&mut self, slot: usize, plan: &Plan) -> Result<Grace, Error> {
-        let jobs: Vec<_> = self
-            .hosted
-            .iter()
-            .enumerate()
-            .map(|(other, hosted)| hosted.job(if other == slot { plan } else { &hosted.plan }))
-            .collect();
-        let mut image = encode::encode(&jobs)?;
+        let jobs = self.hosted.iter().map(|(other, hosted)| {
+            (&hosted.seat, hosted.job(if *other == slot { plan } else { &hosted.plan }))
+        });
+        let jobs: Vec<_> = jobs.collect();
+        let mut image = match &self.shared {
+            Some(_) => {
+                let jobs: Vec<_> = jobs.iter().map(|(seat, job)| (*seat, job)).collect();
+                encode::share(&jobs, &self.image)?
+            }
+            None => encode::encode(&jobs.into_iter().map(|(_, job)| job).collect::<Vec<_>>())?,
+        };
         // Programs that can count need not.
         image.exact |= self.image.exact;
         if !object::serves(&self.image, &image) {
@@ -93,7 +92,7 @@ impl Engine {
         let grace = Grace::default();
         self.grace = Some(grace.clone());
         self.image = image;
-        if let Some(hosted) = self.hosted.get_mut(slot) {
+        if let Some(hosted) = self.hosted.get_mut(&slot) {
             hosted.plan = plan.clone();
         }
         Ok(grace)
@@ -107,30 +106,5 @@ impl Engine {
             .try_for_each(|(rule, netem)| lines.change(*rule, netem))
             .map_err(io_error("changing a delay line"))?;
         self.change_loads(image).map_err(Error::from)
-    }
-}
-
-/// A time in which programs may still go by the rules that were in use.
-#[derive(Clone, Debug, Default)]
-pub struct Grace(Arc<AtomicBool>);
-
-impl Grace {
-    /// Waits until it is over: milliseconds, on a busy host more.
-    pub fn wait(&self) {
-        if !self.0.load(Ordering::Acquire) {
-            wait_for_readers();
-            self.0.store(true, Ordering::Release);
-        }
-    }
-}
-
-/// Waits until no program reads the bank that was in use: it is the next one to be written. The call is a grace period
-/// of RCU (`membarrier`, kernel/sched/membarrier.c), which programs run under.
-pub(in crate::inject) fn wait_for_readers() {
-    // SAFETY: the call takes no pointers.
-    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) } != 0 {
-        // With nohz_full= there is no such call; programs take microseconds.
-        log::debug!("membarrier: {}", io::Error::last_os_error());
-        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

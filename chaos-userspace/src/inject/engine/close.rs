@@ -1,6 +1,6 @@
 //! The end of an engine: everything goes, and what went is told.
 
-use super::{Engine, devices::Place, witness::Escaped};
+use super::{Engine, Hosted, devices::Place, witness::Escaped};
 use crate::{
     host::kernel,
     inject::{
@@ -126,20 +126,28 @@ impl Engine {
 
 impl Engine {
     fn overtaken(&self) -> BTreeSet<String> {
-        let rules = self.hosted.iter().flat_map(|hosted| &hosted.plan.rules);
-        let overridden: BTreeSet<_> =
-            rules.flat_map(|rule| &rule.mechanisms).filter_map(Mechanism::overridden_function).collect();
-        if overridden.is_empty() {
-            return BTreeSet::new();
-        }
-        let taken = kernel::functions_with_trampolines();
-        overridden.into_iter().filter(|function| taken.contains(*function)).map(str::to_owned).collect()
+        overtaken(self.hosted.values().flat_map(Hosted::mechanisms))
+    }
+
+    /// The same of one run.
+    pub(super) fn overtaken_of(&self, slot: usize) -> BTreeSet<String> {
+        overtaken(self.hosted.get(&slot).into_iter().flat_map(Hosted::mechanisms))
     }
 
     fn undo_filters(&self) -> Vec<String> {
         let held: Vec<_> = self.places.iter().map(Place::namespace).collect();
         self.journal.undo_filters(&held)
     }
+}
+
+/// The functions of `mechanisms` that are overridden, and on which somebody's trampoline is by now.
+fn overtaken<'a>(mechanisms: impl Iterator<Item = &'a Mechanism>) -> BTreeSet<String> {
+    let overridden: BTreeSet<_> = mechanisms.filter_map(Mechanism::overridden_function).collect();
+    if overridden.is_empty() {
+        return BTreeSet::new();
+    }
+    let taken = kernel::functions_with_trampolines();
+    overridden.into_iter().filter(|function| taken.contains(*function)).map(str::to_owned).collect()
 }
 
 impl Drop for Engine {
@@ -159,12 +167,33 @@ impl Drop for Engine {
 }
 
 impl Closed {
+    /// What a run left that others outlive: nothing persists by it.
+    pub(super) fn of_run(account: (Vec<RuleCounters>, Vec<Held>), missed: Vec<u64>) -> Self {
+        Self {
+            counters: account.0,
+            missed,
+            held: account.1,
+            events_lost: 0,
+            programs_left: 0,
+            links_closed: 0,
+            took: Duration::ZERO,
+            queue: None,
+            escaped: None,
+            overtaken: BTreeSet::new(),
+            problems: vec![],
+            guardian: None,
+            journal: Journal::default(),
+        }
+    }
+
     /// Removes what persists. `true` if nothing is left; `false` if processes live on in the cgroup made for a command,
     /// which the guardian then removes after them.
     pub fn finish(mut self) -> bool {
         let gone = self.journal.undo_cgroup();
         if gone && self.journal.filters.is_empty() {
-            self.journal.erase();
+            if !self.journal.run.is_empty() {
+                self.journal.erase();
+            }
             if let Some(guardian) = self.guardian.take() {
                 guardian.dismiss();
             }
@@ -178,7 +207,7 @@ impl Closed {
 
 /// Waits until none of these programs is left; a program goes a grace period after its last reference. Returns how
 /// many are left when the time is up.
-fn wait_gone(ids: &[u32], limit: Duration) -> usize {
+pub(super) fn wait_gone(ids: &[u32], limit: Duration) -> usize {
     let start = Instant::now();
     loop {
         let left = ids.iter().filter(|id| bpf::program_exists(**id)).count();

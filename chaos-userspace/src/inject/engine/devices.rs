@@ -11,7 +11,7 @@ use crate::{
         clsact,
         journal::{Filter, Journal},
         line,
-        link::Link,
+        link::{self, Link, OnDevice},
         program::Kind,
     },
     plan::Mechanism,
@@ -37,6 +37,10 @@ impl Place {
 
     pub(super) fn number(&self) -> u32 {
         self.number
+    }
+
+    pub(super) fn is_clsact(&self) -> bool {
+        self.mechanism == Mechanism::Clsact
     }
 
     pub(super) fn mechanism(&self) -> &Mechanism {
@@ -92,20 +96,26 @@ impl Engine {
         if self.lines.is_some() {
             self.lay_lines(namespace, number, device, arriving)?;
         }
+        let on = OnDevice { namespace: namespace.inode(), device: device.index, program };
         self.link(&what, |this| {
-            let program = this.programs[program].as_fd();
-            namespace.within(|| match arriving {
+            let program = this.programs[&program].as_fd();
+            let link = namespace.within(|| match arriving {
                 true => Link::tcx_ingress(program, device.index, &device.name),
                 false => Link::tcx_egress(program, device.index, &device.name),
-            })?
+            })?;
+            Ok(link?.at(link::Place::Device(on)))
         })
     }
 
     /// Subscribes to news of the devices in the namespaces where packets are judged as they leave.
     pub fn device_news(&self) -> io::Result<Vec<LinkEvents>> {
-        let subscribe =
-            |place: &Place| place.namespace.within(LinkEvents::subscribe).and_then(|events| events);
-        self.places.iter().map(subscribe).collect()
+        self.places.iter().map(|place| subscribe(&place.namespace)).collect()
+    }
+
+    /// The same for the run in `slot` alone, where runs come and go.
+    pub fn device_news_of(&self, slot: usize) -> io::Result<Vec<LinkEvents>> {
+        let namespaces = self.hosted.get(&slot).map(|hosted| &hosted.namespaces[..]).unwrap_or_default();
+        namespaces.iter().map(|namespace| subscribe(namespace)).collect()
     }
 
     /// Attaches to devices that have appeared, and, the first time, to those that were down at the start. Returns how many.
@@ -128,7 +138,16 @@ impl Engine {
                 attached += 1;
             }
             // An index may come back with another device.
-            self.places[index].devices = devices.iter().map(|device| device.index).collect();
+            let now: BTreeSet<u32> = devices.iter().map(|device| device.index).collect();
+            let is_gone = |index: &u32| known.contains(index) && !now.contains(index);
+            self.links.retain(|link| {
+                link.on_device().is_none_or(|on| on.namespace != namespace.inode() || !is_gone(&on.device))
+            });
+            if self.shared.is_some() {
+                let inode = namespace.inode();
+                self.journal.filters.retain(|one| one.namespace != inode || !is_gone(&one.device));
+            }
+            self.places[index].devices = now;
         }
         if attached > 0 {
             for link in &mut self.links {
@@ -155,18 +174,28 @@ impl Engine {
             }
             self.journal.write()?;
         }
-        let program = self.programs[program].as_fd();
+        let program = self.programs[&program].as_fd();
         namespace.within(|| clsact::add_filter(device, handle, program, Kind::NetEgress.program()))?
     }
 }
 
-/// The network namespaces of the processes in the targets of `placements`, or our own.
+fn subscribe(namespace: &NetworkNamespace) -> io::Result<LinkEvents> {
+    namespace.within(LinkEvents::subscribe).and_then(|events| events)
+}
+
+/// The network namespaces of the processes in the targets of `placements`, or those of who has asked for them, or our own.
 pub(super) fn namespaces_of<'a>(
     placements: impl Iterator<Item = &'a Placement<'a>>,
 ) -> Result<Vec<NetworkNamespace>, Error> {
-    let processes: Vec<_> =
-        placements.flat_map(|placement| &placement.cgroups).flat_map(|cgroup| cgroup.processes()).collect();
+    let (mut processes, mut homes) = (vec![], vec![]);
+    for placement in placements {
+        processes.extend(placement.cgroups.iter().flat_map(|cgroup| cgroup.processes()));
+        homes.extend(placement.home);
+    }
     let mut namespaces = NetworkNamespace::of_processes(&processes);
+    if namespaces.is_empty() {
+        namespaces = NetworkNamespace::of_processes(&homes);
+    }
     if namespaces.is_empty() {
         let own = NetworkNamespace::current();
         namespaces.push(own.map_err(io_error("opening the own network namespace"))?);

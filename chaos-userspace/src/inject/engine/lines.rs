@@ -53,8 +53,7 @@ impl Engine {
                     Mechanism::Arrival => Kind::NetArrival { namespace: number },
                     _ => Kind::NetEgressWithLines { namespace: number },
                 };
-                self.programs.push(programs.load(&kind)?);
-                let program = self.programs.len() - 1;
+                let program = self.keep(programs.load(&kind)?);
                 self.add_place(namespace, number, &mechanism, program)?;
             }
         }

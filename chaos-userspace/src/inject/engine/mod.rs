@@ -4,11 +4,17 @@ mod attach;
 mod change;
 mod close;
 mod devices;
+mod join;
+mod leave;
 mod lines;
 mod namespaces;
+mod renew;
+mod shared;
 mod targets;
+mod wanted;
 mod witness;
 
+pub use super::grace::Grace;
 use super::{
     bpf, continuer,
     control::ControlPage,
@@ -25,13 +31,11 @@ use super::{
     sleeper,
 };
 use crate::{
-    encode::{self, Image, Job},
-    host::{cgroup::Cgroup, kernel},
+    encode::{self, Image, Job, Seat},
+    host::{cgroup::Cgroup, kernel, namespace::NetworkNamespace},
     plan::{Mechanism, Plan},
     spec::Fault,
 };
-pub use change::Grace;
-pub(super) use change::wait_for_readers;
 use chaos_common::{
     control::{STATE_ARMED, STATE_IDLE},
     latency::{LATENCY_SLEEP, LATENCY_STOP},
@@ -40,6 +44,7 @@ use chaos_common::{
 pub use close::Closed;
 use devices::Place;
 use lines::Way;
+use shared::Shared;
 use std::{
     collections::BTreeMap,
     io,
@@ -71,10 +76,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Another engine judges packets of the same target.
-    #[error(
-        "the run {run} has packet faults for {}, and a packet is judged once: change that run with kchaos set {run}, \
-         stop it with kchaos stop {run}, or ask for all packet faults of the target in one run", cgroup.display()
-    )]
+    #[error("{}", conflict(run, cgroup))]
     Conflict {
         /// The other run.
         run: String,
@@ -86,6 +88,12 @@ pub enum Error {
         "this change needs other programs or match tables than the run was started with: stop it and start another"
     )]
     NotLive,
+    /// A run that the engine cannot host beside others, or an engine that was opened for its runs alone.
+    #[error("{what}: start the run in an engine of its own (kchaos inject --own)")]
+    Unshareable {
+        /// What stands in the way.
+        what: String,
+    },
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -95,6 +103,24 @@ pub enum Error {
         source: io::Error,
     },
 }
+
+/// Who hosts runs of others is no run, and can be joined.
+fn conflict(run: &str, cgroup: &Path) -> String {
+    let cgroup = cgroup.display();
+    if run.starts_with(HOST_NAME) {
+        return format!(
+            "the engine of this machine has packet faults for {cgroup}, and a packet is judged once: join it (kchaos inject \
+             without --own), or stop its run for that target (kchaos list)"
+        );
+    }
+    format!(
+        "the run {run} has packet faults for {cgroup}, and a packet is judged once: change that run with kchaos set {run}, \
+         stop it with kchaos stop {run}, or ask for all packet faults of the target in one run"
+    )
+}
+
+/// What the names of engines begin with that host runs of others; those of runs have no hyphen.
+pub const HOST_NAME: &str = "engine-";
 
 /// A trampoline takes 38 programs and a cgroup's hook 64, both with E2BIG (kernel/bpf/trampoline.c and cgroup.c); a tcx
 /// hook takes 64, with ERANGE (kernel/bpf/mprog.c).
@@ -120,6 +146,8 @@ pub struct Placement<'a> {
     pub cgroups: Vec<&'a Cgroup>,
     /// Arm at the first exec in the target instead of by [`Engine::arm`].
     pub await_exec: bool,
+    /// The process in whose network namespace targets without processes are looked for; `None`: the calling one.
+    pub home: Option<i32>,
 }
 
 impl Placement<'_> {
@@ -138,6 +166,9 @@ pub struct Options<'a> {
     pub log_level: u8,
     /// Which single events are recorded, if any; [`Engine::events`] says where they come out.
     pub recording: Option<Recording>,
+    /// Runs come and go ([`Engine::add_run`], [`Engine::remove_run`]); by this name the engine is known until the first one
+    /// comes. `None`: it hosts what it is opened with, for as long as it lives.
+    pub shared_as: Option<&'a str>,
     /// The `kchaos` program, which also serves as guardian.
     pub program: &'a Path,
 }
@@ -153,7 +184,13 @@ pub struct Recording {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { made_cgroup: false, log_level: 0, recording: None, program: Path::new("/proc/self/exe") }
+        Self {
+            made_cgroup: false,
+            log_level: 0,
+            recording: None,
+            shared_as: None,
+            program: Path::new("/proc/self/exe"),
+        }
     }
 }
 
@@ -162,7 +199,7 @@ pub struct Engine {
     // Dropped in this order: first what hits, last what watches.
     links: Vec<Link>,
     lines: Option<Lines>,
-    programs: Vec<OwnedFd>,
+    programs: BTreeMap<usize, OwnedFd>,
     exits: u32,
     /// By number of their load.
     ways: Vec<Way>,
@@ -176,8 +213,11 @@ pub struct Engine {
     maps: Maps,
     image: Image,
     /// Of the last exchange of rules.
-    grace: Option<change::Grace>,
-    hosted: Vec<Hosted>,
+    grace: Option<Grace>,
+    /// By slot.
+    hosted: BTreeMap<usize, Hosted>,
+    /// If runs come and go.
+    shared: Option<Shared>,
     journal: Journal,
     /// By which calls are held back.
     holder: Option<Holder>,
@@ -190,12 +230,37 @@ pub struct Engine {
 /// A run of an engine.
 struct Hosted {
     plan: Plan,
+    seat: Seat,
     /// Id and level of each target's cgroup.
     targets: Vec<(u64, u32)>,
+    /// Their paths, in the same order.
+    paths: Vec<PathBuf>,
     await_exec: bool,
+    /// Network namespaces on whose devices its packets are judged; known where runs come and go.
+    namespaces: Vec<Arc<NetworkNamespace>>,
+    /// What the kernel had skipped of its programs when it came, by rule.
+    missed_before: Vec<u64>,
+    /// Packets that seemed to have escaped when it came.
+    escaped_before: i64,
+    /// It has ended, and only what is numbered after it is left.
+    ended: bool,
 }
 
 impl Hosted {
+    fn new(placement: &Placement<'_>, seat: Seat) -> Self {
+        Self {
+            plan: placement.plan.clone(),
+            seat,
+            targets: placement.cgroups.iter().map(|cgroup| (cgroup.id(), cgroup.level())).collect(),
+            paths: placement.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect(),
+            await_exec: placement.await_exec,
+            namespaces: vec![],
+            missed_before: vec![],
+            escaped_before: 0,
+            ended: false,
+        }
+    }
+
     fn job<'a>(&'a self, plan: &'a Plan) -> Job<'a> {
         Job { plan, targets: &self.targets, await_exec: self.await_exec }
     }
@@ -204,15 +269,16 @@ impl Hosted {
 impl Engine {
     /// Loads and attaches everything for these runs. Nothing acts before a run is armed.
     pub fn open(placements: &[Placement<'_>], options: Options<'_>) -> Result<Self, Error> {
-        let hosted: Vec<_> = placements
-            .iter()
-            .map(|placement| Hosted {
-                plan: placement.plan.clone(),
-                targets: placement.cgroups.iter().map(|cgroup| (cgroup.id(), cgroup.level())).collect(),
-                await_exec: placement.await_exec,
-            })
-            .collect();
-        let jobs: Vec<_> = hosted.iter().map(|hosted| hosted.job(&hosted.plan)).collect();
+        if let Some(name) = options.shared_as {
+            return Self::open_shared(name, placements, options);
+        }
+        let mut next = 0..;
+        let hosted = placements.iter().enumerate().map(|(slot, placement)| {
+            let rules = next.by_ref().take(placement.plan.rules.len()).collect();
+            (slot, Hosted::new(placement, Seat { slot, rules }))
+        });
+        let hosted: BTreeMap<_, _> = hosted.collect();
+        let jobs: Vec<_> = hosted.values().map(|hosted| hosted.job(&hosted.plan)).collect();
         let image = encode::encode(&jobs)?;
         let _memory_lock_limit = kernel::MemoryLockLimit::lift();
         let journal = Journal {
@@ -233,20 +299,30 @@ impl Engine {
                 .collect(),
             filters: vec![],
         };
-        if !journal.is_empty() {
-            journal.write().map_err(io_error("writing the journal"))?;
-            // Of two that start at once, each finds the other: none of them is dead without a word.
-            let live = Journal::live();
-            let conflict =
-                live.iter().find_map(|other| Some((&other.run, journal.shares_packets_with(other)?)));
-            if let Some((run, cgroup)) = conflict {
-                journal.erase();
-                return Err(Error::Conflict { run: run.clone(), cgroup: cgroup.to_path_buf() });
-            }
+        if !journal.is_empty()
+            && let Err(error) = announce(&journal)
+        {
+            journal.erase();
+            return Err(error);
         }
         let (mut maps, object) = object::open(&image, options.log_level, options.recording)?;
         let cgroups = walk_order(&image, placements);
         maps.fill(&image, &cgroups.iter().map(|cgroup| cgroup.as_fd()).collect::<Vec<_>>())?;
+        let mut engine = Self::with_maps(maps, image, hosted, journal, options)?;
+        // Meanwhile the guardian starts: most of the time goes by in grace periods.
+        engine.attach(object, placements)?;
+        engine.begin()?;
+        Ok(engine)
+    }
+
+    /// With a guardian and a lease, and nothing attached.
+    fn with_maps(
+        maps: Maps,
+        image: Image,
+        hosted: BTreeMap<usize, Hosted>,
+        journal: Journal,
+        options: Options<'_>,
+    ) -> Result<Self, Error> {
         let control_map = maps.descriptor("KC_CONTROL")?;
         let page = Arc::new(ControlPage::map(control_map).map_err(io_error("mapping the control page"))?);
         page.write_header(&image);
@@ -270,10 +346,10 @@ impl Engine {
             _ => None,
         };
         let lease = Lease::keep(page.clone()).map_err(io_error("starting the lease thread"))?;
-        let mut engine = Self {
+        Ok(Self {
             links: vec![],
             lines: None,
-            programs: vec![],
+            programs: BTreeMap::new(),
             exits: 0,
             ways: vec![],
             delayed_together: vec![],
@@ -285,18 +361,21 @@ impl Engine {
             image,
             grace: None,
             hosted,
+            shared: None,
             journal,
             holder,
             receiver: None,
             guardian: Some(guardian),
             program: options.program.to_path_buf(),
-        };
-        // Meanwhile the guardian starts: most of the time goes by in grace periods.
-        engine.attach(object, placements)?;
-        let guardian = engine.guardian.as_mut().map_or(Ok(()), Guardian::wait_ready);
+        })
+    }
+
+    /// From now on what is armed acts.
+    fn begin(&mut self) -> Result<(), Error> {
+        let guardian = self.guardian.as_mut().map_or(Ok(()), Guardian::wait_ready);
         guardian.map_err(io_error("starting the guardian"))?;
-        engine.page.set_armed(true);
-        Ok(engine)
+        self.page.set_armed(true);
+        Ok(())
     }
 
     /// Arms the run in `slot` from now on.
@@ -358,7 +437,7 @@ impl Engine {
     /// Ids of the loaded programs.
     pub fn program_ids(&self) -> Vec<u32> {
         let inside = self.lines.iter().flat_map(Lines::programs);
-        let all = self.programs.iter().chain(inside);
+        let all = self.programs.values().chain(inside);
         all.filter_map(|program| bpf::program_id(program.as_fd()).ok()).collect()
     }
 
@@ -367,6 +446,18 @@ impl Engine {
         let filters =
             self.journal.filters.iter().map(|filter| format!("clsact egress on device {}", filter.device));
         self.links.iter().map(|link| link.what().to_owned()).chain(filters).collect()
+    }
+}
+
+/// Lets other engines know of `journal`, and finds out whether one of them judges the same packets.
+fn announce(journal: &Journal) -> Result<(), Error> {
+    journal.write().map_err(io_error("writing the journal"))?;
+    // Of two that start at once, each finds the other: none of them is dead without a word.
+    let live = Journal::live();
+    let conflict = live.iter().find_map(|other| Some((&other.run, journal.shares_packets_with(other)?)));
+    match conflict {
+        Some((run, cgroup)) => Err(Error::Conflict { run: run.clone(), cgroup: cgroup.to_path_buf() }),
+        None => Ok(()),
     }
 }
 

@@ -28,8 +28,7 @@ impl Engine {
         if self.image.egress_rules == 0 {
             return Ok(());
         }
-        self.programs.push(programs.load(&Kind::Namespace)?);
-        let program = self.programs.len() - 1;
+        let program = self.keep(programs.load(&Kind::Namespace)?);
         for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
             let name = cgroup.path().display().to_string();
             let what = format!("cgroup sock_create of {name}");
@@ -56,7 +55,7 @@ impl Engine {
     ) -> Result<Vec<LinkEvents>, Error> {
         if self.page.own_tgid(0) != std::process::id() {
             // In a pid namespace of our own, the kernel's numbers say nothing to us.
-            return self.follow_namespaces(&processes());
+            return self.follow_namespaces(0, &processes());
         }
         let mut tasks = vec![];
         for told in entered {
@@ -66,14 +65,18 @@ impl Engine {
                 false => tasks.push(task),
             }
         }
-        self.follow_namespaces(&tasks)
+        self.follow_namespaces(0, &tasks)
     }
 
     /// Judges packets also in those network namespaces of these processes of the targets that were not known before, and
-    /// returns subscriptions to news of their devices. They are held to the end of the run: a number that is free again would
-    /// be mistaken for what it was.
-    pub fn follow_namespaces(&mut self, processes: &[i32]) -> Result<Vec<LinkEvents>, Error> {
-        let known: BTreeSet<_> = self.places.iter().map(|place| place.namespace().inode()).collect();
+    /// returns subscriptions to news of their devices, for the run in `slot`. They are held to its end: a number that is free
+    /// again would be mistaken for what it was.
+    pub fn follow_namespaces(&mut self, slot: usize, processes: &[i32]) -> Result<Vec<LinkEvents>, Error> {
+        let mut known: BTreeSet<_> = self.places.iter().map(|place| place.namespace().inode()).collect();
+        if let Some(hosted) = self.hosted.get(&slot).filter(|_| self.shared.is_some()) {
+            // Others may be known already, but not for this run.
+            known = hosted.namespaces.iter().map(|namespace| namespace.inode()).collect();
+        }
         let mut namespaces = NetworkNamespace::of_processes(processes);
         namespaces.retain(|namespace| !known.contains(&namespace.inode()));
         if namespaces.is_empty() || known.is_empty() {
@@ -82,13 +85,17 @@ impl Engine {
         let _memory_lock_limit = kernel::MemoryLockLimit::lift();
         let mut news = vec![];
         for namespace in namespaces.into_iter().map(Arc::new) {
-            for (mechanism, program, number) in self.in_every_namespace() {
+            if let Some(hosted) = self.hosted.get_mut(&slot).filter(|_| self.shared.is_some()) {
+                hosted.namespaces.push(Arc::clone(&namespace));
+            }
+            let is_place = self.places.iter().any(|place| place.namespace().inode() == namespace.inode());
+            let places = if is_place { vec![] } else { self.in_every_namespace() };
+            for (mechanism, program, number) in places {
                 let program = match self.namespace_program(&mechanism, number) {
                     Some(kind) => {
                         let mut programs =
                             Programs::new(object::parse()?, &self.maps.descriptors(), self.image.exact)?;
-                        self.programs.push(programs.load(&kind)?);
-                        self.programs.len() - 1
+                        self.keep(programs.load(&kind)?)
                     }
                     None => program,
                 };

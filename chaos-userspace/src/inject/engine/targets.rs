@@ -1,7 +1,10 @@
 //! Targets that are made anew while a run goes on: another cgroup has their path now, and takes their place.
 
 use super::{Engine, Error, io_error};
-use crate::{host::cgroup::Cgroup, inject::link::Link};
+use crate::{
+    host::cgroup::Cgroup,
+    inject::{link::Link, object::filter_of},
+};
 use std::os::fd::AsFd;
 
 impl Engine {
@@ -16,8 +19,13 @@ impl Engine {
             let image = self.image.with_target(old, cgroup.id());
             result =
                 self.maps.replace_target((&self.image, &image), place, cgroup.as_fd()).map_err(Error::from);
+            if let Some(shared) = &mut self.shared {
+                let words = filter_of(&self.image).into_iter().zip(filter_of(&image));
+                let written = shared.filter.iter_mut().zip(words).filter(|(_, (had, has))| had != has);
+                written.for_each(|(word, (_, has))| *word = has);
+            }
             self.image = image;
-            let all = self.hosted.iter_mut().flat_map(|hosted| &mut hosted.targets);
+            let all = self.hosted.values_mut().flat_map(|hosted| &mut hosted.targets);
             all.filter(|(id, _)| *id == old).for_each(|(id, _)| *id = cgroup.id());
         }
         // The kernel has taken off the old ones with their cgroup.
@@ -38,7 +46,7 @@ impl Engine {
         let link = &self.links[place];
         let Some(on) = link.on_cgroup() else { return Ok(()) };
         let what = link.what().to_owned();
-        let program = self.programs[on.program].as_fd();
+        let program = self.programs[&on.program].as_fd();
         let mut link = Link::cgroup(program, cgroup.as_fd(), on, &what)
             .map_err(|source| Error::Attach { what, source })?;
         link.move_high().map_err(io_error("moving a link to a high descriptor"))?;

@@ -18,7 +18,7 @@ use std::{
 
 /// Time in which a packet comes from its socket to its device, also on a busy machine and while a neighbour is asked for
 /// its link-layer address.
-const ON_THE_WAY: Duration = Duration::from_millis(100);
+pub(super) const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 /// What no egress hook met.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,8 +40,7 @@ impl Engine {
         if self.image.egress_rules == 0 {
             return Ok(());
         }
-        self.programs.push(programs.load(&Kind::Witness)?);
-        let program = self.programs.len() - 1;
+        let program = self.keep(programs.load(&Kind::Witness)?);
         for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
             let name = cgroup.path().display().to_string();
             let what = format!("cgroup_skb egress on {name}");
@@ -72,7 +71,7 @@ impl Engine {
     }
 
     /// A namespace whose neighbours cannot be listed names none.
-    fn unanswered(&self) -> Vec<IpAddr> {
+    pub(super) fn unanswered(&self) -> Vec<IpAddr> {
         let mut found: Vec<_> = self
             .places
             .iter()
