@@ -34,7 +34,7 @@ struct Topic {
 
 const NETWORK: &str = "docs/faults/network.md";
 
-const TOPICS: [Topic; 11] = [
+const TOPICS: [Topic; 12] = [
     Topic {
         name: "loss",
         also: &["drop", "packet-loss", "blackhole", "loss-model", "lossModel"],

@@ -146,10 +146,6 @@ impl<'a> Session<'a> {
         };
         // Who has taken a name before its targets were watched is not hit, but not left out without a word either.
         chosen.check_current()?;
-        let foreign_sockets = match made_cgroup {
-            true => ForeignSockets::default(),
-            false => run::warn_of_sockets(plan, chosen, &Hierarchy::find()?),
-        };
         let recorder = match events {
             Some(events) => {
                 Some(Recorder::start(engine.events()?, events.out, &plan.run).map_err(Failure::internal)?)
@@ -169,6 +165,8 @@ impl<'a> Session<'a> {
         )?;
         if made_cgroup {
             session.command = "exec";
+        } else {
+            session.foreign_sockets = run::warn_of_sockets(plan, chosen, &Hierarchy::find()?);
         }
         (session.kernel_log, session.recorder, session.bystander) = (kernel_log, recorder, bystander);
         Ok(session)
@@ -202,6 +200,7 @@ impl<'a> Session<'a> {
         let namespaces = Namespaces::listen(None).map_err(Failure::internal)?;
         let followed = (targets, news, namespaces);
         let mut session = Self::begin(plan, chosen, home, (ends, lineages), followed, sink)?;
+        session.foreign_sockets = run::warn_of_sockets(plan, chosen, &Hierarchy::find()?);
         session.bystander = bystander;
         Ok(session)
     }
@@ -241,7 +240,7 @@ impl<'a> Session<'a> {
             follows: false,
             drawn_before: vec![Drawn::default(); plan.rules.len()],
             allowed: vec![],
-            foreign_sockets,
+            foreign_sockets: ForeignSockets::default(),
             call_watch: None,
             progress: None,
             ending: Ending::default(),
