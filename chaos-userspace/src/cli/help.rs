@@ -34,7 +34,7 @@ struct Topic {
 
 const NETWORK: &str = "docs/faults/network.md";
 
-const TOPICS: [Topic; 12] = [
+const TOPICS: [Topic; 11] = [
     Topic {
         name: "loss",
         also: &["drop", "packet-loss", "blackhole", "loss-model", "lossModel"],
@@ -147,7 +147,16 @@ const TOPICS: [Topic; 12] = [
     },
     Topic {
         name: "slow",
-        also: &["lsm_sleep", "spin", "stop_continue", "seccomp", "hang"],
+        also: &[
+            "lsm_sleep",
+            "spin",
+            "stop_continue",
+            "seccomp",
+            "hang",
+            "slow-call",
+            "slow-calls",
+            "syscall-latency",
+        ],
         does: "System calls are held back, then go on. How is chosen by --mechanism, never by itself: spin (any call, at most 1 ms, \
                the processor is busy), stop_continue (any call, from 1 ms on, the whole process is stopped behind the call), \
                lsm_sleep (open, exec, sockets and others; Linux 6.12), or with exec also seccomp (any call).",
@@ -161,7 +170,7 @@ const TOPICS: [Topic; 12] = [
             ("--slow openat=50ms,path=/var/www/* --mechanism lsm_sleep", "files are opened late"),
             ("--slow close=2s,limit=1 --mechanism seccomp", "once, in a command that is started by exec"),
         ],
-        file: "syscall: {calls: [fsync], latency: {time: 20ms, jitter: 5ms}, probability: 10%} # and spec.mechanism",
+        file: "syscall: {calls: [fsync], latency: {time: 20ms, jitter: 5ms}, probability: 10%}\n  mechanism: stop_continue",
         page: "docs/faults/syscall.md",
     },
     Topic {
@@ -171,28 +180,6 @@ const TOPICS: [Topic; 12] = [
         felt: "Nothing, until what was promised is needed.",
         flags: &[("--fail fsync=return=0", "what is said to be on disk is not")],
         file: "syscall: {calls: [fsync, fdatasync], return: 0}",
-        page: "docs/faults/syscall.md",
-    },
-    Topic {
-        name: "slow",
-        also: &["slow-call", "slow-calls", "hang", "syscall-latency"],
-        does: "System calls are held back, and then carried out (running services: Linux 6.12 with BPF LSM; commands of exec: any).",
-        felt: "Files that take long to open, connections that take long to be made; the thread sleeps, and burns no processor.",
-        flags: &[
-            (
-                "--slow openat=20ms@10% --mechanism lsm_sleep",
-                "one file in ten of a running service opens late",
-            ),
-            (
-                "--slow openat=50ms,jitter=10ms,path=/var/www/* --mechanism lsm_sleep",
-                "as on a disk that is busy",
-            ),
-            (
-                "--slow fsync=20ms@10% --mechanism seccomp",
-                "with exec: any call of a command, by a notification to kchaos",
-            ),
-        ],
-        file: "syscall: {calls: [openat], latency: {time: 50ms, jitter: 10ms}, match: {pathPrefix: /var/www}}\n  mechanism: lsm_sleep",
         page: "docs/faults/syscall.md",
     },
 ];

@@ -101,7 +101,7 @@ impl Packets {
         };
         let lines = |(effect, when): (Effect, When)| match effect {
             Effect::Delay(delay) => {
-                delay.lines().into_iter().map(|delay| (Effect::Delay(delay), when.clone())).collect()
+                delay.lines().into_iter().map(|delay| (Effect::Delay(delay), when)).collect()
             }
             _ => vec![(effect, when)],
         };
