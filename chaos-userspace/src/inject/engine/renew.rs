@@ -4,13 +4,14 @@
 //! both sets act. On functions the new programs stand beside the old ones, and act from the moment at which the header of the
 //! control page says so: first both sets do, then the new one alone. Of two programs on a function the one that came last runs
 //! first (`__bpf_trampoline_link_prog`, kernel/bpf/trampoline.c), and what it fails the other one does not see, so that no call
-//! passes between the sets. A call that is let through by the one at this very moment may be drawn for by the other as well.
+//! passes between the sets: those under way are waited for in between. A call that is let through by the one meanwhile, some
+//! milliseconds, may be drawn for by the other as well.
 
 use super::{Engine, Error, wanted::link_host_program};
 use crate::{
     encode::Image,
     inject::{
-        clsact,
+        clsact, grace,
         link::{Link, OnHost, Place},
         object,
         program::{Kind, Programs},
@@ -46,6 +47,8 @@ impl Engine {
         }
         let Some(shared) = &mut self.shared else { return Ok(()) };
         self.page.set_acting(shared.set | set);
+        // A call that met the new program while that did not act yet still has to meet the old one while it does.
+        grace::wait_for_readers();
         self.page.set_acting(set);
         (shared.loader, shared.globals, shared.set) = (loader, globals, set);
         let numbers: Vec<_> = programs.keys().copied().collect();
