@@ -54,8 +54,13 @@ impl Engine {
             serving.insert(mechanism, program);
             self.attach_mechanism(mechanism, program, placements)?;
         }
-        self.attach_witness(&mut programs, placements)?;
-        self.attach_to_socket_making(&mut programs, placements)?;
+        // The witness counts while the engine is armed, as the egress hooks do, which are there by now.
+        for (kind, attach_type, what) in [
+            (Kind::Witness, AttachType::CgroupInetEgress, "cgroup_skb egress on"),
+            (Kind::Namespace, AttachType::CgroupInetSockCreate, "cgroup sock_create of"),
+        ] {
+            self.attach_to_leaving(&mut programs, placements, &kind, attach_type, what)?;
+        }
         for rule in placements.iter().flat_map(|placement| &placement.plan.rules) {
             let mut places: Vec<_> =
                 rule.mechanisms.iter().filter_map(|mechanism| serving.get(mechanism).copied()).collect();
@@ -93,6 +98,26 @@ impl Engine {
         let number = self.programs.last_key_value().map_or(0, |(last, _)| last + 1);
         self.programs.insert(number, program);
         number
+    }
+
+    /// Attaches a program to the targets whose leaving packets are judged.
+    fn attach_to_leaving(
+        &mut self,
+        programs: &mut Programs,
+        placements: &[Placement<'_>],
+        kind: &Kind,
+        attach_type: AttachType,
+        what: &str,
+    ) -> Result<(), Error> {
+        if self.image.egress_rules == 0 {
+            return Ok(());
+        }
+        let program = self.keep(programs.load(kind)?);
+        for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
+            let what = format!("{what} {}", cgroup.path().display());
+            self.link_cgroup(cgroup, program, attach_type, &what)?;
+        }
+        Ok(())
     }
 
     pub(super) fn link(

@@ -1,11 +1,10 @@
 //! Network namespaces that the targets enter while an engine lives. A program on their cgroups tells when one of their tasks
 //! makes a socket in another one than before.
 
-use super::{Engine, Error, Placement, attach::uppermost, io_error};
+use super::{Engine, Error, io_error};
 use crate::{
     host::{kernel, link_events::LinkEvents, namespace::NetworkNamespace},
     inject::{
-        bpf::AttachType,
         object,
         program::{Kind, Programs},
     },
@@ -19,24 +18,6 @@ use std::{
 };
 
 impl Engine {
-    /// Attaches what notices namespaces to the targets whose leaving packets are judged.
-    pub(super) fn attach_to_socket_making(
-        &mut self,
-        programs: &mut Programs,
-        placements: &[Placement<'_>],
-    ) -> Result<(), Error> {
-        if self.image.egress_rules == 0 {
-            return Ok(());
-        }
-        let program = self.keep(programs.load(&Kind::Namespace)?);
-        for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
-            let name = cgroup.path().display().to_string();
-            let what = format!("cgroup sock_create of {name}");
-            self.link_cgroup(cgroup, program, AttachType::CgroupInetSockCreate, &what)?;
-        }
-        Ok(())
-    }
-
     /// The ring buffer out of which [`Entered`] comes, if leaving packets are judged.
     pub fn entered(&self) -> Result<Option<OwnedFd>, Error> {
         if self.image.egress_rules == 0 {

@@ -3,13 +3,10 @@
 use super::{Engine, Error, Hosted, io_error, shared::Shared};
 use crate::{
     encode::Image,
-    host::{
-        cgroup::{Cgroup, Hierarchy},
-        namespace::NetworkNamespace,
-    },
+    host::{cgroup::Hierarchy, namespace::NetworkNamespace},
     inject::{
         bpf::AttachType,
-        link::{Link, OnCgroup, OnHost, Place},
+        link::{Link, OnHost, Place},
         object,
         program::Kind,
     },
@@ -206,21 +203,10 @@ impl Engine {
                     _ => "socket hook of",
                 };
                 let what = format!("{hook} {}", on.path.display());
-                self.link_target(&cgroup, program, on.attach_type, &what)?;
+                self.link_cgroup(&cgroup, program, on.attach_type, &what)?;
             }
         }
         Ok(())
-    }
-
-    fn link_target(
-        &mut self,
-        cgroup: &Cgroup,
-        program: usize,
-        attach_type: AttachType,
-        what: &str,
-    ) -> Result<(), Error> {
-        let on = OnCgroup { cgroup: cgroup.id(), program, attach_type };
-        self.link(what, |this| Link::cgroup(this.programs[&program].as_fd(), cgroup.as_fd(), on, what))
     }
 
     /// Attaches a program to something of the whole host.

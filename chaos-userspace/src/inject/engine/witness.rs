@@ -1,14 +1,7 @@
 //! The witness: a program that counts what leaves the targets' sockets, beside what the egress hooks meet of it.
 
-use super::{Engine, Error, Placement, attach::uppermost};
-use crate::{
-    host::neighbour,
-    inject::{
-        bpf::AttachType,
-        object,
-        program::{Kind, Programs},
-    },
-};
+use super::Engine;
+use crate::{host::neighbour, inject::object};
 use chaos_common::counter::{LEAVING_MET, LEAVING_SEEN};
 use std::{
     net::IpAddr,
@@ -30,25 +23,6 @@ pub struct Escaped {
 }
 
 impl Engine {
-    /// Attaches the witness to the targets whose leaving packets are judged; the egress hooks must be there. Both count
-    /// while the engine is armed.
-    pub(super) fn attach_witness(
-        &mut self,
-        programs: &mut Programs,
-        placements: &[Placement<'_>],
-    ) -> Result<(), Error> {
-        if self.image.egress_rules == 0 {
-            return Ok(());
-        }
-        let program = self.keep(programs.load(&Kind::Witness)?);
-        for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
-            let name = cgroup.path().display().to_string();
-            let what = format!("cgroup_skb egress on {name}");
-            self.link_cgroup(cgroup, program, AttachType::CgroupInetEgress, &what)?;
-        }
-        Ok(())
-    }
-
     /// What no egress hook met; `None` if no leaving packets are judged. To be asked while the engine is armed, so that
     /// packets on their way are still met: there is never a moment with less of them than the difference.
     pub(super) fn escaped(&self) -> Result<Option<Escaped>, object::Error> {
