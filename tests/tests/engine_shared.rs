@@ -284,13 +284,14 @@ fn cost_for_others(objects: &KernelObjects) -> Result<f64> {
 /// As many programs on devices and functions for fifty runs as for one.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn fifty_runs_cost_others_what_one_does() -> Result<()> {
-    const RUNS: usize = 50;
+fn many_runs_cost_others_what_one_does() -> Result<()> {
+    // Each takes an emulated machine seconds.
+    let runs: usize = if full() || on_host() { 50 } else { 6 };
     let scene = Scene::new()?;
     let cgroups =
-        (0..RUNS).map(|run| scene.cgroup.child(&format!("run{run}"))).collect::<Result<Vec<_>>>()?;
+        (0..runs).map(|run| scene.cgroup.child(&format!("run{run}"))).collect::<Result<Vec<_>>>()?;
     let beside = scene.cgroup.child("beside")?;
-    let hit = [0, RUNS / 2, RUNS - 1];
+    let hit = [0, runs / 2, runs - 1];
     let mut victims = vec![];
     // Packets of targets without processes are judged on the devices of our own namespace as well.
     let mut somebody = vec![];
@@ -316,18 +317,18 @@ fn fifty_runs_cost_others_what_one_does() -> Result<()> {
     ensure!(
         with_one.programs.len() == with_all.programs.len()
             && with_one.maps.len() == with_all.maps.len()
-            && with_one.links.len() + RUNS - 1 == with_all.links.len(),
-        "{with_all:?} for {RUNS} runs, {with_one:?} for one"
+            && with_one.links.len() + runs - 1 == with_all.links.len(),
+        "{with_all:?} for {runs} runs, {with_one:?} for one"
     );
     let cost_of_all = cost_for_others(&with_all)?;
-    measure("engine_cost", json!({"runs": RUNS, "ns_one": cost_of_one, "ns_all": cost_of_all}));
+    measure("engine_cost", json!({"runs": runs, "ns_one": cost_of_one, "ns_all": cost_of_all}));
     let on_devices =
         engine.attachments().iter().filter(|what| what.contains("tcx") || what.contains("clsact")).count();
     ensure!(on_devices == 1, "{:?}", engine.attachments());
     for (victim, run) in victims.iter().zip(hit) {
         loses_more(victim, &format!("the victim of run {run}"))?;
     }
-    ensure!(engine.slots().len() == RUNS, "{:?}", engine.slots());
+    ensure!(engine.slots().len() == runs, "{:?}", engine.slots());
     // Every other one goes, and what is left still hits.
     for slot in slots.iter().skip(1).step_by(2) {
         leave(&mut engine, *slot)?;
@@ -338,14 +339,16 @@ fn fifty_runs_cost_others_what_one_does() -> Result<()> {
             _ => loses_nothing(victim, &format!("the victim of run {run}, which has ended"))?,
         }
     }
-    let mut one_too_many = 0;
-    let refused = loop {
-        match engine.add_run(&place(&plan, &targets[1])) {
-            Ok(_) => one_too_many += 1,
-            Err(error) => break error.to_string(),
-        }
-    };
-    ensure!(one_too_many > 10 && refused.contains("above the limit of"), "{one_too_many}: {refused}");
+    if full() || on_host() {
+        let mut one_too_many = 0;
+        let refused = loop {
+            match engine.add_run(&place(&plan, &targets[1])) {
+                Ok(_) => one_too_many += 1,
+                Err(error) => break error.to_string(),
+            }
+        };
+        ensure!(one_too_many > 10 && refused.contains("above the limit of"), "{one_too_many}: {refused}");
+    }
     ensure!(engine.close().problems.is_empty());
     for victim in &mut victims {
         loses_nothing(victim, "a victim after the engine's end")?;
