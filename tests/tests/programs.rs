@@ -9,7 +9,7 @@ use integration_tests::alone::Alone;
 use integration_tests::capability::{
     counted_errors_missing, file_errors_missing, fmod_ret_sys_works, kprobe_override_works,
 };
-use integration_tests::client::{Answer, image_missing, run, serve};
+use integration_tests::client::{Answer, image_missing, postgres, run, serve};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
@@ -317,5 +317,95 @@ fn redis_refuses_writes_it_cannot_save() -> Result<()> {
         let log = scene.read("redis-6380")?;
         ensure!(status.code() == Some(1) && log.contains("AOF fsync policy is 'always'"), "{status}: {log}");
     }
+    Ok(())
+}
+
+/// PostgreSQL in `home`, which goes by no other files.
+struct Postgres<'a> {
+    scene: &'a Scene,
+    home: &'static str,
+    port: &'static str,
+}
+
+impl Postgres<'_> {
+    fn serve(&self, place: &Place) -> Result<Process> {
+        let data = self.scene.path(&format!("{}/data", self.home));
+        let (listen, sockets) = ("listen_addresses=127.0.0.1", "unix_socket_directories=");
+        let server = postgres("postgres")?;
+        let mut words = vec![server.as_str(), "-D", &data, "-p", self.port];
+        // Whoever panics stays down, so that it can be seen.
+        for setting in [listen, sockets, "jit=off", "autovacuum=off", "restart_after_crash=off"] {
+            words.extend(["-c", setting]);
+        }
+        let (log, to) = (self.scene.log(&format!("{}-log", self.home))?, self.to());
+        let ask = ["psql", "-tAc", "SELECT 42", &to];
+        serve(&place.clone().as_nobody(), &words, log, &ask, &self.scene.beside)
+    }
+
+    fn to(&self) -> String {
+        format!("host=127.0.0.1 port={} user=kchaos dbname=postgres connect_timeout=10", self.port)
+    }
+
+    fn ask(&self, sql: &str) -> Result<Answer> {
+        run(&self.scene.beside, &["psql", "-tAc", sql, &self.to()])
+    }
+
+    fn rows(&self) -> Result<u64> {
+        let answer = self.ask("SELECT count(*) FROM t")?;
+        answer.out.trim().parse().with_context(|| format!("{answer:?}"))
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn postgresql_reports_a_full_disk_and_ends_where_it_cannot_sync() -> Result<()> {
+    const INSERT: &str = "INSERT INTO t SELECT generate_series(1, 1000)";
+    if let Some(reason) = image_missing() {
+        skip!("{reason}");
+    }
+    if let Some(reason) = file_errors_missing()? {
+        skip!("{reason}");
+    }
+    let scene = Scene::new()?;
+    let hit = Postgres { scene: &scene, home: "hit", port: "5432" };
+    let spared = Postgres { scene: &scene, home: "spared", port: "5433" };
+    let nobody = scene.beside.clone().as_nobody();
+    let (data, init) = (scene.path("hit/data"), postgres("initdb")?);
+    run(&nobody, &["mkdir", &scene.path("hit")])?.expect(0)?;
+    run(&nobody, &[&init, "-D", &data, "-A", "trust", "-U", "kchaos", "--no-sync", "--no-locale"])?
+        .expect(0)?;
+    run(&nobody, &["cp", "-a", &scene.path("hit"), &scene.path("spared")])?.expect(0)?;
+    let mut server = hit.serve(&scene.target)?;
+    let _beside = spared.serve(&scene.beside)?;
+    for side in [&hit, &spared] {
+        side.ask("CREATE TABLE t (v int)")?.expect(0)?;
+    }
+
+    // The statement fails, with a hint; nothing of it stays, and the server goes on.
+    let full = format!("--fail pwrite64=ENOSPC,path={}", scene.path("*/data/base/*"));
+    let ((answer, beside), _) = scene.under(&full, || Ok((hit.ask(INSERT)?, spared.ask(INSERT)?)))?;
+    ensure!(answer.status == 1 && answer.err.contains("could not extend file"), "{answer:?}");
+    ensure!(answer.err.contains("No space left on device") && answer.err.contains("HINT"), "{answer:?}");
+    beside.expect(0)?;
+    ensure!((hit.rows()?, spared.rows()?) == (0, 1000), "{} and {} rows", hit.rows()?, spared.rows()?);
+    hit.ask(INSERT)?.expect(0)?;
+
+    if !entries_work()? {
+        return Ok(());
+    }
+    // data_sync_retry: what could not be synced once may never be, so that the server ends before it acknowledges a commit.
+    let insert = "INSERT INTO t VALUES (0)";
+    let ((answer, beside), _) =
+        scene.under("--fail fdatasync=EIO", || Ok((hit.ask(insert)?, spared.ask(insert)?)))?;
+    ensure!(answer.status != 0 && answer.err.contains("server closed the connection"), "{answer:?}");
+    beside.expect(0)?;
+    let status = server.wait()?;
+    let log = scene.read("hit-log")?;
+    ensure!(!status.success() && log.contains("PANIC:  could not fdatasync file"), "{status}: {log}");
+    // All that was acknowledged is there again.
+    let _again = hit.serve(&scene.target)?;
+    let rows = hit.rows()?;
+    ensure!((1000..=1001).contains(&rows), "{rows} rows after the recovery");
+    ensure!(spared.rows()? == 1001, "{} rows beside", spared.rows()?);
     Ok(())
 }
