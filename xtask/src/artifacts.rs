@@ -26,12 +26,11 @@ pub struct TestProgram {
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What a release is built with takes minutes for half a hundred programs, each time anew, and tests nothing more.
-const QUICKLY: [&str; 5] = [
+const QUICKLY: [&str; 4] = [
     "profile.release.lto=\"off\"",
     "profile.release.debug=false",
     "profile.release.codegen-units=16",
     "profile.release.incremental=true",
-    "profile.release.opt-level=1",
 ];
 
 /// Builds them, optimised: emulated machines are slow enough.
