@@ -375,6 +375,14 @@ fn postgresql_reports_a_full_disk_and_ends_where_it_cannot_sync() -> Result<()> 
     run(&nobody, &[&init, "-D", &data, "-A", "trust", "-U", "kchaos", "--no-sync", "--no-locale"])?
         .expect(0)?;
     run(&nobody, &["cp", "-a", &scene.path("hit"), &scene.path("spared")])?.expect(0)?;
+    // Tables of both below one path, and nothing else there.
+    let tables = scene.path("tables");
+    run(&nobody, &["mkdir", &tables])?.expect(0)?;
+    for home in ["hit", "spared"] {
+        let (base, moved) = (scene.path(&format!("{home}/data/base")), format!("{tables}/{home}"));
+        run(&nobody, &["mv", &base, &moved])?.expect(0)?;
+        run(&nobody, &["ln", "-s", &moved, &base])?.expect(0)?;
+    }
     let mut server = hit.serve(&scene.target)?;
     let _beside = spared.serve(&scene.beside)?;
     for side in [&hit, &spared] {
@@ -382,7 +390,7 @@ fn postgresql_reports_a_full_disk_and_ends_where_it_cannot_sync() -> Result<()> 
     }
 
     // The statement fails, with a hint; nothing of it stays, and the server goes on.
-    let full = format!("--fail pwrite64=ENOSPC,path={}", scene.path("*/data/base/*"));
+    let full = format!("--fail pwrite64=ENOSPC,path={tables}/*");
     let ((answer, beside), _) = scene.under(&full, || Ok((hit.ask(INSERT)?, spared.ask(INSERT)?)))?;
     ensure!(answer.status == 1 && answer.err.contains("could not extend file"), "{answer:?}");
     ensure!(answer.err.contains("No space left on device") && answer.err.contains("HINT"), "{answer:?}");
