@@ -15,8 +15,8 @@ pub struct Entered {
     pub cookie: u64,
     /// Thread, as the kernel numbers it.
     pub tid: u32,
-    /// Thread group, as the kernel numbers it.
-    pub tgid: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Entered>() == 16);

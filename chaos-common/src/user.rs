@@ -5,7 +5,6 @@ use crate::{
     latency::{Held, Hold, Stopped},
     line::{Entrance, Exit, LineKey},
     line_load::Load,
-    namespace::Entered,
     results::Results,
     rule::{Ordinal, ProcessCount, ProcessKey, Rule},
     syscall::Call,
@@ -25,7 +24,6 @@ macro_rules! pod {
 pod!(
     Arguments,
     RuleCounters,
-    Entered,
     Entrance,
     Exit,
     Held,

@@ -1,7 +1,9 @@
 //! Calls that are held back.
 //!
 //! Either by the program that decides, which spins until the time is over. Or by another one that sleeps: a program that
-//! may sleep can neither look at prefix trees nor be skipped where it must not sleep, so there are two on a hook: [`crate::syscall::kc_hook`] decides and leaves a note, [`kc_sleep`] runs behind it and sleeps. Or by one behind the call: [`crate::stop::kc_stop`] finds such a note as well.
+//! may sleep can neither look at prefix trees nor be skipped where it must not sleep, so there are two on a hook:
+//! [`crate::syscall::kc_hook`] decides and leaves a note, [`kc_sleep`] runs behind it and sleeps. Or by one behind the call:
+//! [`crate::stop::kc_stop`] finds such a note as well.
 
 use crate::{
     count::add,

@@ -72,13 +72,12 @@ pub fn address(skb: *mut __sk_buff, packet: &Packet, rules: u64, copies: u32) ->
             way = rest;
         }
     }
-    let entrance = way;
     // SAFETY: as above; the field is writable for tc programs.
-    unsafe { (*skb).tc_index = mark(entrance.slot) as _ };
-    if entrance.layer == LAYER_NONE && !add_ethernet_header(skb) {
+    unsafe { (*skb).tc_index = mark(way.slot) as _ };
+    if way.layer == LAYER_NONE && !add_ethernet_header(skb) {
         return Ok(0);
     }
-    Ok(entrance.device)
+    Ok(way.device)
 }
 
 #[inline(always)]

@@ -56,6 +56,8 @@ pub struct Scratch {
 
 /// `BPF_F_MMAPABLE` of include/uapi/linux/bpf.h (5.5).
 const MMAPABLE: u32 = 1 << 10;
+/// `BPF_NOEXIST` (include/uapi/linux/bpf.h): an entry is made, and not written over.
+pub const NOT_THERE_YET: u64 = 1;
 /// `BPF_F_NO_PREALLOC`, which prefix trees require.
 const NO_PREALLOC: u32 = 1;
 

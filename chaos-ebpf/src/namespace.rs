@@ -1,6 +1,6 @@
 //! Notices in which network namespaces the targets make sockets: nothing else tells when a task enters one.
 
-use crate::maps::{KC_ENTERED, KC_NAMESPACES};
+use crate::maps::{KC_ENTERED, KC_NAMESPACES, NOT_THERE_YET};
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{bpf_get_current_pid_tgid, bpf_get_netns_cookie},
@@ -8,9 +8,6 @@ use aya_ebpf::{
     programs::SockContext,
 };
 use chaos_common::namespace::Entered;
-
-/// `BPF_NOEXIST` of include/uapi/linux/bpf.h.
-const NOT_THERE_YET: u64 = 1;
 
 /// A task of the target makes an IP socket (`inet_create`, net/ipv4/af_inet.c; `inet6_create`): nobody else runs this. A
 /// socket belongs to the namespace it was made in for ever, and an accepted one to its listener's, so that no packet
@@ -32,7 +29,7 @@ fn tell(cookie: u64) -> bool {
     let Some(mut room) = KC_ENTERED.reserve::<Entered>(0) else { return false };
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_pid_tgid() };
-    room.write(Entered { cookie, tid: task as u32, tgid: (task >> 32) as u32 });
+    room.write(Entered { cookie, tid: task as u32, reserved: 0 });
     room.submit(0);
     true
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     globals::{KC_CHAIN, KC_CORRUPT, KC_DRAWN_RESULTS, KC_EXACT, KC_FLOW, KC_LATENCY, KC_PROCESS_RULES},
-    maps::{KC_ORDINALS, KC_PROCESSES},
+    maps::{KC_ORDINALS, KC_PROCESSES, NOT_THERE_YET},
 };
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use chaos_common::{
@@ -58,14 +58,13 @@ impl Source for Kernel {
 
     #[inline(always)]
     fn count_process(&mut self) -> bool {
-        /// `BPF_NOEXIST` of include/uapi/linux/bpf.h: another thread of the process may be here too.
-        const NEW: u64 = 1;
         self.per_process = true;
         let process = self.process();
         if KC_PROCESSES.get_ptr(process).is_some() {
             return true;
         }
-        let _exists_or_full = KC_PROCESSES.insert(process, ProcessCount::default(), NEW);
+        // Another thread of the process may be here too.
+        let _exists_or_full = KC_PROCESSES.insert(process, ProcessCount::default(), NOT_THERE_YET);
         KC_PROCESSES.get_ptr(process).is_some()
     }
 

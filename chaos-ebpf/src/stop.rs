@@ -8,7 +8,7 @@ use crate::{
     caller::word,
     globals::{KC_SIGNAL_LAYOUT, KC_TASK_SIGNAL},
     judge::armed,
-    maps::{KC_HOLDS, KC_STOPPED, KC_STOPS},
+    maps::{KC_HOLDS, KC_STOPPED, KC_STOPS, NOT_THERE_YET},
     target, watch,
 };
 use aya_ebpf::helpers::generated::{
@@ -21,8 +21,6 @@ use chaos_common::{
 };
 
 const SIGSTOP: u32 = 19;
-/// `BPF_NOEXIST` of include/uapi/linux/bpf.h.
-const ABSENT: u64 = 1;
 /// `JOBCTL_STOP_PENDING` of include/linux/sched/jobctl.h: the task takes part in a stop that has begun.
 const STOP_PENDING: u64 = 1 << 17;
 
@@ -56,7 +54,7 @@ fn stop(result: i64) -> Option<()> {
     let process = (task >> 32) as u32;
     let stopped = Stopped { since_ns, asked_ns: hold.asked_ns, thread: task as u32, rule: hold.rule };
     // Before it is stopped: nobody may be stopped of whom nobody knows. One that is about to be is not stopped twice.
-    KC_STOPPED.insert(process, stopped, ABSENT).ok()?;
+    KC_STOPPED.insert(process, stopped, NOT_THERE_YET).ok()?;
     // SAFETY: plain number.
     if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
         let _ = KC_STOPPED.remove(process);

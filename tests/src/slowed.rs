@@ -1,5 +1,6 @@
 //! Calls that are held back, by whatever mechanism: whose, and what victims measure.
 
+use std::path::Path;
 use std::sync::atomic::Ordering::Release;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::cgroup::{Cgroup, TestCgroup};
 use crate::kchaos::{Kchaos, Running};
+use crate::patience::{patience, wait_for};
 use crate::spawn::{Place, Victim};
 use crate::summary::Summary;
 use crate::times::Times;
@@ -85,6 +87,23 @@ pub fn goes_soon(victim: &mut Victim, begin: Instant) -> Result<Duration> {
     let took = begin.elapsed();
     ensure!(took < SOON && times.errnos.is_empty(), "after {took:?}: {times:?}");
     Ok(took)
+}
+
+/// Waits until the process that holds calls back has followed its owner.
+pub fn follows_its_owner(holder: u32, name: &str) -> Result<()> {
+    let gone = || Ok((!Path::new(&format!("/proc/{holder}")).exists()).then_some(()));
+    wait_for(&format!("the {name} to follow its owner"), gone).map(drop)
+}
+
+/// A run whose holder is gone goes on without holding anybody back, and says so in these words.
+pub fn goes_on_without(scene: &Scene, running: Running, says: &str) -> Result<()> {
+    let mut next = scene.victim("--call openat -n 3")?;
+    go(&next);
+    let times = Times::of(&mut next)?;
+    ensure!(times.took_us < patience().as_micros() as u64 / 3, "{times:?}");
+    let finished = running.interrupt()?;
+    ensure!(finished.text().contains(says), "{}", finished.text());
+    Ok(())
 }
 
 /// The process of this name that an owner has started.

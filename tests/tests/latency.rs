@@ -7,9 +7,9 @@ use integration_tests::board::Role;
 use integration_tests::capability::mechanism_works;
 use integration_tests::kchaos::{Kchaos, Running};
 use integration_tests::measure::measure;
-use integration_tests::patience::{patience, wait_for};
+use integration_tests::patience::wait_for;
 use integration_tests::skip;
-use integration_tests::slowed::{SOON, Scene, go, goes_soon, holder_of};
+use integration_tests::slowed::{SOON, Scene, follows_its_owner, go, goes_on_without, goes_soon, holder_of};
 use integration_tests::spawn::Victim;
 use integration_tests::times::{Times, median};
 use nix::sys::signal::{Signal, kill};
@@ -196,22 +196,13 @@ fn whoever_holds_may_be_killed_or_stopped() -> Result<()> {
         );
         match (who, signal) {
             ("owner", Signal::SIGKILL) => {
-                let gone = || Ok((!std::path::Path::new(&format!("/proc/{sleeper}")).exists()).then_some(()));
-                wait_for("the sleeper to follow its owner", gone)?;
+                follows_its_owner(sleeper, "sleeper")?;
             }
             ("owner", _) => {
                 kill(Pid::from_raw(pid as i32), Signal::SIGCONT)?;
                 running.interrupt()?;
             }
-            _ => {
-                // The run goes on without holding anybody back, and says so.
-                let mut next = scene.victim("--call openat -n 3")?;
-                go(&next);
-                let times = Times::of(&mut next)?;
-                ensure!(times.took_us < patience().as_micros() as u64 / 3, "{times:?}");
-                let finished = running.interrupt()?;
-                ensure!(finished.text().contains("sleeper"), "{}", finished.text());
-            }
+            _ => goes_on_without(&scene, running, "sleeper")?,
         }
     }
     Ok(())

@@ -8,9 +8,11 @@ use integration_tests::board::Role;
 use integration_tests::capability::{counts_exactly, fmod_ret_security_works, openat_mechanism};
 use integration_tests::kchaos::{Kchaos, Running};
 use integration_tests::measure::measure;
-use integration_tests::patience::{patience, wait_for};
+use integration_tests::patience::wait_for;
 use integration_tests::skip;
-use integration_tests::slowed::{SOON, Scene, go, goes_soon, holder_of, is_stopped};
+use integration_tests::slowed::{
+    SOON, Scene, follows_its_owner, go, goes_on_without, goes_soon, holder_of, is_stopped,
+};
 use integration_tests::spawn::Victim;
 use integration_tests::times::{Times, median};
 use nix::sys::signal::{Signal, kill};
@@ -170,23 +172,13 @@ fn whoever_holds_may_be_killed_or_stopped() -> Result<()> {
         );
         match (who, signal) {
             ("owner" | "both", Signal::SIGKILL) => {
-                let gone =
-                    || Ok((!std::path::Path::new(&format!("/proc/{continuer}")).exists()).then_some(()));
-                wait_for("the continuer to follow its owner", gone)?;
+                follows_its_owner(continuer, "continuer")?;
             }
             ("owner", _) => {
                 send(running.pid(), Signal::SIGCONT)?;
                 running.interrupt()?;
             }
-            _ => {
-                // The run goes on without stopping anybody, and says so.
-                let mut next = scene.victim("--call openat -n 3")?;
-                go(&next);
-                let times = Times::of(&mut next)?;
-                ensure!(times.took_us < patience().as_micros() as u64 / 3, "{times:?}");
-                let finished = running.interrupt()?;
-                ensure!(finished.text().contains("the continuer is gone"), "{}", finished.text());
-            }
+            _ => goes_on_without(&scene, running, "the continuer is gone")?,
         }
     }
     Ok(())

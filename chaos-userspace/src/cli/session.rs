@@ -24,7 +24,7 @@ use crate::{
         process,
     },
     inject::{
-        engine::{Closed, Engine, Grace, Placement},
+        engine::{self, Closed, Engine, Grace, Placement},
         seccomp::Filter,
         watch::CallWatch,
     },
@@ -346,10 +346,7 @@ impl<'a> Session<'a> {
         let Some(home) = &mut self.engine else { return };
         let processes = || self.chosen.cgroups.iter().flat_map(Cgroup::processes).collect();
         let followed = home.with(|engine, _| engine.follow_entered(entered, processes));
-        let followed = followed.map_err(|error| error.to_string());
-        let listened =
-            followed.and_then(|news| self.device_news.listen(news).map_err(|error| error.to_string()));
-        if let Err(error) = listened {
+        if let Err(error) = listen_to(followed, &self.device_news) {
             log::warn!("packets leaving a network namespace that was entered are not judged: {error}");
         }
     }
@@ -567,6 +564,12 @@ fn forward_kernel_log(engine: &Engine, verbose: u8) -> Option<Forwarder> {
         log::warn!("the kernel programs' messages cannot be shown: none of {programs:?} has a log");
     }
     forwarder
+}
+
+/// Listens to news of devices in namespaces that are judged from now on.
+fn listen_to(followed: Result<Vec<LinkEvents>, engine::Error>, news: &DeviceNews) -> Result<(), String> {
+    let followed = followed.map_err(|error| error.to_string())?;
+    news.listen(followed).map_err(|error| error.to_string())
 }
 
 /// Attaches to devices that have appeared. A device that cannot be judged must not end the run, but be told.

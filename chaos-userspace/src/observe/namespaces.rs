@@ -55,11 +55,6 @@ fn register(ring: OwnedFd) -> io::Result<AsyncFd<RingBuf<MapData>>> {
 
 fn read(record: &[u8]) -> Option<Entered> {
     let (cookie, rest) = record.split_first_chunk::<8>()?;
-    let (tid, rest) = rest.split_first_chunk::<4>()?;
-    let (tgid, _) = rest.split_first_chunk::<4>()?;
-    Some(Entered {
-        cookie: u64::from_ne_bytes(*cookie),
-        tid: u32::from_ne_bytes(*tid),
-        tgid: u32::from_ne_bytes(*tgid),
-    })
+    let (tid, _) = rest.split_first_chunk::<4>()?;
+    Some(Entered { cookie: u64::from_ne_bytes(*cookie), tid: u32::from_ne_bytes(*tid), reserved: 0 })
 }

@@ -1,6 +1,6 @@
 //! Targets that go and come again while a run lives.
 
-use super::Session;
+use super::{Session, listen_to};
 use crate::{
     cli::{console, safety},
     host::cgroup,
@@ -74,10 +74,7 @@ impl Session<'_> {
             return;
         }
         let followed = home.with(|engine, slot| engine.follow_namespaces(slot, &processes));
-        let followed = followed.map_err(|error| error.to_string());
-        let listened =
-            followed.and_then(|news| self.device_news.listen(news).map_err(|error| error.to_string()));
-        if let Err(error) = listened {
+        if let Err(error) = listen_to(followed, &self.device_news) {
             targets.stop_looking(path);
             let problem = format!("has come again, but not all its packets are judged: {error}");
             lose(targets, sink, &self.plan.run, path, at_s, &problem);

@@ -15,6 +15,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
 };
 
 impl Engine {
@@ -113,7 +114,7 @@ impl Engine {
             return Ok(());
         }
         let program = self.keep(programs.load(kind)?);
-        for cgroup in uppermost(placements.iter().filter(|placement| placement.judges_leaving())) {
+        for cgroup in uppermost_of(placements.iter().filter(|placement| placement.judges_leaving())) {
             let what = format!("{what} {}", cgroup.path().display());
             self.link_cgroup(cgroup, program, attach_type, &what)?;
         }
@@ -162,7 +163,7 @@ impl Engine {
             // With the lines.
             Mechanism::Arrival | Mechanism::Line => Ok(()),
             Mechanism::CgroupSkb => {
-                for cgroup in uppermost(users) {
+                for cgroup in uppermost_of(users) {
                     let name = cgroup.path().display().to_string();
                     let what = format!("cgroup_skb ingress on {name}");
                     self.link_cgroup(cgroup, program, AttachType::CgroupInetIngress, &what)?;
@@ -228,14 +229,19 @@ impl Engine {
 }
 
 /// The targets of `placements`, each once, without those below another one, which its links serve.
-pub(super) fn uppermost<'a>(placements: impl Iterator<Item = &'a Placement<'a>>) -> Vec<&'a Cgroup> {
-    let all = placements.flat_map(|placement| &placement.cgroups);
+fn uppermost_of<'a>(placements: impl Iterator<Item = &'a Placement<'a>>) -> Vec<&'a Cgroup> {
+    let all = placements.flat_map(|placement| &placement.cgroups).map(|cgroup| (cgroup.path(), *cgroup));
+    uppermost(all).into_iter().map(|(_, cgroup)| cgroup).collect()
+}
+
+/// Paths, each once with what is known of it, without those below another one.
+pub(super) fn uppermost<'a, T>(all: impl Iterator<Item = (&'a Path, T)>) -> Vec<(&'a Path, T)> {
     // What lies below a path comes right behind it.
-    let by_path: BTreeMap<_, _> = all.map(|cgroup| (cgroup.path(), *cgroup)).collect();
-    let mut found: Vec<&Cgroup> = vec![];
-    for (path, cgroup) in by_path {
-        if found.last().is_none_or(|upper| !path.starts_with(upper.path())) {
-            found.push(cgroup);
+    let by_path: BTreeMap<_, _> = all.collect();
+    let mut found: Vec<(&Path, T)> = vec![];
+    for (path, known) in by_path {
+        if found.last().is_none_or(|(upper, _)| !path.starts_with(upper)) {
+            found.push((path, known));
         }
     }
     found

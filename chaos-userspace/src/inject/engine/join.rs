@@ -11,10 +11,7 @@ use crate::{
     inject::{grace, object::filter_of},
     plan::Mechanism,
 };
-use chaos_common::{
-    counter::{LEAVING_MET, LEAVING_SEEN},
-    rule::{KIND_DELAY, KIND_REORDER},
-};
+use chaos_common::rule::{KIND_DELAY, KIND_REORDER};
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
@@ -150,13 +147,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Packets that have left the targets' sockets and come to no egress hook, those on their way included.
-    pub(super) fn balance(&self) -> Result<i64, Error> {
-        // In this order: what leaves in between is met, but not missed.
-        let seen = self.maps.leaving(LEAVING_SEEN)?;
-        Ok(seen as i64 - self.maps.leaving(LEAVING_MET)? as i64)
     }
 }
 

@@ -2,7 +2,12 @@
 
 use super::{Closed, Engine, Error, Hosted, close::wait_gone, witness::Escaped};
 use crate::{
-    inject::{grace, link::Link, object::filter_of, program::Kind},
+    inject::{
+        grace,
+        link::Link,
+        object::{self, filter_of},
+        program::Kind,
+    },
     plan::Mechanism,
 };
 use chaos_common::{counter::RuleCounters, latency::Held};
@@ -114,23 +119,9 @@ impl Engine {
         Ok(())
     }
 
-    /// The smallest number of packets that seem to have escaped, within the time that packets are on their way; at once if it
-    /// is `enough`.
-    fn least_balance(&self, enough: i64) -> Result<i64, Error> {
-        let start = Instant::now();
-        let mut least = self.balance()?;
-        while least > enough.max(0) && start.elapsed() < super::witness::ON_THE_WAY {
-            std::thread::sleep(Duration::from_millis(1));
-            least = least.min(self.balance()?);
-        }
-        Ok(least)
-    }
-
-    fn escaped_since(&self, slot: usize) -> Result<Option<Escaped>, Error> {
-        let before = self.hosted.get(&slot).map_or(0, |hosted| hosted.escaped_before.max(0));
-        let packets = self.least_balance(before)?.saturating_sub(before).max(0) as u64;
-        let unanswered = if packets == 0 { vec![] } else { self.unanswered() };
-        Ok(Some(Escaped { packets, unanswered }))
+    fn escaped_since(&self, slot: usize) -> Result<Option<Escaped>, object::Error> {
+        let before = self.hosted.get(&slot).map_or(0, |hosted| hosted.escaped_before);
+        self.escaped_beyond(before).map(Some)
     }
 
     /// Gives the numbers of runs that have ended back, with all that only they needed. What is in the way is told; the numbers

@@ -1,6 +1,6 @@
 //! What has to be attached for the runs that an engine hosts, and the difference to what is.
 
-use super::{Engine, Error, Hosted, io_error, shared::Shared};
+use super::{Engine, Error, Hosted, attach::uppermost, io_error, shared::Shared};
 use crate::{
     encode::Image,
     host::{cgroup::Hierarchy, namespace::NetworkNamespace},
@@ -101,7 +101,7 @@ impl Engine {
             (&arriving, AttachType::CgroupInetIngress, Kind::NetIngress),
             (&leaving, AttachType::CgroupInetEgress, Kind::Witness),
         ] {
-            wanted.targets.extend(uppermost(of).into_iter().map(|(path, id)| OnTarget {
+            wanted.targets.extend(uppermost_of(of).into_iter().map(|(path, id)| OnTarget {
                 id,
                 path: path.to_owned(),
                 attach_type,
@@ -181,6 +181,7 @@ impl Engine {
     }
 
     fn attach_to_targets(&mut self, wanted: &Wanted, of: impl Fn(&Kind) -> bool) -> Result<(), Error> {
+        let mut hierarchy = None;
         for on in wanted.targets.iter().filter(|on| of(&on.kind)) {
             let is_there = self.links.iter().filter_map(Link::on_cgroup).any(|there| {
                 (there.cgroup, there.attach_type) == (on.id, on.attach_type)
@@ -191,9 +192,11 @@ impl Engine {
                 continue;
             }
             let failed = |source| Error::Attach { what: on.path.display().to_string(), source };
-            let cgroup = Hierarchy::find()
-                .and_then(|hierarchy| hierarchy.open(&on.path))
-                .map_err(|error| failed(std::io::Error::other(error)))?;
+            let opened = match &hierarchy {
+                Some(hierarchy) => Hierarchy::open(hierarchy, &on.path),
+                None => Hierarchy::find().and_then(|found| hierarchy.insert(found).open(&on.path)),
+            };
+            let cgroup = opened.map_err(|error| failed(std::io::Error::other(error)))?;
             // One that has gone needs nothing; who follows it is told of the one that comes.
             if cgroup.id() == on.id {
                 let program = self.program(&on.kind)?;
@@ -322,15 +325,7 @@ impl Hosted {
 }
 
 /// Path and id of the targets of `runs`, each once, without those below another one, which its links serve.
-fn uppermost<'a>(runs: &[&'a Hosted]) -> Vec<(&'a Path, u64)> {
+fn uppermost_of<'a>(runs: &[&'a Hosted]) -> Vec<(&'a Path, u64)> {
     let all = runs.iter().flat_map(|hosted| hosted.paths.iter().zip(&hosted.targets));
-    // What lies below a path comes right behind it.
-    let by_path: BTreeMap<&Path, u64> = all.map(|(path, (id, _))| (path.as_path(), *id)).collect();
-    let mut found: Vec<(&Path, u64)> = vec![];
-    for (path, id) in by_path {
-        if found.last().is_none_or(|(upper, _)| !path.starts_with(upper)) {
-            found.push((path, id));
-        }
-    }
-    found
+    uppermost(all.map(|(path, (id, _))| (path.as_path(), *id)))
 }
