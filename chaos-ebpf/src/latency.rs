@@ -63,7 +63,7 @@ pub fn note(verdict: &Verdict, task: u64, value: i64, row: u32) -> bool {
 /// Spins for `asked_ns` and returns for how long it did. What it is bounded by is far longer ([`SPIN_TURNS`]).
 ///
 /// A global function, as is what it calls, for the verifier's sake: it follows each once, where it would follow the turns of
-/// their loops anew in every copy of a program and on every path to them. Where nothing spins, all it follows is the way out.
+/// their loops anew in every copy of a program and on every path to them. Where nothing spins, all it follows is their way out.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn kc_spin(asked_ns: u32) -> u32 {
@@ -88,6 +88,10 @@ extern "C" fn kc_spin(asked_ns: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn kc_spin_turn(left_ns: u32) -> u32 {
+    // Below Linux 6.8 the verifier follows global functions that nobody calls, too.
+    if KC_LATENCY.load() != LATENCY_SPIN {
+        return 0;
+    }
     // SAFETY: the helper has no preconditions.
     let begin_ns = unsafe { bpf_ktime_get_ns() };
     for _ in 0..SPIN_LOOKS {
