@@ -114,6 +114,11 @@ pub fn rings_belong_to_their_makers() -> Result<bool> {
     at_least(5, 12)
 }
 
+/// Whether a handled signal waits for the answer of a seccomp listener (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, Linux 5.19).
+pub fn answers_come_before_signals() -> Result<bool> {
+    at_least(5, 19)
+}
+
 /// Whether this kernel is of this release or a later one.
 fn at_least(major: u32, minor: u32) -> Result<bool> {
     let asked = (major, minor);

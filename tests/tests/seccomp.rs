@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial;
 use integration_tests::board::{Role, SharedBoard};
+use integration_tests::capability::answers_come_before_signals;
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::{Finished, Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
@@ -295,11 +296,14 @@ fn sigkill_ends_a_wait_and_handled_signals_do_not() -> Result<()> {
     kill(Pid::from_raw(held.victim as i32), Signal::SIGKILL)?;
     held.running.finish()?.expect_status(137)?;
     ensure!(begin.elapsed() < SOON, "a killed victim took {:?} to die", begin.elapsed());
-    let (felt, _, finished) = under("--slow fsync=300ms", "--call fsync -n 3 --interrupted")?;
-    ensure!(felt.own_us.iter().all(|us| *us >= 300_000) && felt.errnos.is_empty(), "{felt:?}");
-    // A call that begins again after a signal is the same one.
+    // A handler that takes long is often at work when the call's time comes.
+    let (felt, _, finished) =
+        under("--slow fsync=100ms", "--call fsync -n 15 --interrupted --handler-ms 20")?;
+    ensure!(felt.own_us.iter().all(|us| *us >= 100_000) && felt.errnos.is_empty(), "{felt:?}");
+    // A call that begins again after a signal is the same one; below 5.19 it is not where the signal meets the answer.
     let rule = finished.summary()?.rule()?.clone();
-    ensure!(rule.injected.events == 3 && rule.seen.events == 3, "{rule:?}");
+    let met = if answers_come_before_signals()? { 0 } else { 2 };
+    ensure!((15..=15 + met).contains(&rule.injected.events) && rule.seen == rule.injected, "{rule:?}");
     Ok(())
 }
 

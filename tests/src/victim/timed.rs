@@ -1,7 +1,7 @@
 //! How long calls take.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -30,6 +30,9 @@ pub struct Timed {
     /// Interrupt the call again and again by a signal that is handled
     #[arg(long)]
     interrupted: bool,
+    /// How long the signal's handler takes, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    handler_ms: u64,
     /// Wait for the test's go before the first call
     #[arg(long)]
     wait: bool,
@@ -48,6 +51,7 @@ pub fn run(arguments: &Timed, desk: &Desk) -> Result<i32> {
         bail!("{} or {} is not in the table", arguments.call, arguments.control);
     };
     if arguments.interrupted {
+        HANDLER_MS.store(arguments.handler_ms, Relaxed);
         handle_alarms()?;
     }
     let fixtures = (0..arguments.threads).map(|_| Fixture::prepare("/tmp", &arguments.call));
@@ -103,13 +107,21 @@ fn make(call: &Call, control: &Call, n: u64, fixture: Fixture) -> Account {
     account
 }
 
-extern "C" fn ignore(_: libc::c_int) {}
+static HANDLER_MS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn idle(_: libc::c_int) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: HANDLER_MS.load(Relaxed) as i64 * 1_000_000 };
+    if time.tv_nsec > 0 {
+        // SAFETY: a time of its own; a handler may call nanosleep.
+        unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
+    }
+}
 
 /// Handles SIGALRM; interrupted calls are restarted.
 fn handle_alarms() -> Result<()> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler does nothing.
+    let action = SigAction::new(SigHandler::Handler(idle), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing but sleep.
     unsafe { sigaction(Signal::SIGALRM, &action) }.context("handling SIGALRM").map(drop)
 }
 

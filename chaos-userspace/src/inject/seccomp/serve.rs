@@ -20,6 +20,8 @@ use std::{
 
 /// How often it says that it runs, and looks whether anybody may still be held.
 const BEAT: Duration = Duration::from_millis(50);
+/// How long a call that a signal has ended is expected to begin again; its handler runs meanwhile.
+const AGAIN_NS: u64 = 50_000_000;
 
 /// Why it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +40,18 @@ struct Hold {
     begin_ns: u64,
     asked_ns: u64,
     answer: Answer,
+    /// When its time had come and nobody waited: a signal has ended its wait, or it is dead.
+    away_ns: Option<u64>,
 }
 
 impl Hold {
     fn until_ns(&self) -> u64 {
         self.begin_ns.saturating_add(self.asked_ns)
+    }
+
+    /// When something is to be done about it.
+    fn due_ns(&self) -> u64 {
+        self.away_ns.map_or_else(|| self.until_ns(), |away| away.saturating_add(AGAIN_NS))
     }
 
     /// Whether that is the same call, begun again after a signal: below 5.19 any signal ends the wait.
@@ -101,7 +110,7 @@ impl Server {
             let now = monotonic_ns();
             self.ledger.set(Word::Beat, now);
             self.release(now)?;
-            let next = self.held.values().map(Hold::until_ns).min();
+            let next = self.held.values().map(Hold::due_ns).min();
             let next = next.map_or(BEAT, |next| Duration::from_nanos(next.saturating_sub(now)).min(BEAT));
             let judges = self.judge.is_some();
             let mut polled = vec![
@@ -155,12 +164,13 @@ impl Server {
     fn meet(&mut self, asked: Asked) -> io::Result<()> {
         let now = monotonic_ns();
         if let Some(hold) = self.threads.remove(&asked.thread).and_then(|id| self.held.remove(&id)) {
-            if hold.is_again(&asked) && now < hold.until_ns() {
-                self.hold(Hold { asked, ..hold });
-                return Ok(());
+            if hold.is_again(&asked) {
+                // What is left of its time, which may be nothing.
+                self.hold(Hold { asked, away_ns: None, ..hold });
+                return self.release(now);
             }
             // Its call has come to an end without us.
-            self.ledger.held_back(hold.rule, hold.asked_ns, now - hold.begin_ns);
+            self.end(&hold, now);
         }
         let verdict = match &mut self.judge {
             Some(judge) => judge.judge(&asked, now, &self.ledger),
@@ -168,7 +178,8 @@ impl Server {
         };
         match verdict.hold {
             Some((rule, asked_ns)) => {
-                self.hold(Hold { asked, rule, begin_ns: now, asked_ns, answer: verdict.answer });
+                let answer = verdict.answer;
+                self.hold(Hold { asked, rule, begin_ns: now, asked_ns, answer, away_ns: None });
             }
             None => {
                 self.listener.answer(asked.id, verdict.answer)?;
@@ -187,21 +198,32 @@ impl Server {
     /// Answers those whose time has come, or all once nobody may be held any more.
     fn release(&mut self, now_ns: u64) -> io::Result<()> {
         let all = self.judge.as_ref().is_none_or(|judge| !judge.may_act(now_ns));
-        let due = |hold: &Hold| all || hold.until_ns() <= now_ns;
+        let due = |hold: &Hold| all || hold.due_ns() <= now_ns;
         let due: Vec<_> = self.held.iter().filter(|(_, hold)| due(hold)).map(|(id, _)| *id).collect();
         if due.is_empty() {
             return Ok(());
         }
         for id in due {
-            let Some(hold) = self.held.remove(&id) else { continue };
+            let Some(mut hold) = self.held.remove(&id) else { continue };
+            if hold.away_ns.is_none() && !self.listener.answer(id, hold.answer)? && !all {
+                // It may be about to begin again, as the same call.
+                hold.away_ns = Some(now_ns);
+                self.held.insert(id, hold);
+                continue;
+            }
             if self.threads.get(&hold.asked.thread) == Some(&id) {
                 self.threads.remove(&hold.asked.thread);
             }
-            self.listener.answer(id, hold.answer)?;
-            self.ledger.held_back(hold.rule, hold.asked_ns, monotonic_ns() - hold.begin_ns);
+            self.end(&hold, monotonic_ns());
         }
         self.note_lowest();
         Ok(())
+    }
+
+    /// Counts a call that is over, at the latest now.
+    fn end(&self, hold: &Hold, now_ns: u64) {
+        let end_ns = hold.away_ns.unwrap_or(now_ns);
+        self.ledger.held_back(hold.rule, hold.asked_ns, end_ns.saturating_sub(hold.begin_ns));
     }
 
     /// Under which numbers anybody may wait.
