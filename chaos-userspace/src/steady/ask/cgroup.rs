@@ -98,14 +98,20 @@ impl Target {
             CgroupMeasure::CpuPressure => self.pressure("cpu.pressure"),
             CgroupMeasure::MemoryPressure => self.pressure("memory.pressure"),
             CgroupMeasure::IoPressure => self.pressure("io.pressure"),
-            CgroupMeasure::Processes => Ok(self.alive()?.len() as f64),
+            CgroupMeasure::Processes => Ok(self.look(&mut before)?.len() as f64),
             CgroupMeasure::Exits => {
-                let alive = self.alive()?;
-                before.exits += before.alive.difference(&alive).count() as u64;
-                before.alive = alive;
+                self.look(&mut before)?;
                 Ok(before.exits as f64)
             }
         }
+    }
+
+    /// Who is there now; who is not any more has exited. Whatever one probe has seen counts for the others.
+    fn look<'a>(&self, before: &'a mut Before) -> Result<&'a BTreeSet<i32>, String> {
+        let alive = self.alive()?;
+        before.exits += before.alive.difference(&alive).count() as u64;
+        before.alive = alive;
+        Ok(&before.alive)
     }
 
     /// Reads a counter of its network namespace, from the beginning on.
