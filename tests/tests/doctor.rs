@@ -134,42 +134,46 @@ fn doctor_recognises_lsm_programs_that_never_fire() -> Result<()> {
     Ok(())
 }
 
-/// The row about this, of `doctor --json` in this place.
-fn row(what: &str, place: &Place) -> Result<(Verdict, i32)> {
+/// What `doctor --json` says in this place: its rows about the host itself, and how it ended.
+fn rows(place: &Place) -> Result<(Vec<Verdict>, i32)> {
     let output = run("doctor --json", place)?;
-    let verdicts = verdicts(&output)?;
-    let found = verdicts.into_iter().find(|verdict| verdict.what == what && verdict.mechanism.is_empty());
-    let status = output.status.code().context("doctor was killed")?;
-    Ok((found.with_context(|| format!("doctor says nothing of {what}"))?, status))
+    let rows = verdicts(&output)?.into_iter().filter(|verdict| verdict.mechanism.is_empty()).collect();
+    Ok((rows, output.status.code().context("doctor was killed")?))
+}
+
+fn row<'a>(rows: &'a [Verdict], what: &str) -> Result<&'a Verdict> {
+    let found = rows.iter().find(|verdict| verdict.what == what);
+    found.with_context(|| format!("doctor says nothing of {what}"))
 }
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn doctor_says_what_the_host_says_of_itself() -> Result<()> {
-    let here = Place::default();
-    let (cgroup, _) = row("cgroup v2", &here)?;
-    let hybrid = v1_mount_point()?.is_some();
+    let (rows_here, _) = rows(&Place::default())?;
+    let here = |what| row(&rows_here, what);
+    let (cgroup, hybrid) = (here("cgroup v2")?, v1_mount_point()?.is_some());
     ensure!(cgroup.works && cgroup.why.contains("hybrid") == hybrid, "hybrid: {hybrid}, but {cgroup:?}");
-    let (lockdown, _) = row("lockdown", &here)?;
+    let lockdown = here("lockdown")?;
     let locked = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     ensure!(lockdown.works != locked.contains("[confidentiality]"), "{locked}: {lockdown:?}");
-    let (modules, _) = row("security modules", &here)?;
+    let modules = here("security modules")?;
     if std::path::Path::new("/sys/kernel/security/lsm").exists() {
         ensure!(modules.works == lsm_lists_bpf(), "bpf is listed: {}, but {modules:?}", lsm_lists_bpf());
         ensure!(modules.works || modules.remedy.contains("lsm="), "{modules:?}");
     }
-    let (types, _) = row("type information", &here)?;
+    let types = here("type information")?;
     ensure!(types.works == std::path::Path::new("/sys/kernel/btf/vmlinux").exists(), "{types:?}");
-    let (types, _) = row("type information", &Place::default().without_btf())?;
+    ensure!(here("privileges")?.works, "{:?}", here("privileges"));
+    let (rows_without, _) = rows(&Place::default().without_btf())?;
+    let types = row(&rows_without, "type information")?;
     ensure!(!types.works && types.remedy.contains("CONFIG_DEBUG_INFO_BTF"), "{types:?}");
     // Nothing works for them, and doctor ends so.
-    let (privileges, status) = row("privileges", &Place::default().as_nobody())?;
+    let (rows_of_nobody, status) = rows(&Place::default().as_nobody())?;
+    let privileges = row(&rows_of_nobody, "privileges")?;
     ensure!(
         !privileges.works && privileges.why.contains("CAP_BPF") && status == 8,
         "{status}: {privileges:?}"
     );
-    let (privileges, _) = row("privileges", &here)?;
-    ensure!(privileges.works, "{privileges:?}");
     Ok(())
 }
 
