@@ -42,6 +42,10 @@ pub const STOP_MIN_NS: u64 = 1_000_000;
 pub const RESULTS_MAX: usize = 8;
 /// Pairs of a process and a rule that counts per process, at one time.
 pub const PROCESSES_MAX: u32 = 4096;
+/// Processes at a time that are hit without the others of their cgroup.
+pub const TREE_MAX: u32 = 16_384;
+/// The id of no process, under which those are counted that found no room.
+pub const TREE_NOBODY: u32 = 0;
 /// Highest errno: `MAX_ERRNO` of include/linux/err.h.
 pub const ERRNO_MAX: u32 = 4095;
 /// How far ahead the owner keeps the lease, in nanoseconds.

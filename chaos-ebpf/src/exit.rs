@@ -1,9 +1,10 @@
-//! Forgets processes that counted for themselves.
+//! Forgets processes that counted for themselves, or that were hit alone.
 
 use crate::{
     caller::word,
     globals::{KC_PROCESS_RULES, KC_SIGNAL_LIVE, KC_TASK_SIGNAL},
     maps::KC_PROCESSES,
+    tree,
 };
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task},
@@ -21,7 +22,9 @@ use chaos_common::{limits::RULES_MAX, rule::ProcessKey};
 pub fn kc_exit(_ctx: RawTracePointContext) -> i32 {
     if is_last_thread() == Some(true) {
         // SAFETY: the helper has no preconditions.
-        forget((unsafe { bpf_get_current_pid_tgid() } >> 32) as u32);
+        let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+        forget(tgid);
+        tree::forget(tgid);
     }
     0
 }

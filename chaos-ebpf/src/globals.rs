@@ -207,7 +207,14 @@ pub static KC_TASK_CRED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static KC_TASK_REAL_CRED: Global<u32> = Global::new(0);
 
-/// Offset of `signal` in `struct task_struct`, with [`KC_PROCESS_RULES`].
+/// 1 if only processes of [`crate::maps::KC_TREE_MEMBERS`] are hit, and not all of the targets.
+#[unsafe(no_mangle)]
+pub static KC_TREE: Global<u32> = Global::new(0);
+/// Offset of `tgid` in `struct task_struct`.
+#[unsafe(no_mangle)]
+pub static KC_TASK_TGID: Global<u32> = Global::new(0);
+
+/// Offset of `signal` in `struct task_struct`, with [`KC_PROCESS_RULES`] and [`KC_TREE`].
 #[unsafe(no_mangle)]
 pub static KC_TASK_SIGNAL: Global<u32> = Global::new(0);
 /// Offset of `live` in `struct signal_struct`: threads of the process that have not begun to exit.

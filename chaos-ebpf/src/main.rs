@@ -32,6 +32,7 @@ mod stop;
 mod syscall;
 mod syscall_match;
 mod target;
+mod tree;
 mod watch;
 mod witness;
 

@@ -16,7 +16,7 @@ use chaos_common::{
     latency::{CODES, Held, Hold, SLEEPERS_MAX, STOPPED_MAX, Stopped},
     limits::{
         CALLERS_MAX, CIDRS_MAX, LINE_ENTRANCES_MAX, LINE_SLOTS_MAX, PORTS_MAX, PROCESSES_MAX, RULES_MAX,
-        TARGETS_MAX, WALK_TARGETS_MAX,
+        TARGETS_MAX, TREE_MAX, WALK_TARGETS_MAX,
     },
     line::{Entrance, Exit, LineKey},
     line_load::{LOADS_MAX, Load},
@@ -197,6 +197,10 @@ pub static KC_RESULTS: Array<Results> = Array::with_max_entries(RULES_MAX as u32
 /// Rule and process -> what is remembered of the process until its last thread exits.
 #[map]
 pub static KC_PROCESSES: HashMap<ProcessKey, ProcessCount> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// Processes that are hit without the others of their cgroup -> nothing; [`TREE_NOBODY`] -> how many found no room.
+#[map]
+pub static KC_TREE_MEMBERS: HashMap<u32, u64> = HashMap::with_max_entries(TREE_MAX, 0);
 
 /// Packets that left the targets' sockets and those of them the egress hooks met, per CPU: `LEAVING_*`.
 #[map]

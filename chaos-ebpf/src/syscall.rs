@@ -9,7 +9,7 @@ use crate::{
     latency,
     maps::KC_CALLS,
     syscall_match::Facts,
-    target,
+    target, tree,
 };
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_pid_tgid, bpf_override_return},
@@ -153,10 +153,13 @@ fn result_for(target_rules: u64, row: u32, hook: u32, facts: impl FnOnce() -> Fa
     if rules == 0 || (call.hook != hook && call.other_hook != hook) {
         return None;
     }
-    let control = acting()?;
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_pid_tgid() };
     let tgid = (task >> 32) as u32;
+    if !tree::is_meant(tgid) {
+        return None;
+    }
+    let control = acting()?;
     if control.header.own.contains(&tgid) {
         return None;
     }

@@ -48,6 +48,7 @@ pub fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Result<Plan> {
         seed: None,
         task_ancestor: kernel.task_ancestor().map_err(|missing| anyhow!("{missing}"))?,
         registers: kernel.registers(),
+        trees: vec![],
     })
 }
 

@@ -76,6 +76,12 @@ fn programs_are_told_with_their_sizes() -> Result<()> {
     add("read", &mut stopping, &Kind::Stop { function: FUNCTION.to_owned(), arguments: 1 });
     let by_process = plan(vec![call("read=EIO,when=3", entry(EntryHook::Kprobe))?])?;
     add("when", &mut Loaded::new(&by_process, &one)?, &Kind::Exit);
+    let mut alone = plan(vec![call("read=EIO@10%", entry(EntryHook::Kprobe))?])?;
+    alone.trees = vec![1];
+    let mut alone = Loaded::new(&alone, &one)?;
+    add("read, pid only", &mut alone, &Kind::Kprobe);
+    add("pid only", &mut alone, &Kind::Fork);
+    add("pid only", &mut alone, &Kind::Exit);
     let (hook, id) = ("file_open", hooks::id("file_open"));
     let function = || format!("security_{hook}");
     for (what, fault) in [("openat", "openat=EIO@10%"), ("openat by path", "openat=EIO@10%,path=/data/*")] {

@@ -170,6 +170,9 @@ fn in_words(chosen: &Chosen, processes: &[i32], spec: &Spec) -> String {
         processes.len(),
         NetworkNamespace::of_processes(processes).len()
     );
+    if chosen.trees_in_words().is_some() {
+        return format!("{} ({} processes now)", chosen.in_words(), processes.len());
+    }
     if let ([cgroup], []) = (&chosen.cgroups[..], &chosen.spared[..]) {
         let (path, id) = (cgroup.path().display(), cgroup.id());
         return format!("cgroup {path} (id {id}, {within}) and everything below it");

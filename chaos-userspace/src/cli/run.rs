@@ -123,7 +123,7 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
         sum.note_overtaken(rule, &closed.overtaken);
     }
     let (programs, took, queue) = (closed.programs_left, closed.took, closed.queue);
-    let events_lost = closed.events_lost;
+    let (events_lost, left_out) = (closed.events_lost, closed.left_out);
     let escaped = closed.escaped.clone();
     let cgroup_removed = closed.finish();
     let bystander = bystander.and_then(|bystander| {
@@ -146,6 +146,7 @@ pub fn summarize(account: Account<'_>, sink: &mut Sink) -> Summary {
         allowed,
         foreign_sockets,
         restarted,
+        left_out,
         rules,
         queue,
         events,

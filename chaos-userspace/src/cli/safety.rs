@@ -2,7 +2,7 @@
 
 use super::{exit, failure::Failure, target::Chosen};
 use crate::{
-    host::{cgroup::Cgroup, process},
+    host::process,
     plan::safety::{self, Process, Scene},
     spec::{Spec, safety::Net},
 };
@@ -47,7 +47,7 @@ pub fn check_for(
     lineage: &[i32],
 ) -> Result<Vec<&'static str>, Failure> {
     let processes = named(processes);
-    let cgroups: Vec<_> = chosen.cgroups.iter().map(Cgroup::path).collect();
+    let cgroups = chosen.whole();
     let scene = Scene {
         cgroups: &cgroups,
         matching: chosen.matching,

@@ -64,6 +64,7 @@ pub fn plan(words: &[String], running: &Plan) -> Result<Plan, Failure> {
     spec.seed = spec.seed.or(running.seed);
     let mut wanted = plan::make(&spec, &Kernel::default())?;
     wanted.run.clone_from(&running.run);
+    wanted.trees.clone_from(&running.trees);
     let problems = change::obstacles(running, &wanted);
     wanted.observe = running.observe;
     Problems(problems).or(|| wanted).map_err(Failure::from)

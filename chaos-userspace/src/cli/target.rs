@@ -2,7 +2,10 @@
 
 use super::{exit, failure::Failure};
 use crate::{
-    host::cgroup::{Cgroup, Hierarchy},
+    host::{
+        cgroup::{Cgroup, Hierarchy},
+        process,
+    },
     plan::{explain::paths, selection},
     spec::{
         Problems, Spec,
@@ -17,7 +20,7 @@ use std::{
     collections::BTreeSet,
     hash::{BuildHasher, Hasher, RandomState},
     os::unix::ffi::OsStrExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// Flags shared by `inject` and `plan`.
@@ -36,6 +39,10 @@ pub struct Targets {
     /// The cgroup that this process is in, with all its other processes. Not followed if it is made again
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Target")]
     pid: Vec<u32>,
+
+    /// Of the cgroup of --pid only that process, and what descends from it. For system calls: packets know no process
+    #[arg(long, requires = "pid", help_heading = "Target")]
+    pid_only: bool,
 
     /// The cgroup of a container of Docker, containerd, CRI-O or Podman: its id, the beginning of it, or its name. A
     /// restarted container is hit again
@@ -62,10 +69,11 @@ pub struct Targets {
 impl Targets {
     /// All that are named.
     pub fn named(&self) -> Vec<Target> {
-        let Self { cgroup, unit, pid, container, pod, pod_label, .. } = self.clone();
+        let Self { cgroup, unit, pid, pid_only, container, pod, pod_label, .. } = self.clone();
+        let process = if pid_only { Target::Tree } else { Target::Process };
         (cgroup.into_iter().map(Target::Cgroup))
             .chain(unit.into_iter().map(Target::Unit))
-            .chain(pid.into_iter().map(Target::Process))
+            .chain(pid.into_iter().map(process))
             .chain(container.into_iter().map(Target::Container))
             .chain(pod.into_iter().map(|PodName(pods)| Target::Pods(pods)))
             .chain(pod_label.into_iter().map(|PodLabels(pods)| Target::Pods(pods)))
@@ -99,16 +107,27 @@ pub struct Chosen {
     pub matching: Option<usize>,
     /// Safety nets that may be passed.
     pub allowed: BTreeSet<Net>,
+    /// If not all of them is hit: the processes that are, with what they start, and when they began.
+    roots: Vec<(u32, Option<u64>)>,
 }
 
 impl Chosen {
     /// One and no other.
     pub fn only(cgroup: Cgroup) -> Self {
-        Self { cgroups: vec![cgroup], spared: vec![], matching: None, allowed: BTreeSet::new() }
+        Self {
+            cgroups: vec![cgroup],
+            spared: vec![],
+            matching: None,
+            allowed: BTreeSet::new(),
+            roots: vec![],
+        }
     }
 
     /// Looks for the targets of a spec and chooses among them.
     pub fn find(hierarchy: &Hierarchy, spec: &Spec) -> Result<Self, Failure> {
+        // Before their cgroups are looked for, which are those of the same processes if they are still there in the end.
+        let roots = target::trees(&spec.targets).into_iter().map(|pid| (pid, process::start(pid as i32)));
+        let roots = roots.collect();
         let candidates = hierarchy.resolve_all(&spec.targets).map_err(Failure::from)?;
         let name = |cgroup: &Cgroup| {
             let below = cgroup.path().strip_prefix(hierarchy.mount()).unwrap_or(cgroup.path());
@@ -127,6 +146,7 @@ impl Chosen {
             spared: vec![],
             matching: has_choice.then_some(candidates.len()),
             allowed: spec.allowed.clone(),
+            roots,
         };
         for (cgroup, is_chosen) in candidates.into_iter().zip(is_chosen) {
             if is_chosen {
@@ -146,16 +166,42 @@ impl Chosen {
     /// Their paths, for people.
     pub fn in_words(&self) -> String {
         let all: Vec<_> = self.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect();
-        paths(&all)
+        match &self.trees_in_words() {
+            Some(trees) => format!("{trees}, in {}", paths(&all)),
+            None => paths(&all),
+        }
     }
 
-    /// Processes in them and below.
+    /// Who is hit of them, if it is not all that is in them.
+    pub fn trees_in_words(&self) -> Option<String> {
+        let pids: Vec<_> = self.roots.iter().map(|(pid, _)| pid.to_string()).collect();
+        match &pids[..] {
+            [] => None,
+            [pid] => Some(format!("process {pid} and what it starts")),
+            _ => Some(format!("processes {} and what they start", pids.join(", "))),
+        }
+    }
+
+    /// Their paths, where all that is in them is hit.
+    pub fn whole(&self) -> Vec<&Path> {
+        if self.roots.is_empty() { self.cgroups.iter().map(Cgroup::path).collect() } else { vec![] }
+    }
+
+    /// Processes that are hit.
     pub fn processes(&self) -> Vec<i32> {
-        self.cgroups.iter().flat_map(Cgroup::processes).collect()
+        if self.roots.is_empty() {
+            return self.cgroups.iter().flat_map(Cgroup::processes).collect();
+        }
+        let roots: Vec<_> = self.roots.iter().map(|(pid, _)| *pid).collect();
+        process::trees(&roots).into_iter().collect()
     }
 
     /// Refuses those that have gone, or whose name another one has taken.
     pub fn check_current(&self) -> Result<(), Failure> {
+        let ended = self.roots.iter().find(|(pid, start)| process::start(*pid as i32) != *start);
+        if let Some((pid, _)) = ended {
+            return Err(Failure::new(exit::USAGE, format!("process {pid} ended while the run was set up")));
+        }
         let gone: Vec<_> = self.cgroups.iter().filter(|cgroup| !cgroup.is_current()).collect();
         if gone.is_empty() {
             return Ok(());

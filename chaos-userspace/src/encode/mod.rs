@@ -133,6 +133,8 @@ pub struct Image {
     pub runs: Vec<Run>,
     /// Calls that are watched.
     pub watched: usize,
+    /// Whether processes are hit without the others of their cgroups.
+    pub tree: bool,
     /// Whether runs come and go: what is numbered keeps its number then, and what has none is an empty place.
     pub shared: bool,
     /// Patterns of paths, by bit; kept for [`share`].
@@ -241,6 +243,7 @@ fn seated(jobs: &[(&Seat, &Job<'_>)], mut image: Image) -> Result<Image, Error> 
             duration_ns: job.plan.duration.map_or(0, |duration| duration.as_nanos() as u64),
             ..Run::default()
         };
+        image.tree |= !job.plan.trees.is_empty();
         let mut mask = 0;
         for (place, (planned, number)) in job.plan.rules.iter().zip(seat.rules.iter().copied()).enumerate() {
             let bit = 1u64 << number;

@@ -42,6 +42,7 @@ fn plan(rules: Vec<(Fault, Vec<Mechanism>)>) -> Plan {
         seed: None,
         task_ancestor: true,
         registers: Registers::default(),
+        trees: vec![],
     }
 }
 

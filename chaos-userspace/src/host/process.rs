@@ -2,6 +2,7 @@
 
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::fd::{FromRawFd as _, OwnedFd},
     time::Duration,
@@ -45,6 +46,24 @@ pub fn lineage_of(process: i32) -> Vec<i32> {
         lineage.push(parent);
     }
     lineage
+}
+
+/// Processes and what descends from them, as far as it can be seen: whose parent has died is another one's child.
+pub fn trees(roots: &[u32]) -> BTreeSet<i32> {
+    let mut children = BTreeMap::<i32, Vec<i32>>::new();
+    for pid in all() {
+        if let Some(parent) = parent(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = BTreeSet::new();
+    let mut to_visit: Vec<_> = roots.iter().filter_map(|root| i32::try_from(*root).ok()).collect();
+    while let Some(pid) = to_visit.pop() {
+        if start(pid).is_some() && found.insert(pid) {
+            to_visit.extend(children.get(&pid).into_iter().flatten());
+        }
+    }
+    found
 }
 
 fn parent(pid: i32) -> Option<i32> {
@@ -106,6 +125,18 @@ mod tests {
         let own = std::process::id() as i32;
         assert!(processor_time(own).is_some() && resident_bytes(own).is_some_and(|bytes| bytes > 1 << 20));
         assert_eq!(processor_time(i32::MAX), None);
+    }
+
+    #[test]
+    fn a_tree_has_its_root_and_what_descends_from_it() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, id) = (std::process::id(), child.id());
+        let (ours, of_child) = (trees(&[own]), trees(&[id]));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(ours.contains(&(own as i32)) && ours.contains(&(id as i32)));
+        assert_eq!(of_child, BTreeSet::from([id as i32]));
+        assert_eq!(trees(&[id, u32::MAX]), BTreeSet::new());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     cgroup::{Cgroup, Error, Hierarchy, children},
-    containers, kernel,
+    containers, kernel, process,
 };
 use crate::spec::{
     glob,
@@ -47,8 +47,10 @@ impl Hierarchy {
 
     /// The cgroups of one target: at least one. `others` more are held open.
     fn resolve(&self, target: &Target, others: usize) -> Result<Vec<Cgroup>, Error> {
-        if let Target::Pods(pods) = target {
-            return self.of_pods(target, pods);
+        match target {
+            Target::Pods(pods) => return self.of_pods(target, pods),
+            Target::Tree(pid) => return self.of_tree(*pid),
+            _ => {}
         }
         if !target.is_pattern() {
             return Ok(vec![self.resolve_one(target)?]);
@@ -56,7 +58,9 @@ impl Hierarchy {
         let (paths, remedy) = match target {
             Target::Unit(unit) => (self.find_all(|name| is_of_unit(name, unit)), "systemctl list-units"),
             Target::Cgroup(pattern) => (self.fitting(pattern)?, "systemd-cgls"),
-            Target::Process(_) | Target::Container(_) | Target::Pods(_) | Target::Fresh => (vec![], ""),
+            Target::Process(_) | Target::Tree(_) | Target::Container(_) | Target::Pods(_) | Target::Fresh => {
+                (vec![], "")
+            }
         };
         kernel::allow_descriptors(others + paths.len());
         let mut found = vec![];
@@ -86,7 +90,7 @@ impl Hierarchy {
                 found => found,
             },
             Target::Process(pid) => self.of_process(*pid),
-            Target::Pods(_) | Target::Fresh => {
+            Target::Tree(_) | Target::Pods(_) | Target::Fresh => {
                 Err(Error::NoTarget { target: target.to_string(), remedy: "name a target" })
             }
         }
@@ -165,6 +169,16 @@ impl Hierarchy {
         let before = self.path_of_process(pid).ok_or_else(missing)?;
         let cgroup = self.open(&before)?.unnamed();
         if self.path_of_process(pid).as_deref() == Some(&*before) { Ok(cgroup) } else { Err(missing()) }
+    }
+
+    /// The cgroups of a process and of what descends from it.
+    fn of_tree(&self, root: u32) -> Result<Vec<Cgroup>, Error> {
+        let mut found = vec![self.of_process(root)?];
+        let others = process::trees(&[root]).into_iter().filter_map(|pid| u32::try_from(pid).ok());
+        let paths: BTreeSet<_> = others.filter_map(|pid| self.path_of_process(pid)).collect();
+        // Who has gone meanwhile is not missed.
+        found.extend(paths.iter().filter_map(|path| Some(self.open(path).ok()?.unnamed())));
+        Ok(found)
     }
 
     /// The directory of the cgroup that a process is in.

@@ -165,6 +165,12 @@ impl Link {
         Ok(Self::new(fd, "raw tracepoint sched_process_exit".to_owned()))
     }
 
+    /// Attaches the program that takes in what processes start to the tracepoint of their start.
+    pub fn fork(program: BorrowedFd<'_>) -> io::Result<Self> {
+        let fd = bpf::open_raw_tracepoint(program, Some(c"sched_process_fork"))?;
+        Ok(Self::new(fd, "raw tracepoint sched_process_fork".to_owned()))
+    }
+
     /// Attaches to the entry of a kernel function. Below 5.15, which brought links for perf events, the perf event
     /// alone is the attachment.
     pub fn kprobe(program: BorrowedFd<'_>, function: &str) -> io::Result<Self> {

@@ -23,4 +23,5 @@ pub mod object;
 pub mod program;
 pub mod seccomp;
 pub mod sleeper;
+mod tree_members;
 pub mod watch;

@@ -201,6 +201,8 @@ pub fn globals(image: &Image, set: u32, log_level: u8, recording: Option<Recordi
         ("KC_TASK_STATUS", word(image.registers.task_status)),
         ("KC_TASK_CRED", word(image.registers.task_cred)),
         ("KC_TASK_REAL_CRED", word(image.registers.task_real_cred)),
+        ("KC_TREE", flag(image.tree)),
+        ("KC_TASK_TGID", word(image.registers.task_tgid)),
         ("KC_TASK_SIGNAL", word(image.registers.task_signal)),
         ("KC_SIGNAL_LIVE", word(image.registers.signal_live)),
         ("KC_EVENTS", word(recording.map_or(EVENTS_NONE, |recording| recording.of))),
@@ -277,6 +279,7 @@ fn corrupting(image: &Image) -> u32 {
 fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32> {
     let count = match map {
         "KC_LINES" | "KC_EXITS" | "KC_LOADS" | "KC_NAMESPACES" | "KC_HOLDS" | "KC_UNDER_WAY" | "KC_TIMES"
+        | "KC_TREE_MEMBERS"
             if image.shared =>
         {
             0
@@ -302,6 +305,7 @@ fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32
         "KC_STOPPED" if image.latency != LATENCY_STOP => 0,
         "KC_RESULTS" if image.results.is_empty() => 0,
         "KC_PROCESSES" if image.process_rules() == 0 => 0,
+        "KC_TREE_MEMBERS" if !image.tree => 0,
         "KC_NAMESPACES" if image.egress_rules == 0 => 0,
         "KC_LINES" | "KC_EXITS" | "KC_LOADS" if image.lines.is_empty() => 0,
         "KC_UNDER_WAY" if image.watched == 0 => 0,

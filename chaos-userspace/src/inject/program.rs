@@ -127,8 +127,10 @@ pub enum Kind {
     },
     /// Arming at exec.
     Exec,
-    /// Forgetting processes that have counted for themselves.
+    /// Forgetting processes that have counted for themselves, or that were hit alone.
     Exit,
+    /// Taking in what processes start that are hit alone.
+    Fork,
     /// The beginning of a watched call.
     WatchBegin {
         /// The function.
@@ -167,6 +169,7 @@ impl Kind {
             Self::Socket { .. } => "kc_socket",
             Self::Exec => "kc_exec",
             Self::Exit => "kc_exit",
+            Self::Fork => "kc_fork",
             Self::WatchBegin { .. } => "kc_watch_begin",
             Self::WatchEnd { .. } => "kc_watch_end",
         }
@@ -191,7 +194,8 @@ impl Kind {
             | Self::Namespace
             | Self::Sleep { .. }
             | Self::Exec
-            | Self::Exit => (0, 0),
+            | Self::Exit
+            | Self::Fork => (0, 0),
         }
     }
 
@@ -211,7 +215,9 @@ impl Kind {
             Self::Entry { .. } | Self::Security { .. } => (ProgramType::Tracing, AttachType::ModifyReturn),
             Self::Lsm { .. } | Self::Sleep { .. } => (ProgramType::Lsm, AttachType::LsmMac),
             Self::Socket { attach_type, .. } => (ProgramType::CgroupSockAddr, *attach_type),
-            Self::Exec | Self::Exit => (ProgramType::RawTracepoint, AttachType::CgroupInetIngress),
+            Self::Exec | Self::Exit | Self::Fork => {
+                (ProgramType::RawTracepoint, AttachType::CgroupInetIngress)
+            }
             Self::WatchBegin { .. } => (ProgramType::Tracing, AttachType::FunctionEntry),
             Self::WatchEnd { .. } | Self::Stop { .. } => (ProgramType::Tracing, AttachType::FunctionExit),
         }
@@ -405,6 +411,7 @@ mod tests {
             Kind::Socket { attach_type: AttachType::Inet4Connect, slot: 0 },
             Kind::Exec,
             Kind::Exit,
+            Kind::Fork,
             Kind::WatchBegin { function: function(), slot: 0 },
             Kind::WatchEnd { function: function(), slot: 0, arguments: 1 },
         ] {

@@ -119,6 +119,7 @@ mod tests {
             seed: None,
             task_ancestor: true,
             registers: Registers::default(),
+            trees: vec![],
         }
     }
 

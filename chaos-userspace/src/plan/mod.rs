@@ -10,6 +10,7 @@ pub mod safety;
 pub mod selection;
 pub mod sockets;
 pub mod syscall;
+mod trees;
 pub mod watch;
 
 use crate::{
@@ -37,6 +38,8 @@ pub struct Plan {
     pub task_ancestor: bool,
     /// How the kernel programs find what a task entered the kernel with.
     pub registers: Registers,
+    /// If not all of the targets is hit: the processes that are, with what they start.
+    pub trees: Vec<u32>,
 }
 
 /// Where a task's registers at kernel entry are.
@@ -54,6 +57,8 @@ pub struct Registers {
     pub task_cred: u32,
     /// Offset of `real_cred`.
     pub task_real_cred: u32,
+    /// Offset of `tgid`.
+    pub task_tgid: u32,
     /// Offset of `signal`.
     pub task_signal: u32,
     /// Offset of `live` in `struct signal_struct`.
@@ -332,6 +337,7 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
     let mut problems = Problems::default();
     spec::check_count(&spec.faults, &mut problems);
     problems.or(|| ())?;
+    let trees = trees::check(spec, abilities)?;
     let faults = names::resolve(&spec.faults)?;
     let mut rules: Vec<PlannedRule> = vec![];
     let mut unable = vec![];
@@ -405,6 +411,7 @@ pub fn make(spec: &Spec, abilities: &impl Abilities) -> Result<Plan, Error> {
         seed: spec.seed,
         task_ancestor,
         registers,
+        trees,
     })
 }
 

@@ -14,6 +14,7 @@ use crate::{
     host::{kernel, types::KernelTypes},
     inject::{
         bpf::{self, AttachType, Load, ProgramType},
+        continuer,
         line::{self, Part},
     },
     plan::{EntryHook, Registers, syscall::entry},
@@ -305,6 +306,21 @@ pub(super) fn scratch() -> Result<Scratch, Unable> {
 }
 
 impl Abilities for Kernel {
+    fn process_trees(&self) -> Result<(), Unable> {
+        let registers = self.registers();
+        if registers.task_tgid == 0 || !registers.sees_exits() {
+            let why = "this kernel's type information does not tell of processes that start and end";
+            return Err(Unable::new(why, "use a kernel with CONFIG_DEBUG_INFO_BTF"));
+        }
+        if !continuer::sees_all_processes() {
+            return Err(Unable::new(
+                "in a pid namespace processes have other ids than kernel programs see",
+                "run kchaos in the host's pid namespace (hostPID: true)",
+            ));
+        }
+        Ok(())
+    }
+
     fn tcx(&self) -> Result<(), Unable> {
         self.tcx.get_or_init(Self::try_tcx).clone()
     }

@@ -97,6 +97,8 @@ pub trait Abilities {
     }
     /// Where a task's registers are.
     fn registers(&self) -> Registers;
+    /// Telling a process and what it starts from others of its cgroup.
+    fn process_trees(&self) -> Result<(), Unable>;
     /// Whether tracing programs can ask for a task's ancestor cgroup (5.12).
     fn task_ancestor(&self) -> Result<bool, Unable>;
     /// Whether programs can count exactly across CPUs: atomic operations that return a value (5.12).

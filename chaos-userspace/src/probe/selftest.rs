@@ -85,6 +85,7 @@ fn plan(kernel: &Kernel, fault: Fault, mechanisms: Vec<Mechanism>) -> Result<Pla
         seed: None,
         task_ancestor: kernel.task_ancestor()?,
         registers: kernel.registers(),
+        trees: vec![],
     })
 }
 

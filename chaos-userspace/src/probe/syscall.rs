@@ -324,6 +324,7 @@ pub fn registers(types: Option<&KernelTypes>) -> Registers {
         task_status: status.unwrap_or(usual as u32),
         task_cred: offset("task_struct", "cred").unwrap_or_default(),
         task_real_cred: offset("task_struct", "real_cred").unwrap_or_default(),
+        task_tgid: offset("task_struct", "tgid").unwrap_or_default(),
         task_signal: offset("task_struct", "signal").unwrap_or_default(),
         signal_live: offset("signal_struct", "live").unwrap_or_default(),
         layout: MEMBERS.map(|(structure, member)| offset(structure, member).unwrap_or(UNKNOWN)),

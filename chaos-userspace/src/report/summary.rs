@@ -14,6 +14,7 @@ use crate::{
 use chaos_common::{
     counter::{Counter, Outcome, RuleCounters},
     latency::Held,
+    limits::TREE_MAX,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr, path::PathBuf};
@@ -45,6 +46,9 @@ pub struct Summary {
     /// Targets that went, and came again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restarted: Vec<Restarts>,
+    /// Of processes that were hit alone (`--pid-only`): what they started beyond the room for it, and was not hit.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// In the order of the plan.
     pub rules: Vec<RuleSummary>,
     /// What became of packets in delay lines, if there were any.
@@ -61,6 +65,10 @@ pub struct Summary {
     pub bystander: Option<Felt>,
     /// The rollback.
     pub undone: Undone,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn has_none(sockets: &ForeignSockets) -> bool {
@@ -294,6 +302,14 @@ impl Summary {
                 text,
                 "  events: {} written, {} lost because they came too fast, {} not written{problem}",
                 events.written, events.lost, events.failed
+            );
+        }
+        if self.left_out > 0 {
+            let _ = writeln!(
+                text,
+                "  INCONCLUSIVE: {} processes were started by those that were hit and were not hit themselves: there is room for \
+                 {TREE_MAX} at a time",
+                self.left_out
             );
         }
         let overtaken: BTreeSet<_> = self.rules.iter().flat_map(|rule| &rule.overtaken).collect();

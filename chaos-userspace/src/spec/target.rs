@@ -15,6 +15,8 @@ pub enum Target {
     Unit(Unit),
     /// The cgroup that a process is in.
     Process(u32),
+    /// A process with what descends from it, and nobody else of their cgroups.
+    Tree(u32),
     /// The cgroup of a container.
     Container(Container),
     /// The cgroup of a pod or of one of its containers, or those of all pods with some labels.
@@ -30,9 +32,18 @@ impl Target {
             Self::Cgroup(path) => glob::is_pattern(path.as_os_str().as_bytes()),
             Self::Unit(unit) => unit.is_pattern(),
             Self::Pods(pods) => matches!(pods.which, Which::Labelled(_)),
-            Self::Process(_) | Self::Container(_) | Self::Fresh => false,
+            Self::Process(_) | Self::Tree(_) | Self::Container(_) | Self::Fresh => false,
         }
     }
+}
+
+/// Processes that are to be hit without the others of their cgroups.
+pub fn trees(targets: &[Target]) -> Vec<u32> {
+    let tree = |target: &Target| match target {
+        Target::Tree(pid) => Some(*pid),
+        _ => None,
+    };
+    targets.iter().filter_map(tree).collect()
 }
 
 /// Reads the path of a cgroup or a pattern of such paths.
@@ -210,6 +221,7 @@ impl fmt::Display for Target {
             Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
             Self::Unit(unit) => write!(f, "unit {}", unit.0),
             Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Tree(pid) => write!(f, "process {pid} and what it starts"),
             Self::Container(container) => write!(f, "container {container}"),
             Self::Pods(pods) => write!(f, "{pods}"),
             Self::Fresh => write!(f, "a fresh cgroup"),

@@ -76,11 +76,18 @@ impl Engine {
                 Link::kprobe_multi(this.programs[program].as_fd(), &functions)
             })?;
         }
-        if self.image.process_rules() != 0 {
+        if self.image.process_rules() != 0 || self.image.tree {
             let program = self.keep(programs.load(&Kind::Exit)?);
             self.link("raw tracepoint sched_process_exit", |this| {
                 Link::exit(this.programs[&program].as_fd())
             })?;
+        }
+        if self.image.tree {
+            let program = self.keep(programs.load(&Kind::Fork)?);
+            self.link("raw tracepoint sched_process_fork", |this| {
+                Link::fork(this.programs[&program].as_fd())
+            })?;
+            self.take_in_trees()?;
         }
         if placements.iter().any(|placement| placement.await_exec) {
             let program = self.keep(programs.load(&Kind::Exec)?);

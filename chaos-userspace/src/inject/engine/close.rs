@@ -26,6 +26,8 @@ pub struct Closed {
     pub missed: Vec<u64>,
     /// By rule: what became of calls that were to be held back.
     pub held: Vec<Held>,
+    /// Processes that were started by one that is hit alone, and found no room beside it.
+    pub left_out: u64,
     /// Recorded events that found no room.
     pub events_lost: u64,
     /// Programs that are still in the kernel.
@@ -95,6 +97,10 @@ impl Engine {
             problems.push(format!("counting lost events: {error}"));
             0
         });
+        let left_out = self.maps.left_out_of_tree().unwrap_or_else(|error| {
+            problems.push(format!("counting processes that were left out: {error}"));
+            0
+        });
         let escaped = escaped.unwrap_or_else(|error| {
             problems.push(format!("reading what the witness counted: {error}"));
             None
@@ -110,6 +116,7 @@ impl Engine {
             counters,
             missed,
             held,
+            left_out,
             events_lost,
             programs_left,
             links_closed,
@@ -173,6 +180,7 @@ impl Closed {
             counters: account.0,
             missed,
             held: account.1,
+            left_out: 0,
             events_lost: 0,
             programs_left: 0,
             links_closed: 0,

@@ -57,6 +57,9 @@ impl Engine {
         if placement.await_exec {
             return Err(unshareable("a command that is started by its run cannot be joined to others"));
         }
+        if !placement.plan.trees.is_empty() {
+            return Err(unshareable("programs that ask for the process (--pid-only) serve one run"));
+        }
         let mechanisms = || placement.plan.rules.iter().flat_map(|rule| &rule.mechanisms);
         for mechanism in mechanisms() {
             let what = match mechanism {

@@ -11,6 +11,7 @@ mod namespaces;
 mod renew;
 mod shared;
 mod targets;
+mod trees;
 mod wanted;
 mod witness;
 

@@ -115,6 +115,9 @@ mod tests {
         fn seccomp(&self) -> Result<(), Unable> {
             Self::no()
         }
+        fn process_trees(&self) -> Result<(), Unable> {
+            Self::no()
+        }
         fn line(&self) -> Result<(), Unable> {
             Self::no()
         }

@@ -1,0 +1,44 @@
+//! Who is hit without the others of its cgroup, as the programs read it.
+
+use super::object::{Error, Maps, of};
+use aya::maps::{HashMap, MapError};
+use chaos_common::limits::TREE_NOBODY;
+
+const TREE: &str = "KC_TREE_MEMBERS";
+/// `BPF_NOEXIST` of include/uapi/linux/bpf.h.
+const NOT_THERE_YET: u64 = 1;
+
+impl Maps {
+    /// From now on the process is hit, among the others of its cgroup.
+    pub fn take_into_tree(&mut self, pid: u32) -> Result<(), Error> {
+        let mut members: HashMap<_, u32, u64> = self.map(TREE)?.try_into().map_err(of(TREE))?;
+        for member in [TREE_NOBODY, pid] {
+            match members.insert(member, 0, NOT_THERE_YET) {
+                Ok(()) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
+                }
+                Err(source) => return Err(Error::Map { name: TREE, source }),
+            }
+        }
+        Ok(())
+    }
+
+    /// It is not hit any more.
+    pub fn take_out_of_tree(&mut self, pid: u32) -> Result<(), Error> {
+        let mut members: HashMap<_, u32, u64> = self.map(TREE)?.try_into().map_err(of(TREE))?;
+        match members.remove(&pid) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(Error::Map { name: TREE, source }),
+        }
+    }
+
+    /// Processes that were started by one that is hit and for which there was no room.
+    pub fn left_out_of_tree(&mut self) -> Result<u64, Error> {
+        let members: HashMap<_, u32, u64> = self.map(TREE)?.try_into().map_err(of(TREE))?;
+        match members.get(&TREE_NOBODY, 0) {
+            Ok(count) => Ok(count),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(source) => Err(Error::Map { name: TREE, source }),
+        }
+    }
+}
