@@ -60,6 +60,14 @@ impl Shell {
     }
 }
 
+/// Starts a shell with this line in a cgroup.
+fn start(cgroup: &Cgroup, dir: &Path, line: &str) -> Result<Process> {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(dir);
+    Place::default().in_cgroup(cgroup).apply(&mut command)?;
+    Process::start(command)
+}
+
 /// A process with a child in a cgroup in which there is a stranger, too.
 struct Scene {
     parent: Shell,
@@ -82,12 +90,7 @@ impl Scene {
         let shell = |name| Shell::prepare(dir.path(), name);
         let (parent, child, stranger, late) =
             (shell("parent")?, shell("child")?, shell("stranger")?, shell("late")?);
-        let start = |line: &str| -> Result<Process> {
-            let mut command = Command::new("sh");
-            command.args(["-c", line]).current_dir(dir.path());
-            Place::default().in_cgroup(&target).apply(&mut command)?;
-            Process::start(command)
-        };
+        let start = |line: &str| start(&target, dir.path(), line);
         let root = start(&format!("{} & exec {}", child.line(), parent.line()))?;
         let beside = start(&format!("exec {}", stranger.line()))?;
         let mut scene = Self {
@@ -130,10 +133,7 @@ fn a_process_and_what_it_starts_are_hit_and_nobody_else() -> Result<()> {
     ensure!(scene.child.fails(20)? == 20, "the child's children were not all hit");
     ensure!(scene.stranger.fails(20)? == 0, "a stranger in the same cgroup was hit");
     // Started beside it during the run.
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("exec {}", scene.late.line())]).current_dir(scene.dir.path());
-    Place::default().in_cgroup(&scene.target).apply(&mut command)?;
-    let _late = Process::start(command)?;
+    let _late = start(&scene.target, scene.dir.path(), &format!("exec {}", scene.late.line()))?;
     ensure!(scene.late.fails(20)? == 0, "a stranger that came later was hit");
     // Another share does not change who is hit.
     ask(&format!("set {run} --fail mkdir=EIO@0%"))?.fine()?;

@@ -5,22 +5,13 @@ use aya::maps::{HashMap, MapError};
 use chaos_common::limits::TREE_NOBODY;
 
 const TREE: &str = "KC_TREE_MEMBERS";
-/// `BPF_NOEXIST` of include/uapi/linux/bpf.h.
-const NOT_THERE_YET: u64 = 1;
 
 impl Maps {
-    /// From now on the process is hit, among the others of its cgroup.
+    /// From now on the process is hit, among the others of its cgroup. [`TREE_NOBODY`] comes first: with it, those are counted
+    /// that find no room.
     pub fn take_into_tree(&mut self, pid: u32) -> Result<(), Error> {
         let mut members: HashMap<_, u32, u64> = self.map(TREE)?.try_into().map_err(of(TREE))?;
-        for member in [TREE_NOBODY, pid] {
-            match members.insert(member, 0, NOT_THERE_YET) {
-                Ok(()) => {}
-                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
-                }
-                Err(source) => return Err(Error::Map { name: TREE, source }),
-            }
-        }
-        Ok(())
+        members.insert(pid, 0, 0).map_err(of(TREE))
     }
 
     /// It is not hit any more.

@@ -97,7 +97,8 @@ impl Engine {
             problems.push(format!("counting lost events: {error}"));
             0
         });
-        let left_out = self.maps.left_out_of_tree().unwrap_or_else(|error| {
+        let left_out = if self.image.tree { self.maps.left_out_of_tree() } else { Ok(0) };
+        let left_out = left_out.unwrap_or_else(|error| {
             problems.push(format!("counting processes that were left out: {error}"));
             0
         });

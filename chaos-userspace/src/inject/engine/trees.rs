@@ -2,6 +2,7 @@
 
 use super::{Engine, Error};
 use crate::{host::process, inject::object};
+use chaos_common::limits::TREE_NOBODY;
 use std::collections::BTreeSet;
 
 impl Engine {
@@ -9,6 +10,7 @@ impl Engine {
     /// who exits goes.
     pub(super) fn take_in_trees(&mut self) -> Result<(), Error> {
         let roots: Vec<u32> = self.hosted.values().flat_map(|hosted| &hosted.plan.trees).copied().collect();
+        self.maps.take_into_tree(TREE_NOBODY)?;
         let mut members = BTreeSet::new();
         loop {
             // What was started while this was looked at by one that was not a member yet is found the next time.
