@@ -2,7 +2,7 @@
 
 use super::bpf::{self, AttachType};
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
@@ -154,21 +154,22 @@ impl Link {
 
     /// Attaches the program that arms a run to the tracepoint of successful execs.
     pub fn exec(program: BorrowedFd<'_>) -> io::Result<Self> {
-        let fd = bpf::open_raw_tracepoint(program, Some(c"sched_process_exec"))?;
-        let what = "raw tracepoint sched_process_exec".to_owned();
-        Ok(Self { arming: true, ..Self::new(fd, what) })
+        Ok(Self { arming: true, ..Self::tracepoint(program, c"sched_process_exec")? })
     }
 
     /// Attaches the program that forgets processes to the tracepoint of their end.
     pub fn exit(program: BorrowedFd<'_>) -> io::Result<Self> {
-        let fd = bpf::open_raw_tracepoint(program, Some(c"sched_process_exit"))?;
-        Ok(Self::new(fd, "raw tracepoint sched_process_exit".to_owned()))
+        Self::tracepoint(program, c"sched_process_exit")
     }
 
     /// Attaches the program that takes in what processes start to the tracepoint of their start.
     pub fn fork(program: BorrowedFd<'_>) -> io::Result<Self> {
-        let fd = bpf::open_raw_tracepoint(program, Some(c"sched_process_fork"))?;
-        Ok(Self::new(fd, "raw tracepoint sched_process_fork".to_owned()))
+        Self::tracepoint(program, c"sched_process_fork")
+    }
+
+    fn tracepoint(program: BorrowedFd<'_>, name: &CStr) -> io::Result<Self> {
+        let fd = bpf::open_raw_tracepoint(program, Some(name))?;
+        Ok(Self::new(fd, format!("raw tracepoint {}", name.to_string_lossy())))
     }
 
     /// Attaches to the entry of a kernel function. Below 5.15, which brought links for perf events, the perf event
