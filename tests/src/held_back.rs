@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::board::{Role, SharedBoard};
 use crate::cgroup::TestCgroup;
+use crate::kchaos::Kchaos;
 use crate::loss::{Measured, Traffic, idle_ms, sender_in_target};
 use crate::spawn::{Place, Victim};
 use crate::topology::{FAR4, Pair, endpoint};
@@ -56,9 +58,34 @@ pub fn plain_stream(from: &Place, receiver: &Place, to: &str, n: u64, more: &str
     Traffic::read(&board)
 }
 
+/// A connection from the target to the far side or to itself; what the sender reports.
+pub fn transfer(
+    scene: &Scene,
+    faults: Option<&str>,
+    receiver: &Place,
+    address: &str,
+    bytes: u64,
+) -> Result<Value> {
+    let to = endpoint(address, 7002)?;
+    let board = Arc::new(SharedBoard::create()?);
+    let mut outside = Victim::start_on(receiver, &format!("tcp-recv --listen {to}"), Arc::clone(&board))?;
+    outside.ready()?;
+    let words = format!("tcp-send --to {to} --bytes {bytes}");
+    match faults {
+        Some(faults) => {
+            Kchaos::exec_victim(faults, &words, &board)?.at(&scene.target).run()?.expect_status(0)?;
+        }
+        None => {
+            Victim::start_on(&scene.target, &words, Arc::clone(&board))?.finish(Role::First)?;
+        }
+    }
+    outside.finish(Role::Second)?;
+    board.result(Role::First)?.context("the sender left no result")
+}
+
 /// Every packet was held back for `ms`, once. A busy machine can only add to what a packet takes, and adds to all that wait
 /// while it pauses: the shortest delay tells once from twice, and the counters say that it was once for each.
-/// `delay::distributions_are_netems` measures.
+/// `delay_netem::distributions_are_netems` measures.
 pub fn check_held_back(what: &str, run: &Measured, ms: f64) -> Result<()> {
     run.traffic.check_unharmed().context(what.to_owned())?;
     let least = run.traffic.delays_ms[0];

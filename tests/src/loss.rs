@@ -1,5 +1,6 @@
 //! Measuring datagram loss: who sends and receives where, and what the books of kchaos must then say.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use crate::binomial::{Interval, check_share};
 use crate::board::{Role, SharedBoard};
+use crate::bursts::check_independent;
 use crate::capability::on_host;
 use crate::kchaos::Kchaos;
 use crate::netns::NetNs;
@@ -30,6 +32,8 @@ pub struct Traffic {
     pub delays_ms: Vec<f64>,
     /// Numbers of datagrams that did not arrive, below the highest that did; the first few thousand.
     pub missing: Vec<u64>,
+    /// Runs of datagrams that did not arrive, below the highest that did: how many, by their length.
+    pub bursts: BTreeMap<u64, u64>,
     /// Errors the sender was told, from calls and from its error queue.
     pub sender_errors: Vec<Value>,
 }
@@ -57,6 +61,7 @@ impl Traffic {
                 .iter()
                 .map(number)
                 .collect::<Result<_>>()?,
+            bursts: serde_json::from_value(receiver["bursts"].clone()).context("no bursts")?,
             delays_ms: receiver["delays_us"]
                 .as_array()
                 .context("the receiver measured no delays")?
@@ -69,20 +74,6 @@ impl Traffic {
                 .cloned()
                 .collect(),
         })
-    }
-
-    /// Lengths of the runs of losses.
-    pub fn bursts(&self) -> Vec<u64> {
-        let mut bursts: Vec<u64> = vec![];
-        let mut previous = None;
-        for number in &self.missing {
-            match bursts.last_mut() {
-                Some(burst) if previous == Some(number - 1) => *burst += 1,
-                _ => bursts.push(1),
-            }
-            previous = Some(*number);
-        }
-        bursts
     }
 
     /// Half of what arrived took no longer.
@@ -136,6 +127,7 @@ impl Measured {
     pub fn check_loss(&self, what: &str, probability: f64) -> Result<Interval> {
         self.traffic.check_silent().context(what.to_owned())?;
         let interval = check_share(what, self.traffic.lost(), self.traffic.sent, probability)?;
+        check_independent(what, &self.traffic.bursts, self.traffic.sent)?;
         let rule = self.summary.rule()?;
         ensure!(
             rule.matched.events == self.traffic.sent,

@@ -9,12 +9,32 @@ pub fn full() -> bool {
 
 /// Datagrams of one loss measurement.
 pub fn packets() -> u64 {
-    if full() { 40_000 } else { 3_000 }
+    if full() { 100_000 } else { 3_000 }
+}
+
+/// Datagrams of a bystander, none of which may be hit.
+pub fn bystander_packets() -> u64 {
+    if full() { 1_000_000 } else { 3_000 }
+}
+
+/// How a stream is sent whose delays are measured: a soak's last for half a minute each.
+pub fn pace() -> &'static str {
+    if full() { "--rate-per-ms 3 --alone" } else { "--rate-per-ms 1 --alone" }
 }
 
 /// Calls of one task in a system call measurement.
 pub fn calls() -> u64 {
-    if full() { 20_000 } else { 1_000 }
+    if full() { 50_000 } else { 1_000 }
+}
+
+/// Calls of one of four tasks of a bystander, none of which may fail.
+pub fn bystander_calls() -> u64 {
+    if full() { 250_000 } else { 1_000 }
+}
+
+/// How often an owner is killed in a soak, if this is one.
+pub fn kills() -> Option<usize> {
+    full().then_some(200)
 }
 
 /// Bytes of one TCP transfer.

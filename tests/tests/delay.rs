@@ -8,19 +8,19 @@ use integration_tests::binomial::check_share;
 use integration_tests::board::{Role, SharedBoard};
 use integration_tests::capability::{delay_missing, has_tcx, netem_missing};
 use integration_tests::cgroup::TestCgroup;
-use integration_tests::held_back::{Scene, check_held_back, plain_stream};
+use integration_tests::held_back::{Scene, check_held_back, plain_stream, transfer};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::{Traffic, both_ends_in_target, idle_ms, sender_in_target};
 use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::{monotonic_ns, wait_until};
-use integration_tests::samples::{packets, tcp_bytes};
+use integration_tests::samples::{pace, packets};
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::topology::{FAR4, FAR6, Kind, Pair, endpoint};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Emulated machines are slow: what a busy one may add to a delay.
 const SLACK_MS: f64 = 15.0;
@@ -48,32 +48,6 @@ fn datagrams_are_held_back_over_veth_and_lo_in_both_versions() -> Result<()> {
     ensure!(after == before, "left behind: {after} instead of {before}");
     Ok(())
 }
-
-/// A connection from the target to the far side or to itself; what the sender reports.
-fn transfer(
-    scene: &Scene,
-    faults: Option<&str>,
-    receiver: &Place,
-    address: &str,
-    bytes: u64,
-) -> Result<Value> {
-    let to = endpoint(address, 7002)?;
-    let board = Arc::new(SharedBoard::create()?);
-    let mut outside = Victim::start_on(receiver, &format!("tcp-recv --listen {to}"), Arc::clone(&board))?;
-    outside.ready()?;
-    let words = format!("tcp-send --to {to} --bytes {bytes}");
-    match faults {
-        Some(faults) => {
-            Kchaos::exec_victim(faults, &words, &board)?.at(&scene.target).run()?.expect_status(0)?;
-        }
-        None => {
-            Victim::start_on(&scene.target, &words, Arc::clone(&board))?.finish(Role::First)?;
-        }
-    }
-    outside.finish(Role::Second)?;
-    board.result(Role::First)?.context("the sender left no result")
-}
-
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn connections_are_held_back_over_veth_and_lo_in_both_versions() -> Result<()> {
@@ -140,7 +114,7 @@ fn a_rarer_delay_adds_to_that_of_all() -> Result<()> {
     }
     let scene = Scene::veth()?;
     let faults = "--delay 50ms --delay 100ms@20%";
-    let run = scene.send(faults, packets(), "--rate-per-ms 1 --alone")?;
+    let run = scene.send(faults, packets(), pace())?;
     let [all, some] = &run.summary.rules[..] else {
         anyhow::bail!("{} rules instead of two", run.summary.rules.len())
     };
@@ -174,68 +148,6 @@ fn the_tightest_rate_wins() -> Result<()> {
     Ok(())
 }
 
-/// How often a measurement is repeated on a busy machine.
-const ATTEMPTS: usize = 5;
-
-/// Largest difference of two distributions between their 5th and 90th percentile.
-fn distance(one: &Traffic, other: &Traffic) -> f64 {
-    (5..=90).map(|p| (one.delays_ms[p] - other.delays_ms[p]).abs()).fold(0.0, f64::max)
-}
-
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn distributions_are_netems() -> Result<()> {
-    if let Some(reason) = delay_missing()? {
-        skip!("{reason}");
-    }
-    let scene = Scene::veth()?;
-    let pace = "--rate-per-ms 1 --alone";
-    for distribution in ["uniform", "normal", "pareto", "paretonormal"] {
-        let netem = |port| -> Result<Traffic> {
-            let table = if distribution == "uniform" {
-                String::new()
-            } else {
-                format!("distribution {distribution}")
-            };
-            let words = format!("qdisc add dev veth-near root netem delay 60ms 10ms {table} limit 100000");
-            scene.pair.near.run("tc", &words)?;
-            let traffic =
-                plain_stream(&scene.target, &scene.outside, &endpoint(FAR4, port)?, packets(), pace)?;
-            scene.pair.near.run("tc", "qdisc del dev veth-near root")?;
-            Ok(traffic)
-        };
-        let faults = format!("--delay 60ms --jitter 10ms --distribution {distribution}");
-        // A pause of the machine can only add to a distance; a wrong distribution stays wrong.
-        let mut attempts = vec![];
-        let within = loop {
-            let (first, ours, second) =
-                (netem(7003)?, scene.send(&faults, packets(), pace)?.traffic, netem(7004)?);
-            let own = distance(&first, &ours).min(distance(&second, &ours));
-            let control = distance(&first, &second);
-            measure(
-                "delay_distribution",
-                json!({"distribution": distribution, "netem_to_netem_ms": control, "kchaos_to_netem_ms": own,
-                    "kchaos": [ours.delays_ms[5], ours.delays_ms[50], ours.delays_ms[95]],
-                    "netem": [first.delays_ms[5], first.delays_ms[50], first.delays_ms[95]]}),
-            );
-            ensure!(ours.lost() == 0 && ours.out_of_order > 0, "{distribution}: {ours}");
-            attempts.push((own, control));
-            // Without jitter the distance would be about 16 ms at the ends, with another distribution several.
-            if own <= 1.25 * control + 2.5 {
-                break true;
-            }
-            if attempts.len() == ATTEMPTS {
-                break false;
-            }
-        };
-        ensure!(
-            within,
-            "{distribution}: distances from netem, and of netem from itself, in ms: {attempts:?}"
-        );
-    }
-    Ok(())
-}
-
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_bystander_is_not_held_back() -> Result<()> {
@@ -260,13 +172,7 @@ fn check_bystander(scene: &Scene, faults: &str) -> Result<()> {
     let mut running = Kchaos::exec_victim(faults, &words, &board)?.at(&scene.target).start()?;
     running.armed()?;
     wait_until("delayed datagrams", || board.datagrams.received.load(Acquire) > 50)?;
-    let beside = plain_stream(
-        &scene.beside,
-        &scene.outside,
-        &endpoint(FAR4, 7005)?,
-        packets(),
-        "--rate-per-ms 1 --alone",
-    )?;
+    let beside = plain_stream(&scene.beside, &scene.outside, &endpoint(FAR4, 7005)?, packets(), pace())?;
     board.stop.store(1, Release);
     running.finish()?.expect_status(0)?;
     receiver.finish(Role::Second)?;
@@ -284,40 +190,12 @@ fn check_bystander(scene: &Scene, faults: &str) -> Result<()> {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_delayed_connection_is_as_fast_as_with_netem() -> Result<()> {
-    if let Some(reason) = delay_missing()? {
-        skip!("{reason}");
-    }
-    let scene = Scene::veth()?;
-    let took = |faults: Option<&str>| -> Result<f64> {
-        let result = transfer(&scene, faults, &scene.outside, FAR4, 2 * tcp_bytes())?;
-        result["took_ms"].as_f64().context("no time")
-    };
-    let netem = || -> Result<f64> {
-        scene.pair.near.run("tc", "qdisc add dev veth-near root netem delay 50ms limit 100000")?;
-        let took = took(None)?;
-        scene.pair.near.run("tc", "qdisc del dev veth-near root")?;
-        Ok(took)
-    };
-    let mut ratios = vec![];
-    for _ in 0..3 {
-        let (theirs, ours) = (netem()?, took(Some("--delay 50ms"))?);
-        ratios.push(theirs / ours);
-    }
-    ratios.sort_by(f64::total_cmp);
-    measure("delay_throughput", json!({"ratio_to_netem": ratios}));
-    ensure!(ratios[1] >= 0.5, "the throughput is {ratios:?} of that with netem");
-    Ok(())
-}
-
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_share_is_held_back_and_overtaken() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
     let scene = Scene::veth()?;
-    let run = scene.send("--delay 100ms@20%", packets(), "--rate-per-ms 1 --alone")?;
+    let run = scene.send("--delay 100ms@20%", packets(), pace())?;
     let rule = run.summary.rule()?;
     ensure!(run.traffic.lost() == 0, "{}", run.traffic);
     check_share("held back", rule.injected.events, run.traffic.sent, 0.2)?;
@@ -335,7 +213,7 @@ fn reordered_datagrams_overtake() -> Result<()> {
         skip!("{reason}");
     }
     let scene = Scene::veth()?;
-    let run = scene.send("--delay 50ms --reorder 25%", packets(), "--rate-per-ms 1 --alone")?;
+    let run = scene.send("--delay 50ms --reorder 25%", packets(), pace())?;
     let [reorder, delay] = &run.summary.rules[..] else {
         anyhow::bail!("{} rules instead of two", run.summary.rules.len())
     };
@@ -408,6 +286,8 @@ fn a_rate_is_kept() -> Result<()> {
     Ok(())
 }
 
+/// How often a rate is measured on a busy machine.
+const ATTEMPTS: usize = 5;
 /// How long a rate is measured, and how far from what was asked for it may be.
 const RATE_SECONDS: f64 = 10.0;
 const RATE_TOLERANCE: f64 = 0.02;

@@ -9,9 +9,11 @@ use integration_tests::board::Role;
 use integration_tests::ground::Ground;
 use integration_tests::kchaos::{Kchaos, Running};
 use integration_tests::loss::Traffic;
+use integration_tests::measure::measure;
 use integration_tests::patience::{monotonic_ns, wait_until};
-use integration_tests::samples::packets;
+use integration_tests::samples::{bystander_packets, packets};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 struct Scene(Ground);
 
@@ -58,9 +60,12 @@ fn descendants_from_before_and_during_the_run_are_reached() -> Result<()> {
         check_share(name, traffic.lost(), traffic.sent, 0.3)?;
         sent += traffic.sent;
     }
-    let mut victim = scene.0.victim(&beside, &format!("udp-pair --to 127.0.0.1:7003 -n {}", packets()))?;
+    let mut victim =
+        scene.0.victim(&beside, &format!("udp-pair --to 127.0.0.1:7003 -n {}", bystander_packets()))?;
     victim.finish(Role::Second)?;
-    Traffic::read(&victim.board)?.check_unharmed()?;
+    let traffic = Traffic::read(&victim.board)?;
+    traffic.check_unharmed()?;
+    measure("packet_bystander", json!({"sent": traffic.sent, "hit": traffic.lost() + traffic.duplicates}));
     running.signal(Signal::SIGINT)?;
     let finished = running.finish()?;
     finished.expect_status(130)?;

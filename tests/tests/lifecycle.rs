@@ -1,21 +1,27 @@
 //! Nothing outlives its owner: what is felt and what is left after kchaos is killed or stopped.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::{Role, SharedBoard};
-use integration_tests::capability::{counts_exactly, fails_syscalls, has_tcx, has_tool, on_host};
+use integration_tests::capability::{
+    counts_exactly, fails_syscalls, has_tcx, has_tool, mechanism_works, on_host,
+};
 use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::kchaos::{Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
+use integration_tests::samples::kills;
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::tasks::read_tasks;
@@ -137,6 +143,7 @@ fn gone(pids: &BTreeSet<u32>) -> bool {
 /// Kills kchaos under datagram load; how long the loss was felt.
 fn kill_under_datagrams(faults: &str) -> Result<f64> {
     let mut load = Load::datagrams(faults)?;
+    any_moment()?;
     let kill_ns = monotonic_ns();
     load.running.signal(Signal::SIGKILL)?;
     let took = load.objects.wait_gone()?;
@@ -162,41 +169,73 @@ fn kill_under_datagrams(faults: &str) -> Result<f64> {
     Ok(felt_ms)
 }
 
-/// The shortest of three attempts: another process may keep a processor busy, kchaos cannot be late by accident only.
-fn shortest(mut attempt: impl FnMut() -> Result<f64>) -> Result<()> {
+/// Lets some of this time pass, so that the owner is not always killed at the same moment of its loop.
+fn any_moment() -> Result<()> {
+    let mut random = [0u8; 1];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    std::thread::sleep(Duration::from_micros(200 * u64::from(random[0])));
+    Ok(())
+}
+
+/// The shortest of three attempts: another process may keep a processor busy, kchaos cannot be late by accident only. In a
+/// soak each of its many is to be short enough.
+fn in_time(what: &str, times: Option<usize>, mut attempt: impl FnMut() -> Result<f64>) -> Result<()> {
     let mut all = Vec::new();
+    if let Some(times) = times {
+        for turn in 0..times {
+            all.push(attempt().with_context(|| format!("kill {turn}"))?);
+        }
+        all.sort_by(f64::total_cmp);
+        let (median, worst) = (all[times / 2], all[times - 1]);
+        measure(
+            "kills",
+            json!({"what": what, "times": times, "median_ms": median, "worst_ms": worst, "felt_ms": all}),
+        );
+        ensure!(
+            worst <= limit_ms(),
+            "{what}: felt for {worst} ms after SIGKILL, the limit is {} ms",
+            limit_ms()
+        );
+        return Ok(());
+    }
     for _ in 0..3 {
         all.push(attempt()?);
         if all.iter().any(|felt_ms| *felt_ms <= limit_ms()) {
             return Ok(());
         }
     }
-    anyhow::bail!("faults were felt for {all:?} ms after SIGKILL, the limit is {} ms", limit_ms())
+    anyhow::bail!("{what}: felt for {all:?} ms after SIGKILL, the limit is {} ms", limit_ms())
 }
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn sigkill_ends_packet_loss_and_leaves_nothing() -> Result<()> {
-    shortest(|| kill_under_datagrams("--loss 50% --direction both"))
+    let faults = "--loss 50% --direction both";
+    in_time(faults, kills(), || kill_under_datagrams(faults))
 }
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn sigkill_ends_loss_models_resets_and_corruption() -> Result<()> {
     // What is thrown away for its checksum counts as lost here.
-    shortest(|| kill_under_datagrams("--duplicate 30% --corrupt 40%"))?;
+    let faults = "--duplicate 30% --corrupt 40%";
+    in_time(faults, kills().map(|kills| kills / 10), || kill_under_datagrams(faults))?;
     if counts_exactly() {
-        shortest(|| {
-            kill_under_datagrams("--loss-model gemodel:p=20%,r=40% --reset --duplicate 30% --corrupt 20%")
-        })?;
+        let faults = "--loss-model gemodel:p=20%,r=40% --reset --duplicate 30% --corrupt 20%";
+        in_time(faults, kills().map(|kills| kills / 10), || kill_under_datagrams(faults))?;
     }
     Ok(())
 }
 
-fn kill_under_calls() -> Result<f64> {
-    let mut load = Load::start("--fail openat=EIO@50%", "calls --call openat --no-controls --pause-us 50")?;
-    let errors = |board: &SharedBoard| read_tasks(board).iter().map(|task| task.errno("EIO")).sum::<u64>();
+/// Kills kchaos while half of the calls fail by this mechanism; how long they did.
+fn kill_under_calls(mechanism: &str) -> Result<f64> {
+    let (call, errno) =
+        if mechanism == "cgroup_sock_addr" { ("connect", "ETIMEDOUT") } else { ("openat", "EIO") };
+    let faults = format!("--mechanism {mechanism} --fail {call}={errno}@50%");
+    let mut load = Load::start(&faults, &format!("calls --call {call} --no-controls --pause-us 50"))?;
+    let errors = |board: &SharedBoard| read_tasks(board).iter().map(|task| task.errno(errno)).sum::<u64>();
     wait_until("errors", || errors(&load.board) > 50)?;
+    any_moment()?;
     let kill_ns = monotonic_ns();
     load.running.signal(Signal::SIGKILL)?;
     let took = load.objects.wait_gone()?;
@@ -207,7 +246,10 @@ fn kill_under_calls() -> Result<f64> {
     let felt_ms = (last_ns as f64 - kill_ns as f64) / 1e6;
     load.board.stop.store(1, Release);
     wait_until("the cgroup to go with its last process", || !load.fresh.exists())?;
-    measure("kill_9_calls", json!({"felt_ms": felt_ms, "objects_gone_ms": took.as_secs_f64() * 1e3}));
+    measure(
+        "kill_9_calls",
+        json!({"mechanism": mechanism, "felt_ms": felt_ms, "objects_gone_ms": took.as_secs_f64() * 1e3}),
+    );
     Ok(felt_ms)
 }
 
@@ -217,7 +259,14 @@ fn sigkill_ends_call_errors_and_leaves_nothing() -> Result<()> {
     if !fails_syscalls()? {
         skip!("neither kprobe override nor an active BPF LSM");
     }
-    shortest(kill_under_calls)
+    let mechanisms =
+        ["lsm", "fmod_ret_security", "fmod_ret_sys", "kprobe_multi", "kprobe", "cgroup_sock_addr"];
+    for mechanism in mechanisms {
+        if mechanism_works(mechanism)? {
+            in_time(mechanism, kills().map(|kills| kills / 4), || kill_under_calls(mechanism))?;
+        }
+    }
+    Ok(())
 }
 
 #[test]

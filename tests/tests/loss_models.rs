@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::binomial::check_share;
 use integration_tests::board::{Role, SharedBoard};
+use integration_tests::bursts::{check_lengths, mean, runs_and_losses};
 use integration_tests::capability::counts_exactly;
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
@@ -29,31 +30,36 @@ fn on_lo(faults: &str, n: u64) -> Result<Measured> {
     Ok(run)
 }
 
-fn mean(bursts: &[u64]) -> f64 {
-    bursts.iter().sum::<u64>() as f64 / bursts.len() as f64
-}
-
-/// Checks the share of losses and the mean length of runs of losses.
+/// Checks the share of losses, and the lengths of runs of losses: their mean and their distribution, of which `longer(k)` is
+/// the share with more than `k`.
 ///
 /// `correlation` is the chain's (its second eigenvalue): losses in a row are no independent trials, and the standard
 /// error grows with it.
-fn check_chain(what: &str, run: &Measured, share: f64, burst: f64, correlation: f64) -> Result<()> {
+fn check_chain(
+    what: &str,
+    run: &Measured,
+    share: f64,
+    burst: f64,
+    correlation: f64,
+    longer: impl Fn(u64) -> f64,
+) -> Result<()> {
     let n = run.traffic.sent as f64;
     let measured = run.traffic.lost() as f64 / n;
     let error = (share * (1.0 - share) / n * (1.0 + correlation) / (1.0 - correlation)).sqrt();
-    let bursts = run.traffic.bursts();
+    let bursts = &run.traffic.bursts;
+    let (distance, bound) = check_lengths(what, bursts, longer)?;
     // The length of a run is geometric: its deviation is below its mean.
-    let burst_error = burst / (bursts.len() as f64).sqrt();
+    let burst_error = burst / (runs_and_losses(bursts).0 as f64).sqrt();
     measure(
         "loss_model",
-        json!({"model": what, "n": n, "share": measured, "expected_share": share, "burst": mean(&bursts),
-            "expected_burst": burst}),
+        json!({"model": what, "n": n, "share": measured, "expected_share": share, "burst": mean(bursts),
+            "expected_burst": burst, "bursts": bursts, "distance": distance, "allowed_distance": bound}),
     );
     ensure!((measured - share).abs() < 5.0 * error, "{what}: lost {measured} instead of {share} +- {error}");
     ensure!(
-        (mean(&bursts) - burst).abs() < 5.0 * burst_error,
+        (mean(bursts) - burst).abs() < 5.0 * burst_error,
         "{what}: {} losses in a row instead of {burst} +- {burst_error}",
-        mean(&bursts)
+        mean(bursts)
     );
     Ok(())
 }
@@ -65,7 +71,7 @@ fn gilbert_elliott_has_its_share_and_its_bursts() -> Result<()> {
         skip!("no fetching atomics (5.12)");
     }
     let run = on_lo("--loss-model gemodel:p=2%,r=25%", 4 * packets())?;
-    check_chain("gemodel", &run, 0.02 / 0.27, 4.0, 1.0 - 0.27)
+    check_chain("gemodel", &run, 0.02 / 0.27, 4.0, 1.0 - 0.27, |k| 0.75f64.powi(k as i32))
 }
 
 #[test]
@@ -81,7 +87,9 @@ fn four_states_have_their_share_and_their_bursts() -> Result<()> {
     let share = (states[2] + states[3]) / sum;
     // Runs of losses begin in the burst state or are isolated ones.
     let begins = states[0] * p13 + states[1] * p23 + states[0] * p14;
-    check_chain("state", &run, share, (states[2] + states[3]) / begins, 0.8)
+    let isolated = states[0] * p14 / begins;
+    let longer = |k| if k == 0 { 1.0 } else { (1.0 - isolated) * (1.0 - p31 - p32).powi(k as i32) };
+    check_chain("state", &run, share, (states[2] + states[3]) / begins, 0.8, longer)
 }
 
 #[test]

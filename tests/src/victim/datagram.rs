@@ -277,7 +277,7 @@ fn run_receiver(socket: &UdpSocket, idle: Duration, board: &Board) -> Result<ser
     }
     Ok(json!({
         "act": "udp-recv", "gaps": absent.gaps(), "received": received, "duplicates": duplicates, "out_of_order": out_of_order,
-        "delays_us": percentiles(&mut delays_us), "missing": seen.missing(expected), "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
+        "delays_us": percentiles(&mut delays_us), "missing": seen.missing(expected), "bursts": seen.bursts(expected), "socket_drops": drops_of(socket)?, "overflows": overflows()? - overflows_before,
     }))
 }
 
@@ -377,9 +377,28 @@ struct Bitmap(Vec<u64>);
 impl Bitmap {
     /// Those below `end` that are no members, the first of them.
     fn missing(&self, end: u64) -> Vec<u64> {
-        let is_member =
-            |n: &u64| self.0.get((n / 64) as usize).is_some_and(|word| word & (1 << (n % 64)) != 0);
-        (0..end).filter(|n| !is_member(n)).take(MISSING_MAX).collect()
+        (0..end).filter(|n| !self.has(*n)).take(MISSING_MAX).collect()
+    }
+
+    /// How many runs of non-members there are below `end`, by their length.
+    fn bursts(&self, end: u64) -> BTreeMap<u64, u64> {
+        let (mut bursts, mut length) = (BTreeMap::new(), 0);
+        for n in 0..end {
+            if !self.has(n) {
+                length += 1;
+            } else if length > 0 {
+                *bursts.entry(length).or_default() += 1;
+                length = 0;
+            }
+        }
+        if length > 0 {
+            *bursts.entry(length).or_default() += 1;
+        }
+        bursts
+    }
+
+    fn has(&self, n: u64) -> bool {
+        self.0.get((n / 64) as usize).is_some_and(|word| word & (1 << (n % 64)) != 0)
     }
 
     /// Adds a member; false if it was there already.
@@ -405,6 +424,9 @@ mod tests {
         assert!(!bitmap.insert(64) && !bitmap.insert(0));
         assert_eq!(bitmap.missing(4), [1, 2, 3]);
         assert_eq!(bitmap.missing(1_001).len(), 1_001 - 4);
+        assert_eq!(bitmap.bursts(1_001), [(62, 1), (935, 1)].into());
+        assert_eq!(bitmap.bursts(70), [(5, 1), (62, 1)].into());
+        assert_eq!(bitmap.bursts(1), [].into());
     }
 
     #[test]
