@@ -451,6 +451,23 @@ fn with_calls(calls: &str) -> String {
 }
 
 #[test]
+fn a_time_that_is_no_measure_of_a_probe_names_the_measure() {
+    for (probe, measure) in [
+        ("http: {url: \"http://a/\"}", "latency"),
+        ("http: {url: \"http://a/\", measure: body}", "latency"),
+        ("command: {argv: [a]}", "time"),
+    ] {
+        let steady = format!("  steadyState: [{{name: c, {probe}, tolerance: {{atMost: 1s}}}}]\n");
+        let found = problems(&(with("    - network: {loss: 5%}\n") + &steady));
+        let wanted = format!("add measure: {measure} to the probe");
+        assert!(found.len() == 1 && found[0].text.contains(&wanted), "{probe}: {found:?}");
+        let plain = steady.replace("1s", "many");
+        let found = problems(&(with("    - network: {loss: 5%}\n") + &plain));
+        assert!(found.len() == 1 && !found[0].text.contains("add measure"), "{probe}: {found:?}");
+    }
+}
+
+#[test]
 fn calls_are_watched_by_name() {
     let text = with_calls("of: [fsync, openat]");
     assert!(validates(&text));

@@ -3,12 +3,13 @@
 
 use super::{
     bpf, grace,
+    map_gone::{ignore_gone, is_gone},
     object::{Error, Maps, of},
 };
 use crate::encode::{EMPTY, Image};
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuValues, lpm_trie::Key},
 };
 use chaos_common::{
     counter::RuleCounters,
@@ -227,7 +228,10 @@ impl Maps {
                 self.put("KC_WALK_TARGETS", place as u32, Target::default())?;
                 if walk.is_some() {
                     let cleared = bpf::clear_cgroup_slot(self.descriptor("KC_WALK")?, place as u32);
-                    cleared.or_else(is_gone).map_err(failed)?;
+                    match cleared {
+                        Err(error) if is_gone(&error) => {}
+                        other => other.map_err(failed)?,
+                    }
                 }
             }
             if let Some(cgroup) = walk.and_then(|cgroups| cgroups.get(&id)) {
@@ -253,18 +257,6 @@ fn beginnings<const N: usize>(table: &[(Vec<u8>, u64)]) -> Vec<((u32, [u8; N]), 
         (8 * begin.len() as u32, key)
     };
     table.iter().map(|(begin, mask)| (key(begin), *mask)).collect()
-}
-
-fn ignore_gone(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) => is_gone(error.io_error).or(Ok(())),
-        other => other,
-    }
-}
-
-fn is_gone(error: std::io::Error) -> std::io::Result<()> {
-    if error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) }
 }
 
 #[cfg(test)]

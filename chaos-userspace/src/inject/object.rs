@@ -1,6 +1,6 @@
 //! The embedded object file and its maps.
 
-use super::{bpf, engine::Recording, program};
+use super::{bpf, engine::Recording, map_gone::ignore_gone, program};
 use crate::encode::{EMPTY, Image};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::{EbpfSectionKind, Object};
@@ -448,17 +448,14 @@ impl Maps {
         }
         let mut targets: HashMap<_, u64, Target> =
             self.map("KC_TARGETS")?.try_into().map_err(of("KC_TARGETS"))?;
-        if targets.get(id, 0).is_ok() { targets.remove(id).map_err(of("KC_TARGETS")) } else { Ok(()) }
+        ignore_gone(targets.remove(id)).map_err(of("KC_TARGETS"))
     }
 
     /// A network namespace is told again when a target makes a socket there.
     pub fn forget_namespace(&mut self, cookie: u64) -> Result<(), Error> {
         let name = "KC_NAMESPACES";
         let mut known: HashMap<_, u64, u32> = self.map(name)?.try_into().map_err(of(name))?;
-        match known.remove(&cookie) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(source) => Err(Error::Map { name, source }),
-        }
+        ignore_gone(known.remove(&cookie)).map_err(of(name))
     }
 
     /// Writes a bank of the rule table, which must not be in use.

@@ -1,6 +1,9 @@
 //! Who is hit without the others of its cgroup, as the programs read it.
 
-use super::object::{Error, Maps, of};
+use super::{
+    map_gone::ignore_gone,
+    object::{Error, Maps, of},
+};
 use aya::maps::{HashMap, MapError};
 use chaos_common::limits::TREE_NOBODY;
 
@@ -17,10 +20,7 @@ impl Maps {
     /// It is not hit any more.
     pub fn take_out_of_tree(&mut self, pid: u32) -> Result<(), Error> {
         let mut members: HashMap<_, u32, u64> = self.map(TREE)?.try_into().map_err(of(TREE))?;
-        match members.remove(&pid) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(source) => Err(Error::Map { name: TREE, source }),
-        }
+        ignore_gone(members.remove(&pid)).map_err(of(TREE))
     }
 
     /// Processes that were started by one that is hit and for which there was no room.

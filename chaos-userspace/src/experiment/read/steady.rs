@@ -9,7 +9,10 @@ use super::{
     time,
 };
 use crate::{
-    spec::{syscall::Call, units::Percent},
+    spec::{
+        syscall::Call,
+        units::{self, Percent},
+    },
     steady::{
         Ask, Probe,
         abort::Condition,
@@ -213,6 +216,19 @@ fn address_of(text: &str) -> Result<String, String> {
     }
 }
 
+/// What measures times, where a time is what something else is compared with.
+fn remedy(ask: &Ask, bound: &str) -> String {
+    let by = match ask {
+        Ask::Http { measure: HttpMeasure::Status | HttpMeasure::Body, .. } => "latency",
+        Ask::Command { measure: CommandMeasure::Exit | CommandMeasure::Stdout, .. } => "time",
+        _ => return String::new(),
+    };
+    if units::duration(bound).is_err() {
+        return String::new();
+    }
+    format!("; to compare how long it takes, add measure: {by} to the probe")
+}
+
 fn read_tolerance(
     written: Option<&document::Tolerance>,
     ask: &Ask,
@@ -262,7 +278,8 @@ fn read_tolerance(
     }
     for (name, text) in [("atLeast", &written.at_least), ("atMost", &written.at_most)] {
         let Some(text) = text else { continue };
-        if let Some(bound) = findings.take(&at(name), unit.number(text)) {
+        let bound = unit.number(text).map_err(|problem| problem + &remedy(ask, text));
+        if let Some(bound) = findings.take(&at(name), bound) {
             checks.push(if name == "atLeast" { Check::AtLeast(bound) } else { Check::AtMost(bound) });
         }
     }
