@@ -251,6 +251,37 @@ fn said_to(line: &str) -> Result<Vec<Value>> {
         .collect()
 }
 
+/// What an engine does for one run only is done by one of that run's own, without being told to.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_cannot_be_shared_has_an_engine_of_its_own() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut victims = [scene.victim(&scene.ground.target, 7001)?, scene.victim(&scene.beside, 7002)?];
+    let (joined, _) = scene.join("--loss 40%", &scene.ground.target)?;
+    let events = tempfile::NamedTempFile::new()?;
+    let recorded = format!("--loss 50% --events {}", events.path().display());
+    let delay = delay_missing()?.is_none().then_some("--delay 1ms --loss 50%");
+    for faults in std::iter::once(recorded.as_str()).chain(delay) {
+        let mut own = scene.inject(faults, &scene.beside).start()?;
+        let run = own.armed()?.run;
+        ensure!(owner(&run)? == u64::from(own.pid()), "{faults}: the run {run} has no engine of its own");
+        loses_more(&victims[1], faults)?;
+        let plan = format!("plan --cgroup {} {} --duration 1s", scene.beside.path().display(), "--delay 1ms");
+        if Some(faults) == delay {
+            ensure!(ask_from(&scene.ground.runner, &plan)?.fine()?.event()?["engine"].is_null());
+        }
+        let finished = own.interrupt()?;
+        ensure!(finished.summary()?.rules.iter().any(|rule| rule.injected.events > 0), "{}", finished.text());
+    }
+    ensure!(events.as_file().metadata()?.len() > 0, "no event was recorded");
+    loses_more(&victims[0], "the victim of the run that has joined")?;
+    joined.interrupt()?;
+    for victim in &mut victims {
+        victim.stop(Role::Second)?;
+    }
+    scene.end()
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn what_is_refused_touches_nobody() -> Result<()> {
@@ -280,12 +311,6 @@ fn what_is_refused_touches_nobody() -> Result<()> {
         let answers = said_to(line)?;
         let text = answers.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
         ensure!(text.contains(told), "to {:.100}: {text}", line);
-    }
-    let events = scene.inject("--loss 5% --events /dev/null", &scene.beside).run()?;
-    ensure!(events.expect_status(2)?.error()?.message.contains("--own"), "{}", events.text());
-    if delay_missing()?.is_none() {
-        let delay = scene.inject("--delay 10ms", &scene.beside).run()?;
-        ensure!(delay.expect_status(2)?.error()?.message.contains("--own"), "{}", delay.text());
     }
     ensure!(
         Kchaos::new("engine --json")

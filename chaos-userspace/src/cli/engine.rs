@@ -132,7 +132,9 @@ async fn inject(
         Failure::new(exit::USAGE, message)
     })?;
     let spec = inject.spec()?;
-    inject.check_shareable()?;
+    if let Some(alone) = inject.alone() {
+        return Err(Failure::new(exit::USAGE, format!("{alone}: start it in an engine of its own (--own)")));
+    }
     let chosen = Chosen::find(&Hierarchy::find()?, &spec)?;
     let processes = chosen.processes();
     let mut allowed = safety::check_for(&chosen, &processes, &spec, &process::lineage_of(caller))?;

@@ -1,7 +1,7 @@
 //! `kchaos inject`: faults for a cgroup that exists.
 
 use super::{
-    Common, detach,
+    Common, console, detach,
     events::Events,
     exit,
     failure::Failure,
@@ -32,7 +32,7 @@ pub struct Inject {
     #[arg(long, hide = true, conflicts_with = "detach")]
     detached: bool,
 
-    /// Use an engine of its own, also where one hosts runs on this machine (kchaos engine)
+    /// Use an engine of its own, also where one hosts runs on this machine (kchaos engine) and could host this one
     #[arg(long)]
     own: bool,
 
@@ -60,14 +60,9 @@ impl Inject {
         Ok(Spec { targets, select, select_seed, ..self.faults.spec(Some(&self.duration))? })
     }
 
-    /// Refuses what an engine does for runs of its own alone.
-    pub(super) fn check_shareable(&self) -> Result<(), Failure> {
-        if self.events.are_asked_for() {
-            let message = "--events: the engine of this machine records none for the runs that it hosts: start the run in \
-                           an engine of its own (--own)";
-            return Err(Failure::new(exit::USAGE, message));
-        }
-        Ok(())
+    /// What is asked for that an engine does for a run of its own alone, if there is something.
+    pub(super) fn alone(&self) -> Option<&'static str> {
+        self.events.are_asked_for().then_some("single events (--events) are recorded for one run")
     }
 
     /// Whether it goes on without who has started it.
@@ -99,11 +94,17 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
     let watch =
         Watch { with_bystander: arguments.bystander, events: &arguments.events, verbose: common.verbose };
     run::warn_of_devices(&plan, &processes)?;
-    if !arguments.own
-        && let Some(host) = join::find()
-    {
-        arguments.check_shareable()?;
-        return join::run(host, words, arguments.detached, common.json.is_some(), sink);
+    let host = if arguments.own { None } else { join::find() };
+    match (host, arguments.alone().or_else(|| plan.alone())) {
+        (Some(host), None) => {
+            return join::run(host, words, arguments.detached, common.json.is_some(), sink);
+        }
+        (Some(host), Some(alone)) => {
+            let pid = host.pid;
+            let told = format!("kchaos: an engine of its own, beside that of process {pid}: {alone}\n");
+            console::tell(sink, &told, false);
+        }
+        (None, _) => {}
     }
     session::block_on(async {
         let mut session = Session::open(&plan, &chosen, false, watch, sink)?;

@@ -106,7 +106,7 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
                 "warnings": warnings,
                 "foreign_sockets": escapes.foreign,
                 "bypasses": escapes.bypasses,
-                "engine": engine.as_ref().map(|host| host.pid),
+                "engine": engine.as_ref().filter(|_| plan.alone().is_none()).map(|host| host.pid),
                 "schedule": experiment.iter().flat_map(|experiment| experiment.courses()).collect::<Vec<_>>(),
                 "timetable": experiment.as_ref().and_then(timetable),
                 "steady_state": experiment.iter().flat_map(|experiment| experiment.promises()).collect::<Vec<_>>(),
@@ -124,9 +124,14 @@ pub fn run(arguments: &Plan, json: bool) -> Result<u8, Failure> {
         }
         if let Some(host) = &engine {
             let pid = host.pid;
-            console::out(format_args!(
-                "Engine: inject joins that of process {pid}, or has its own with --own"
-            ));
+            match plan.alone() {
+                None => console::out(format_args!(
+                    "Engine: inject joins that of process {pid}, or has its own with --own"
+                )),
+                Some(alone) => console::out(format_args!(
+                    "Engine: one of its own, beside that of process {pid}: {alone}"
+                )),
+            }
         }
         if let Some(experiment) = &experiment {
             console::out_text(&(experiment.explain() + &plan::watch::explain(&watched)));

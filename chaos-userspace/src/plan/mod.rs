@@ -1,6 +1,7 @@
 //! A spec resolved on this host: legal, bounded, with the mechanism chosen per fault. The only thing that can be
 //! encoded and injected.
 
+mod alone;
 pub mod change;
 pub mod devices;
 pub mod explain;

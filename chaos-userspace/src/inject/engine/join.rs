@@ -57,21 +57,11 @@ impl Engine {
         if placement.await_exec {
             return Err(unshareable("a command that is started by its run cannot be joined to others"));
         }
-        if !placement.plan.trees.is_empty() {
-            return Err(unshareable("programs that ask for the process (--pid-only) serve one run"));
-        }
-        let mechanisms = || placement.plan.rules.iter().flat_map(|rule| &rule.mechanisms);
-        for mechanism in mechanisms() {
-            let what = match mechanism {
-                Mechanism::Line => "delay lines lead into namespaces of one run",
-                Mechanism::Arrival => "delays of arriving packets are for one run",
-                Mechanism::Sleep { .. } => "the sleeper that holds calls back serves one run",
-                Mechanism::Notification => "the receiver of seccomp notifications serves one run",
-                _ => continue,
-            };
+        if let Some(what) = placement.plan.alone() {
             return Err(unshareable(what));
         }
-        if !mechanisms().any(|mechanism| *mechanism == Mechanism::CgroupSkb) {
+        let mut mechanisms = placement.plan.rules.iter().flat_map(|rule| &rule.mechanisms);
+        if !mechanisms.any(|mechanism| *mechanism == Mechanism::CgroupSkb) {
             return Ok(());
         }
         let paths: Vec<_> = placement.cgroups.iter().map(|cgroup| cgroup.path().to_path_buf()).collect();
