@@ -1,5 +1,6 @@
 //! What kchaos needs to do its work, and where it must not have it from.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt;
@@ -9,14 +10,19 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Context as _, Result, ensure};
 use chaos_userspace::host::privilege::NEEDED;
+use chaos_userspace::inject::engine::Engine;
+use chaos_userspace::spec::{Fault, network};
 use integration_tests::capability::file_errors_missing;
 use integration_tests::cgroup::TestCgroup;
+use integration_tests::engine_scene::{Scene, fault, place, planned_of, target};
 use integration_tests::kchaos::{Kchaos, binary};
 use integration_tests::kernel_objects::KernelObjects;
+use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::wait_until;
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::tasks::read_tasks;
+use serde_json::json;
 
 /// All of [`NEEDED`], a bit each.
 fn needed() -> u64 {
@@ -65,6 +71,64 @@ fn the_capabilities_that_are_asked_for_suffice_and_each_is_needed() -> Result<()
         running.interrupt()?.expect_status(130)?;
     }
     KernelObjects::now()?.since(&objects).wait_gone().map(drop)
+}
+
+/// Leaves this thread these capabilities (a bit each), of those that it has.
+fn keep(capabilities: u64) -> Result<()> {
+    // struct __user_cap_header_struct and two of struct __user_cap_data_struct (include/uapi/linux/capability.h).
+    let header = [0x2008_0522u32, 0];
+    let (low, high) = (capabilities as u32, (capabilities >> 32) as u32);
+    let data = [low, low, 0, high, high, 0];
+    // SAFETY: both are as long as the kernel reads.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
+    ensure!(result == 0, "capset: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// Whether the engine inflicts `faults` on `cgroup` with these capabilities, and why not. What is loaded goes with it.
+fn inflicts(scene: &Scene, cgroup: &Path, fault: &Fault, capabilities: u64) -> Result<(), String> {
+    let attempt = || -> Result<()> {
+        keep(capabilities)?;
+        let plan = planned_of(vec![fault.clone()], None)?;
+        let target = target(cgroup)?;
+        let engine = Engine::open(&[place(&plan, &target)], scene.options())?;
+        engine.arm(0);
+        let closed = engine.close();
+        ensure!(closed.problems.is_empty(), "{:?}", closed.problems);
+        Ok(())
+    };
+    // Capabilities are a thread's.
+    let end = std::thread::scope(|scope| scope.spawn(attempt).join());
+    end.map_err(|_| "panicked".to_owned())?.map_err(|error| format!("{error:#}"))
+}
+
+/// What this kernel itself refuses without each of the capabilities, beyond kchaos' own check.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_the_kernel_refuses_without_each_capability() -> Result<()> {
+    let scene = Scene::new()?;
+    let (talker, caller) = (scene.cgroup.child("talker")?, scene.cgroup.child("caller")?);
+    let _talking = scene.victim(&talker, 7502)?;
+    let loss = fault(network::Effect::Loss, "50%", network::Match::default(), false)?;
+    let mut faults = vec![("packets", talker.path(), Fault::Network(Box::new(loss)))];
+    if file_errors_missing()?.is_none() {
+        faults.push(("calls", caller.path(), Fault::Syscall(Box::new("openat=EIO@100%".parse()?))));
+    }
+    for (what, cgroup, fault) in &faults {
+        inflicts(&scene, cgroup, fault, needed()).map_err(|error| anyhow::anyhow!("{what}: {error}"))?;
+    }
+    for (name, bit, _) in NEEDED {
+        let without = needed() & !(1 << bit);
+        let refused: BTreeMap<_, _> = faults
+            .iter()
+            .filter_map(|(what, cgroup, fault)| {
+                Some((*what, inflicts(&scene, cgroup, fault, without).err()?))
+            })
+            .collect();
+        measure("capability", json!({"capability": name, "refused_without": refused}));
+        ensure!(!refused.is_empty(), "this kernel needs no {name}, for which kchaos asks");
+    }
+    KernelObjects::now()?.since(&scene.objects).wait_gone().map(drop)
 }
 
 /// `struct vfs_cap_data` of revision 2 (include/uapi/linux/capability.h): these are permitted and effective.
