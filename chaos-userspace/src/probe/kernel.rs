@@ -141,6 +141,27 @@ fn without(part: Part, error: &io::Error) -> Unable {
     }
 }
 
+/// The functions of system calls in the text of /proc/kallsyms, without what stands in for calls that the kernel was configured
+/// without: weak symbols (`COND_SYSCALL`, kernel/sys_ni.c), and other names of a `sys_ni_` function, as those of
+/// kernel/time/posix-stubs.c, to which nothing can be attached that overrides.
+fn call_functions(kallsyms: &str) -> HashSet<String> {
+    let (mut functions, mut absent) = (vec![], HashSet::new());
+    for line in kallsyms.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
+        let is_known = || address.bytes().any(|digit| digit != b'0');
+        if name.contains("sys_ni_") && is_known() {
+            absent.insert(address);
+        } else if name.starts_with("__") && name.contains("_sys_") && !kind.eq_ignore_ascii_case("w") {
+            functions.push((address, name));
+        }
+    }
+    functions.retain(|(address, _)| !absent.contains(address));
+    functions.into_iter().map(|(_, name)| name.to_owned()).collect()
+}
+
 impl Kernel {
     /// The kernel's type information.
     pub(super) fn types(&self) -> Result<&KernelTypes, Unable> {
@@ -154,15 +175,9 @@ impl Kernel {
 
     /// Whether the kernel has a system call function of this name.
     fn has_symbol(&self, name: &str) -> bool {
-        let symbols = self.symbols.get_or_init(|| {
-            let all = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-            // Weak ones (W) stand in for calls that the kernel was configured without (COND_SYSCALL, kernel/sys_ni.c).
-            let names = all.lines().filter_map(|line| {
-                let mut words = line.split_ascii_whitespace().skip(1);
-                words.next().filter(|kind| !kind.eq_ignore_ascii_case("w")).and_then(|_| words.next())
-            });
-            names.filter(|name| name.starts_with("__") && name.contains("_sys_")).map(str::to_owned).collect()
-        });
+        let symbols = self
+            .symbols
+            .get_or_init(|| call_functions(&fs::read_to_string("/proc/kallsyms").unwrap_or_default()));
         symbols.contains(name)
     }
 
@@ -425,6 +440,22 @@ mod tests {
 
     fn error(errno: i32) -> io::Error {
         io::Error::from_raw_os_error(errno)
+    }
+
+    #[test]
+    fn calls_that_the_kernel_was_configured_without_have_no_function() {
+        let kallsyms = "ffffffff81001000 T __x64_sys_openat\nffffffff81002000 W __x64_sys_kcmp\n\
+             ffffffff81003000 t __ia32_compat_sys_getitimer\nffffffff81003000 T sys_ni_posix_timers\n\
+             ffffffff81004000 t do_sys_poll\nffffffff81005000 T __ia32_compat_sys_openat\t[module]\n";
+        let names = |text| {
+            let mut names: Vec<_> = call_functions(text).into_iter().collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(kallsyms), ["__ia32_compat_sys_openat", "__x64_sys_openat"]);
+        // Without CAP_SYSLOG all addresses are zero.
+        let hidden = "0000000000000000 T __x64_sys_openat\n0000000000000000 T sys_ni_posix_timers\n";
+        assert_eq!(names(hidden), ["__x64_sys_openat"]);
     }
 
     #[test]
