@@ -32,11 +32,6 @@ pub fn bystander_calls() -> u64 {
     if full() { 250_000 } else { 1_000 }
 }
 
-/// How often an owner is killed in a soak, if this is one.
-pub fn kills() -> Option<usize> {
-    full().then_some(200)
-}
-
 /// Bytes of one TCP transfer.
 pub fn tcp_bytes() -> u64 {
     if full() { 32 << 20 } else { 4 << 20 }
