@@ -1,5 +1,6 @@
 //! Starting a process in its place: cgroup, network namespace, user, and a system without BTF if a test asks for it.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -25,6 +26,7 @@ pub struct Place {
     nobody: bool,
     without_btf: bool,
     capabilities: Option<u64>,
+    without_journal: bool,
 }
 
 impl Place {
@@ -58,6 +60,12 @@ impl Place {
         self
     }
 
+    /// Gives the process a file system without room where journals are written.
+    pub fn without_room_for_journals(mut self) -> Self {
+        self.without_journal = true;
+        self
+    }
+
     /// Makes the command start in this place.
     pub fn apply(&self, command: &mut Command) -> Result<()> {
         let open = |path: &PathBuf, write: bool| -> Result<File> {
@@ -67,6 +75,10 @@ impl Place {
         let cgroup = self.cgroup.as_ref().map(|path| open(path, true)).transpose()?;
         let netns = self.netns.as_ref().map(|path| open(path, false)).transpose()?;
         let (nobody, without_btf, capabilities) = (self.nobody, self.without_btf, self.capabilities);
+        let without_journal = self.without_journal;
+        if without_journal {
+            std::fs::create_dir_all("/run/kchaos")?;
+        }
         // SAFETY: the closure makes system calls only, allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(move || {
@@ -83,7 +95,16 @@ impl Place {
                     succeeded(libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET))?;
                 }
                 if without_btf {
-                    hide_btf()?;
+                    cover(c"/sys/kernel/btf", c"")?;
+                }
+                if without_journal {
+                    cover(c"/run/kchaos", c"size=4k,mode=700")?;
+                    let page = [0u8; 4096];
+                    let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_CLOEXEC;
+                    let file = libc::open(c"/run/kchaos/full".as_ptr(), flags, 0o600);
+                    succeeded(file)?;
+                    succeeded(libc::write(file, page.as_ptr().cast(), page.len()) as i32)?;
+                    succeeded(libc::close(file))?;
                 }
                 // What root gets by exec is bounded by it (capabilities(7)).
                 for capability in (0..64).filter(|bit| capabilities.is_some_and(|own| own >> bit & 1 == 0)) {
@@ -107,20 +128,20 @@ fn succeeded(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Covers /sys/kernel/btf in a mount namespace of this process.
+/// Covers a directory by an empty file system, in a mount namespace of this process.
 ///
 /// # Safety
 ///
 /// Only for a child between fork and exec: system calls only.
-unsafe fn hide_btf() -> io::Result<()> {
+unsafe fn cover(directory: &CStr, options: &CStr) -> io::Result<()> {
     let none = std::ptr::null();
     let private = libc::MS_REC | libc::MS_PRIVATE;
     // SAFETY: constant null-terminated strings.
     unsafe {
         succeeded(libc::unshare(libc::CLONE_NEWNS))?;
         succeeded(libc::mount(none, c"/".as_ptr(), none, private, none.cast()))?;
-        let covered = c"/sys/kernel/btf".as_ptr();
-        succeeded(libc::mount(c"tmpfs".as_ptr(), covered, c"tmpfs".as_ptr(), 0, none.cast()))
+        let (directory, options) = (directory.as_ptr(), options.as_ptr().cast());
+        succeeded(libc::mount(c"tmpfs".as_ptr(), directory, c"tmpfs".as_ptr(), 0, options))
     }
 }
 

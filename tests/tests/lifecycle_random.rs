@@ -1,7 +1,8 @@
 //! Random lives of runs and targets: whatever happens in whatever order, what is in the kernel becomes what the live runs
 //! own, and in the end nothing. `KCHAOS_SEED` repeats one.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
@@ -50,10 +51,15 @@ enum Step {
     NamespaceVanishes,
     DeviceAppears,
     DeviceVanishes,
+    /// A start where the journal does not fit.
+    JournalFull,
+    /// The kernel kills the owner for want of memory.
+    MemoryLimit,
 }
 
 impl Step {
-    const ALL: [Self; 13] = [
+    /// The first of them are those of the life that small samples lead.
+    const ALL: [Self; 15] = [
         Self::Start,
         Self::StartOnTheSame,
         Self::RunOut,
@@ -67,7 +73,10 @@ impl Step {
         Self::NamespaceVanishes,
         Self::DeviceAppears,
         Self::DeviceVanishes,
+        Self::JournalFull,
+        Self::MemoryLimit,
     ];
+    const SMALL: usize = 13;
 }
 
 /// A run that lives.
@@ -79,6 +88,8 @@ struct Run {
 /// A cgroup with a process in a network namespace, all of which may go.
 struct Target {
     place: Cgroup,
+    /// Where its owners live.
+    owners: Cgroup,
     cgroup: Option<Cgroup>,
     netns: Option<NetNs>,
     /// What was in the namespace without a run.
@@ -90,9 +101,10 @@ struct Target {
 }
 
 impl Target {
-    fn new(place: Cgroup, port: u16) -> Result<Self> {
+    fn new(place: Cgroup, owners: Cgroup, port: u16) -> Result<Self> {
         let mut target = Self {
             place,
+            owners,
             cgroup: None,
             netns: None,
             furniture: String::new(),
@@ -109,7 +121,8 @@ impl Target {
     fn allows(&self, step: Step) -> bool {
         let (lives, runs) = (self.victim.is_some(), self.run.is_some());
         match step {
-            Step::Start | Step::RunOut => lives && !runs,
+            Step::Start | Step::RunOut | Step::JournalFull => lives && !runs,
+            Step::MemoryLimit => runs && self.memory_max().exists(),
             Step::StartOnTheSame => lives && runs,
             Step::Stop | Step::Kill | Step::KillPaused => runs,
             // Who can feel it must be of the cgroup and the namespace that the run was started for.
@@ -120,6 +133,11 @@ impl Target {
             Step::DeviceAppears => lives && !self.has_device,
             Step::DeviceVanishes => lives && self.has_device,
         }
+    }
+
+    /// The limit of its owners' memory, if that can be limited here.
+    fn memory_max(&self) -> PathBuf {
+        self.owners.path().join("memory.max")
     }
 
     /// Makes what is missing.
@@ -156,7 +174,8 @@ impl Target {
 
     fn inject(&self, place: &Place, words: &str) -> Result<Kchaos> {
         let path = self.cgroup.as_ref().context("a target without a cgroup")?.path().display().to_string();
-        Ok(Kchaos::new(&format!("inject --json --cgroup {path} {FAULT} {words}")).at(place))
+        let place = place.clone().in_cgroup(&self.owners);
+        Ok(Kchaos::new(&format!("inject --json --cgroup {path} {FAULT} {words}")).at(&place))
     }
 
     /// The victim, if there is one, feels the fault.
@@ -199,18 +218,32 @@ impl World {
         let cgroup = TestCgroup::new()?;
         // The owners live where no packet goes, so that no namespace lives by them.
         let home = NetNs::new()?;
-        let place = cgroup.runner()?.in_netns(&home);
+        let place = Place::default().in_netns(&home);
+        let owners = cgroup.child("owners")?;
+        // The controllers of a machine with others are not ours to enable.
+        if !on_host() {
+            let root = cgroup.root().path().parent().context("no root")?;
+            for above in [root, cgroup.root().path(), owners.path()] {
+                let control =
+                    std::fs::OpenOptions::new().write(true).open(above.join("cgroup.subtree_control"))?;
+                // A kernel without the controller has no limit to run into.
+                let _absent = (&control).write_all(b"+memory");
+            }
+        }
         let before = KernelObjects::now()?;
         let targets = (0..TARGETS)
-            .map(|number| Target::new(cgroup.child(&format!("slice-{number}"))?, 7401 + number as u16))
+            .map(|number| {
+                let name = format!("slice-{number}");
+                Target::new(cgroup.child(&name)?, owners.child(&name)?, 7401 + number as u16)
+            })
             .collect::<Result<_>>()?;
         let (ended, ended_runs) = (KernelObjects::default(), vec![]);
         Ok(Self { _cgroup: cgroup, place, _home: home, targets, before, ended, ended_runs })
     }
 
     /// What could happen next.
-    fn possible(&self) -> Vec<(usize, Step)> {
-        let all = (0..self.targets.len()).flat_map(|target| Step::ALL.map(|step| (target, step)));
+    fn possible(&self, steps: &[Step]) -> Vec<(usize, Step)> {
+        let all = (0..self.targets.len()).flat_map(|target| steps.iter().map(move |step| (target, *step)));
         all.filter(|(target, step)| self.targets[*target].allows(*step)).collect()
     }
 
@@ -265,6 +298,22 @@ impl World {
                 self.targets[number].check_free()?;
                 run.owner.signal(Signal::SIGKILL)?;
                 run.owner.process.wait()?;
+                self.targets[number].check_free()?;
+            }
+            Step::JournalFull => {
+                let place = self.place.clone().without_room_for_journals();
+                let refused = target.inject(&place, "--duration 900s")?.run()?;
+                let message = refused.expect_status(1)?.error()?.message;
+                ensure!(message.contains("/run/kchaos") && message.contains("make room"), "{message}");
+                target.check_free()?;
+            }
+            Step::MemoryLimit => {
+                let limit = target.memory_max();
+                let mut run = self.end(number)?;
+                // Less than an owner has, more than its guardian: of those in the cgroup the largest is killed.
+                std::fs::write(&limit, "1500K")?;
+                run.owner.process.wait()?;
+                std::fs::write(&limit, "max")?;
                 self.targets[number].check_free()?;
             }
             Step::VictimDies => target.kill_victim()?,
@@ -392,13 +441,14 @@ fn seed() -> Result<u64> {
     }
 }
 
-fn live(seed: u64, steps: usize, history: &mut Vec<String>) -> Result<Duration> {
+/// So many of these steps, and then what ends all runs.
+fn live(seed: u64, kinds: &[Step], steps: usize, history: &mut Vec<String>) -> Result<Duration> {
     let mut dice = Dice(seed);
     let mut world = World::new()?;
     let mut slowest = Duration::ZERO;
     let ends = [Step::Stop, Step::Kill, Step::KillPaused];
     for number in 0.. {
-        let mut possible = world.possible();
+        let mut possible = world.possible(kinds);
         if number >= steps {
             possible.retain(|(_, step)| ends.contains(step));
         }
@@ -421,12 +471,29 @@ fn live(seed: u64, steps: usize, history: &mut Vec<String>) -> Result<Duration> 
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn whatever_happens_only_what_live_runs_own_is_left() -> Result<()> {
     let (seed, steps) = (seed()?, if full() { 500 } else { 20 });
+    let kinds = if seed == KNOWN { &Step::ALL[..Step::SMALL] } else { &Step::ALL[..] };
     let mut history = vec![];
-    let slowest = live(seed, steps, &mut history)
+    let slowest = live(seed, kinds, steps, &mut history)
         .with_context(|| format!("KCHAOS_SEED={seed}, after {}", history.join(", ")))?;
     measure(
         "random_life",
         json!({"seed": seed, "steps": history.len(), "slowest_ms": slowest.as_secs_f64() * 1e3}),
     );
+    Ok(())
+}
+
+/// What an owner may lack, one after another.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn owners_without_room_or_memory_leave_nothing() -> Result<()> {
+    let mut world = World::new()?;
+    for step in [Step::JournalFull, Step::Start, Step::MemoryLimit, Step::Start, Step::Stop] {
+        if world.targets[0].allows(step) {
+            world.act(0, step).with_context(|| format!("{step:?}"))?;
+            world.settle().with_context(|| format!("{step:?}"))?;
+        } else {
+            ensure!(on_host(), "{step:?} is not possible");
+        }
+    }
     Ok(())
 }

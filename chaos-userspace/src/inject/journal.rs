@@ -72,6 +72,14 @@ pub struct Filter {
     pub made_qdisc: bool,
 }
 
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => ": make room there, some KiB are enough",
+        Some(libc::EROFS) => ": it has to be writable",
+        _ => "",
+    }
+}
+
 fn path_of(directory: &Path, run: &str) -> PathBuf {
     directory.join(format!("{run}.json"))
 }
@@ -89,10 +97,19 @@ impl Journal {
 
     /// Writes it, whole or not at all.
     pub fn write(&self) -> io::Result<()> {
-        make_directory()?;
-        let new = self.path().with_extension("new");
-        fs::write(&new, serde_json::to_vec(self)?)?;
-        fs::rename(new, self.path())
+        make_directory()
+            .and_then(|()| self.write_in(Path::new(DIRECTORY)))
+            .map_err(|error| io::Error::new(error.kind(), format!("{DIRECTORY}: {error}{}", remedy(&error))))
+    }
+
+    fn write_in(&self, directory: &Path) -> io::Result<()> {
+        let path = path_of(directory, &self.run);
+        let new = path.with_extension("new");
+        let written = fs::write(&new, serde_json::to_vec(self)?).and_then(|()| fs::rename(&new, path));
+        if written.is_err() {
+            let _never_made = fs::remove_file(&new);
+        }
+        written
     }
 
     /// Reads one.
@@ -196,6 +213,16 @@ mod tests {
         assert!(of("/a").shares_packets_with(&of("/a/b")).is_some());
         assert!(of("/a/b").shares_packets_with(&of("/a/bc")).is_none());
         assert!(of("/a").shares_packets_with(&Journal::default()).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal { run: "abc".into(), ..Journal::default() };
+        // In the way of the rename.
+        fs::create_dir_all(directory.path().join("abc.json/x")).unwrap();
+        assert!(journal.write_in(directory.path()).is_err());
+        assert!(!directory.path().join("abc.new").exists());
     }
 
     #[test]
