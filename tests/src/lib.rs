@@ -11,6 +11,7 @@ pub mod bursts;
 pub mod capability;
 pub mod cgroup;
 pub mod client;
+pub mod containerd;
 pub mod control;
 pub mod cri;
 pub mod device_kinds;

@@ -12,7 +12,7 @@ use tonic::{
     Code, Request, Status,
     client::Grpc,
     codegen::http::uri::PathAndQuery,
-    transport::{Channel, Endpoint},
+    transport::{self, Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
 
@@ -66,36 +66,53 @@ impl Runtime {
     }
 }
 
+/// A connection to a runtime.
+pub struct Client(Grpc<Channel>);
+
+impl Client {
+    /// Connects to the socket of this path. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// If nobody listens there, or does not speak HTTP/2.
+    pub async fn connect(socket: &str) -> Result<Self, transport::Error> {
+        let channel = Endpoint::from_shared(format!("unix://{socket}"))?.connect().await?;
+        Ok(Self(Grpc::new(channel).max_decoding_message_size(ANSWER_MAX)))
+    }
+
+    /// Asks by a method of `runtime.v1.RuntimeService`, which is named with its service, as a path.
+    ///
+    /// # Errors
+    /// The runtime's, or what became of the connection.
+    pub async fn call<Q, A>(&mut self, method: &'static str, question: Q) -> Result<A, Status>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        self.0.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
+        let codec = ProstCodec::<Q, A>::default();
+        let method = PathAndQuery::from_static(method);
+        Ok(self.0.unary(Request::new(question), method, codec).await?.into_inner())
+    }
+}
+
 /// Sandboxes first: a container without its sandbox is one that came in between.
 async fn list(socket: &str) -> Result<Said, String> {
-    let endpoint = Endpoint::from_shared(format!("unix://{socket}")).map_err(|error| chain(&error))?;
-    let channel = match endpoint.connect().await {
-        Ok(channel) => channel,
+    let mut client = match Client::connect(socket).await {
+        Ok(client) => client,
         Err(error) if cause(&error).is_some_and(is_absence) => return Ok(Said::Nothing),
         Err(error) => return Err(chain(&error)),
     };
-    let mut client = Grpc::new(channel).max_decoding_message_size(ANSWER_MAX);
     let sandboxes: Result<ListPodSandboxResponse, _> =
-        call(&mut client, "/runtime.v1.RuntimeService/ListPodSandbox", ListPodSandboxRequest {}).await;
+        client.call("/runtime.v1.RuntimeService/ListPodSandbox", ListPodSandboxRequest {}).await;
     let sandboxes = match sandboxes {
         Ok(list) => list.items,
         Err(status) if status.code() == Code::Unimplemented => return Ok(Said::OtherLanguage),
         Err(status) => return Err(told(&status)),
     };
     let containers: Result<ListContainersResponse, _> =
-        call(&mut client, "/runtime.v1.RuntimeService/ListContainers", ListContainersRequest {}).await;
+        client.call("/runtime.v1.RuntimeService/ListContainers", ListContainersRequest {}).await;
     let containers = containers.map_err(|status| told(&status))?.containers;
     Node::read(sandboxes, containers).map(Said::All)
-}
-
-async fn call<Q, A>(client: &mut Grpc<Channel>, method: &'static str, question: Q) -> Result<A, Status>
-where
-    Q: prost::Message + Send + Sync + 'static,
-    A: prost::Message + Default + Send + Sync + 'static,
-{
-    client.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
-    let codec = ProstCodec::<Q, A>::default();
-    Ok(client.unary(Request::new(question), PathAndQuery::from_static(method), codec).await?.into_inner())
 }
 
 /// The error of the system behind one of the library.

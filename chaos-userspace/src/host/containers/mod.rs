@@ -2,7 +2,7 @@
 
 mod api;
 mod conmon;
-mod cri;
+pub mod cri;
 pub mod messages;
 mod node;
 mod unix_http;
