@@ -12,9 +12,10 @@ pub fn packets() -> u64 {
     if full() { 100_000 } else { 3_000 }
 }
 
-/// Datagrams of a bystander, none of which may be hit.
-pub fn bystander_packets() -> u64 {
-    if full() { 1_000_000 } else { 3_000 }
+/// How many times a bystander sends as many datagrams, or makes as many calls, as a target: in a soak a million, none of
+/// which may be hit.
+pub fn bystander_turns() -> u64 {
+    if full() { 10 } else { 1 }
 }
 
 /// How a stream is sent whose delays are measured: a soak's last for half a minute each.
@@ -25,11 +26,6 @@ pub fn pace() -> &'static str {
 /// Calls of one task in a system call measurement.
 pub fn calls() -> u64 {
     if full() { 50_000 } else { 1_000 }
-}
-
-/// Calls of one of four tasks of a bystander, none of which may fail.
-pub fn bystander_calls() -> u64 {
-    if full() { 250_000 } else { 1_000 }
 }
 
 /// Bytes of one TCP transfer.

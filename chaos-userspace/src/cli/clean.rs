@@ -3,7 +3,7 @@
 use super::{console, exit, failure::Failure, run};
 use crate::{
     host::cgroup::{self, Hierarchy},
-    inject::journal::Journal,
+    inject::journal::{self, Journal},
     runs,
 };
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub fn run(json: bool) -> Result<u8, Failure> {
         }
     }
     removed.extend(runs::sweep().into_iter().map(|run| format!("socket of run {run}")));
+    let unfinished = runs::sweep_unfinished(Path::new(journal::DIRECTORY));
+    removed.extend(unfinished.into_iter().map(|file| format!("unfinished file {}", file.display())));
     // Cgroups of runs that never got as far as a journal.
     if let Ok(hierarchy) = Hierarchy::find() {
         for path in hierarchy.fresh() {

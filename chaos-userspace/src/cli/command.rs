@@ -4,7 +4,7 @@
 //! kernel/cgroup/cgroup.c); one that is made there (`CLONE_INTO_CGROUP`, 5.7) waits for nothing.
 
 use crate::{
-    host::{cgroup::Cgroup, process},
+    host::{cgroup::Cgroup, kernel, process},
     inject::seccomp::{Filter, Handover},
 };
 use nix::{
@@ -240,9 +240,12 @@ unsafe fn become_program(
     mask: &SigSet,
     gate: Option<(&Filter, &Handover)>,
 ) -> io::Error {
-    // SAFETY: system calls, then what the caller promises. The standard library ignores SIGPIPE, which is inherited.
+    kernel::restore_descriptors();
+    // SAFETY: system calls, then what the caller promises. What is ignored is inherited: the standard library ignores SIGPIPE,
+    // `cli::main` SIGXFSZ.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
         libc::sigprocmask(libc::SIG_SETMASK, mask.as_ref(), std::ptr::null_mut());
         if let Some((filter, handover)) = gate
             && let Err(error) = filter.install(handover)

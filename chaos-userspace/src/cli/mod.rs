@@ -44,6 +44,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand};
 use failure::Failure;
+use nix::sys::signal::{SigHandler, Signal};
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _},
@@ -147,6 +148,9 @@ pub fn main() -> ExitCode {
         ));
         return ExitCode::from(exit::REFUSED);
     }
+    // A file that may not grow any more (ulimit -f) is an error to be told, not the end of an owner.
+    // SAFETY: ignoring a signal runs no code.
+    let _impossible = unsafe { nix::sys::signal::signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,

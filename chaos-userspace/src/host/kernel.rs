@@ -1,6 +1,7 @@
 //! Facts the kernel states about itself in files. What it can do is tried instead (see [`crate::probe`]).
 
-use std::{collections::HashSet, fs, path::Path};
+use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+use std::{collections::HashSet, fs, path::Path, sync::OnceLock};
 
 /// Where the kernel's type information lies.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -80,14 +81,25 @@ const DESCRIPTORS_BASE: u64 = 1024;
 /// Descriptors per target: its directory, and links to its hooks, each twice while it is moved.
 const DESCRIPTORS_PER_TARGET: u64 = 6;
 
+/// How many descriptors this process was allowed when it was started, softly and at most.
+static DESCRIPTORS_AT_START: OnceLock<(u64, u64)> = OnceLock::new();
+
 /// Lets this process have as many descriptors as so many targets take. Where it may not, opening them fails with its own
 /// reason.
 pub fn allow_descriptors(targets: usize) {
-    use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
     let wanted = DESCRIPTORS_BASE + DESCRIPTORS_PER_TARGET * targets as u64;
     let Ok((soft, hard)) = getrlimit(RLIMIT_NOFILE) else { return };
+    let _kept = DESCRIPTORS_AT_START.set((soft, hard));
     if soft < wanted && setrlimit(RLIMIT_NOFILE, wanted, hard.max(wanted)).is_err() {
         let _ = setrlimit(RLIMIT_NOFILE, wanted.min(hard), hard);
+    }
+}
+
+/// Takes back what [`allow_descriptors`] has allowed, for a program that takes this process's place. Makes a system call and
+/// nothing else.
+pub fn restore_descriptors() {
+    if let Some((soft, hard)) = DESCRIPTORS_AT_START.get() {
+        let _unchanged = setrlimit(RLIMIT_NOFILE, *soft, *hard);
     }
 }
 

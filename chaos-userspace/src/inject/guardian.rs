@@ -4,7 +4,12 @@
 //! closed, and every link among them costs a grace period. It waits for the end of a pipe whose write end is the
 //! owner's highest descriptor, which the kernel closes first.
 
-use super::{attendant, continuer, control::ControlPage, journal::Journal, link::duplicate_from};
+use super::{
+    attendant, continuer,
+    control::ControlPage,
+    journal::{EXTENSION_UNFINISHED, Journal},
+    link::duplicate_from,
+};
 use crate::{host::cgroup, runs};
 use nix::{fcntl, sys::resource, unistd};
 use std::{
@@ -109,7 +114,9 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
             let _ = continuer::let_all_go(&page, stopped);
             drop(page);
             drop(control_map);
-            let _ = std::fs::remove_file(journal.with_extension(runs::EXTENSION));
+            for extension in [runs::EXTENSION, runs::EXTENSION_UNFINISHED, EXTENSION_UNFINISHED] {
+                let _ = std::fs::remove_file(journal.with_extension(extension));
+            }
             finish(&journal, true);
         }
     }

@@ -14,6 +14,9 @@ use std::{
 /// Where journals lie; readable by root alone.
 pub const DIRECTORY: &str = "/run/kchaos";
 
+/// What a journal is called that is being written.
+pub const EXTENSION_UNFINISHED: &str = "new";
+
 /// Makes it if it is not there.
 pub fn make_directory() -> io::Result<()> {
     if Path::new(DIRECTORY).is_dir() {
@@ -104,7 +107,7 @@ impl Journal {
 
     fn write_in(&self, directory: &Path) -> io::Result<()> {
         let path = path_of(directory, &self.run);
-        let new = path.with_extension("new");
+        let new = path.with_extension(EXTENSION_UNFINISHED);
         let written = fs::write(&new, serde_json::to_vec(self)?).and_then(|()| fs::rename(&new, path));
         if written.is_err() {
             let _never_made = fs::remove_file(&new);

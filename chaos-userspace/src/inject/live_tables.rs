@@ -3,7 +3,7 @@
 
 use super::{
     bpf, grace,
-    map_gone::{ignore_gone, is_gone},
+    map_errors::{ignore_gone, is_gone},
     object::{Error, Maps, of},
 };
 use crate::encode::{EMPTY, Image};

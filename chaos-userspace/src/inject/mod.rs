@@ -18,7 +18,7 @@ pub mod lease;
 pub mod line;
 pub mod link;
 mod live_tables;
-mod map_gone;
+mod map_errors;
 mod match_tables;
 pub mod object;
 pub mod program;

@@ -1,6 +1,11 @@
 //! The embedded object file and its maps.
 
-use super::{bpf, engine::Recording, map_gone::ignore_gone, program};
+use super::{
+    bpf,
+    engine::Recording,
+    map_errors::{ignore_gone, told},
+    program,
+};
 use crate::encode::{EMPTY, Image};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::{EbpfSectionKind, Object};
@@ -37,7 +42,7 @@ pub enum Error {
     #[error(transparent)]
     Program(#[from] program::Error),
     /// The kernel refused a map.
-    #[error("making map {name}: {source}")]
+    #[error("making map {name}: {}", told(.source))]
     Make {
         /// Its name.
         name: String,
@@ -45,7 +50,7 @@ pub enum Error {
         source: MapError,
     },
     /// A map could not be written or read.
-    #[error("map {name}: {source}")]
+    #[error("map {name}: {}", told(.source))]
     Map {
         /// Its name.
         name: &'static str,

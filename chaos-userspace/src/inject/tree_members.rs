@@ -1,7 +1,7 @@
 //! Who is hit without the others of its cgroup, as the programs read it.
 
 use super::{
-    map_gone::ignore_gone,
+    map_errors::ignore_gone,
     object::{Error, Maps, of},
 };
 use aya::maps::{HashMap, MapError};

@@ -45,7 +45,7 @@ impl Server {
     pub fn listen(socket: PathBuf) -> io::Result<Self> {
         journal::make_directory()?;
         // Under another name until somebody listens: a socket without a listener is swept.
-        let new = socket.with_extension("new-sock");
+        let new = socket.with_extension(super::EXTENSION_UNFINISHED);
         let _ = fs::remove_file(&new);
         let listener = UnixListener::bind(&new)?;
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;

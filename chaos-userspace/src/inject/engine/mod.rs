@@ -270,6 +270,7 @@ impl Hosted {
 impl Engine {
     /// Loads and attaches everything for these runs. Nothing acts before a run is armed.
     pub fn open(placements: &[Placement<'_>], options: Options<'_>) -> Result<Self, Error> {
+        kernel::allow_descriptors(placements.iter().map(|placement| placement.cgroups.len()).sum());
         if let Some(name) = options.shared_as {
             return Self::open_shared(name, placements, options);
         }
