@@ -325,6 +325,27 @@ fn a_killed_owner_is_not_listed() -> Result<()> {
     scene.ground.check_clean()
 }
 
+/// Nobody waits for an owner that cannot answer; what it was asked is done when it goes on.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_stopped_owner_is_told_by_name_and_obeys_later() -> Result<()> {
+    let scene = Scene::new()?;
+    let (mut running, run) = scene.inject("--loss 30%")?;
+    running.signal(Signal::SIGSTOP)?;
+    let pid = running.pid().to_string();
+    for (words, status) in [(format!("status {run}"), 8), (format!("stop {run}"), 7)] {
+        let asked = ask(&words)?;
+        let is_told = asked.said.contains("is stopped") && asked.said.contains(&pid);
+        ensure!(asked.status == status && is_told, "{words}: {}: {}", asked.status, asked.said);
+    }
+    let listed = ask("list")?.fine()?;
+    let problem = listed.about(&run).context("the run is not listed")?.to_string();
+    ensure!(problem.contains("is stopped"), "{problem}");
+    running.signal(Signal::SIGCONT)?;
+    running.finish()?.expect_status(143)?;
+    scene.ground.check_clean()
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn runs_on_one_target_are_independent() -> Result<()> {

@@ -77,8 +77,10 @@ impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
         let code = match error {
             client::Error::Unknown(_) | client::Error::Ambiguous(..) => exit::USAGE,
-            client::Error::Ended(_) | client::Error::Silent(_) => exit::UNABLE,
-            client::Error::Io { .. } => exit::UNABLE,
+            client::Error::Ended(_)
+            | client::Error::Silent(_)
+            | client::Error::Stopped { .. }
+            | client::Error::Io { .. } => exit::UNABLE,
         };
         Self::new(code, error)
     }

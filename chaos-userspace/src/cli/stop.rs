@@ -40,10 +40,17 @@ pub fn stop_all(runs: Vec<Run>, json: bool) -> Result<u8, Failure> {
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
     });
     let mut worst = exit::DONE;
+    let mut problems = vec![];
     for result in results {
-        worst = worst.max(result?);
+        match result {
+            Ok(code) => worst = worst.max(code),
+            Err(failure) => {
+                worst = worst.max(failure.code);
+                problems.push(failure.message);
+            }
+        }
     }
-    Ok(worst)
+    if problems.is_empty() { Ok(worst) } else { Err(Failure::new(worst, problems.join("\n"))) }
 }
 
 /// How a run ended that was asked to.
@@ -67,6 +74,9 @@ pub fn end(run: Run) -> Result<Ended, Failure> {
         Ok(Answer::Stopped { code, outcome, summary }) => Ok(Ended::Told { code, outcome, summary }),
         Ok(other) => Err(unexpected(other)),
         Err(client::Error::Ended(_)) => Ok(Ended::ByItself),
+        Err(error @ client::Error::Stopped { .. }) => {
+            Err(Failure::new(exit::ROLLBACK_INCOMPLETE, error.to_string()))
+        }
         Err(error) => Err(error.into()),
     }
 }

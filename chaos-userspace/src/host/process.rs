@@ -80,6 +80,13 @@ pub fn start(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Whether a process is stopped, by a signal or a tracer.
+pub fn is_stopped(pid: i32) -> bool {
+    let stat = stat(pid);
+    let state = stat.as_deref().and_then(behind_name).and_then(|mut fields| fields.next());
+    matches!(state, Some("T" | "t"))
+}
+
 /// User and system time that a process has used (fields 14 and 15 of proc_pid_stat(5)).
 pub fn processor_time(pid: i32) -> Option<Duration> {
     let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;

@@ -5,13 +5,17 @@ use super::{
     message::{Answer, Request},
     sockets,
 };
+use crate::host::process;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+/// How often it is looked whether a silent owner is stopped.
+const LOOK: Duration = Duration::from_secs(2);
 /// A summary may be longer than what is asked.
 const ANSWER_MAX: u64 = 64 * MESSAGE_MAX as u64;
 
@@ -28,8 +32,19 @@ pub enum Error {
     #[error("run {0} ended before it answered")]
     Ended(String),
     /// It does not answer in time.
-    #[error("run {0} does not answer: its owner is stopped or busy")]
+    #[error("run {0} does not answer: its owner is busy")]
     Silent(String),
+    /// It cannot answer.
+    #[error(
+        "run {run} does not answer: its owner, process {owner}, is stopped. Its faults have ended with its lease, and act again \
+         when it goes on: kill -CONT {owner} lets it answer, kill -KILL {owner} has its guardian undo them"
+    )]
+    Stopped {
+        /// The run.
+        run: String,
+        /// Its owner.
+        owner: i32,
+    },
     /// Something of the operating system.
     #[error("asking the runs in {}: {source}{}", crate::inject::journal::DIRECTORY, remedy(.source))]
     Io {
@@ -77,11 +92,12 @@ pub fn find(id: &str) -> Result<Run, Error> {
 }
 
 impl Run {
-    /// Asks and waits for the answer, for as long as `limit` says.
+    /// Asks and waits for the answer, for as long as `limit` says, but not for an owner that is stopped.
     pub fn ask(mut self, request: &Request, limit: Option<Duration>) -> Result<Answer, Error> {
         let Self { id, stream } = &mut self;
-        stream.set_read_timeout(limit)?;
+        stream.set_read_timeout(Some(limit.map_or(LOOK, |limit| limit.min(LOOK))))?;
         stream.set_write_timeout(limit)?;
+        let owner = getsockopt(stream, PeerCredentials).map_or(0, |peer| peer.pid());
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
         let said = |error: io::Error| match error.kind() {
@@ -91,8 +107,19 @@ impl Run {
         };
         // A refusal is there before anything is asked.
         let written = stream.write_all(&line);
-        let mut answer = vec![];
-        BufReader::new(Read::take(&*stream, ANSWER_MAX)).read_until(b'\n', &mut answer).map_err(said)?;
+        let (begin, mut answer) = (Instant::now(), vec![]);
+        let mut reader = BufReader::new(Read::take(&*stream, ANSWER_MAX));
+        while let Err(error) = reader.read_until(b'\n', &mut answer) {
+            if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+                return Err(said(error));
+            }
+            if owner > 0 && process::is_stopped(owner) {
+                return Err(Error::Stopped { run: id.clone(), owner });
+            }
+            if limit.is_some_and(|limit| begin.elapsed() >= limit) {
+                return Err(Error::Silent(id.clone()));
+            }
+        }
         if answer.is_empty() {
             written.map_err(said)?;
             return Err(Error::Ended(id.clone()));
