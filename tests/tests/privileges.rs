@@ -1,18 +1,18 @@
 //! What kchaos needs to do its work, and where it must not have it from.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use chaos_userspace::host::privilege::NEEDED;
+use chaos_userspace::host::privilege::{NEEDED, Needed};
 use chaos_userspace::inject::engine::Engine;
 use chaos_userspace::spec::{Fault, network};
-use integration_tests::capability::file_errors_missing;
+use integration_tests::capability::{file_errors_missing, has_tcx};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::engine_scene::{Scene, fault, place, planned_of, target};
 use integration_tests::kchaos::{Kchaos, binary};
@@ -24,14 +24,15 @@ use integration_tests::spawn::{Place, Victim};
 use integration_tests::tasks::read_tasks;
 use serde_json::json;
 
-/// All of [`NEEDED`], a bit each.
-fn needed() -> u64 {
-    NEEDED.iter().fold(0, |all, (_, bit, _)| all | 1 << bit)
+/// [`NEEDED`], a bit each, or those of them that faults of calls need.
+fn needed(packets: bool) -> u64 {
+    NEEDED.iter().filter(|needed| packets || !needed.for_packets).fold(0, |all, needed| all | 1 << needed.bit)
 }
 
+/// With all of them faults are felt, and without any one of them a run is refused by its name.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn the_capabilities_that_are_asked_for_suffice_and_each_is_needed() -> Result<()> {
+fn the_capabilities_that_are_asked_for_suffice() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     // Of somebody with all capabilities, elsewhere.
     let netns = NetNs::new()?.with_clsact_where_needed()?;
@@ -40,19 +41,15 @@ fn the_capabilities_that_are_asked_for_suffice_and_each_is_needed() -> Result<()
     let objects = KernelObjects::now()?;
     let runner = cgroup.runner()?;
     let line = format!("inject --json --cgroup {} --loss 50% --duration 600s", talker.path().display());
-    for (name, bit, _) in NEEDED {
-        let without = runner.clone().with_capabilities(needed() & !(1 << bit));
+    for Needed { name, bit, .. } in NEEDED {
+        let without = runner.clone().with_capabilities(needed(true) & !(1 << bit));
         let finished = Kchaos::new(&line).at(&without).run()?;
         let message = finished.expect_status(8)?.error()?.message;
         ensure!(message.contains(name) && message.lines().count() == 1, "without {name}: {message:?}");
-        let others = NEEDED.iter().filter(|(other, ..)| *other != name);
-        ensure!(
-            !others.into_iter().any(|(other, ..)| message.contains(other)),
-            "without {name}: {message:?}"
-        );
+        let others = NEEDED.iter().filter(|other| other.name != name);
+        ensure!(!others.into_iter().any(|other| message.contains(other.name)), "without {name}: {message:?}");
     }
-    let runner = runner.with_capabilities(needed());
-    let mut running = Kchaos::new(&line).at(&runner).start()?;
+    let mut running = Kchaos::new(&line).at(&runner.clone().with_capabilities(needed(true))).start()?;
     running.armed()?;
     let lost = &talking.board.datagrams.lost;
     let before = lost.load(Acquire);
@@ -61,6 +58,7 @@ fn the_capabilities_that_are_asked_for_suffice_and_each_is_needed() -> Result<()
     if file_errors_missing()?.is_none() {
         let place = Place::default().in_cgroup(&caller);
         let calling = Victim::start(&place, "calls --call openat --wait --no-controls --pause-us 100")?;
+        let runner = runner.with_capabilities(needed(false));
         let faults = "--fail openat=EIO@100%";
         let mut running = Kchaos::inject(faults, caller.path()).at(&runner).start()?;
         running.armed()?;
@@ -85,14 +83,28 @@ fn keep(capabilities: u64) -> Result<()> {
     Ok(())
 }
 
-/// Whether the engine inflicts `faults` on `cgroup` with these capabilities, and why not. What is loaded goes with it.
-fn inflicts(scene: &Scene, cgroup: &Path, fault: &Fault, capabilities: u64) -> Result<(), String> {
+/// What a target feels within this time is felt.
+const FELT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether the engine makes `felt` grow with these capabilities, and why not. What is loaded goes with it.
+fn inflicts(
+    scene: &Scene,
+    cgroup: &Path,
+    fault: &Fault,
+    felt: &(dyn Fn() -> u64 + Sync),
+    capabilities: u64,
+) -> Result<(), String> {
     let attempt = || -> Result<()> {
         keep(capabilities)?;
         let plan = planned_of(vec![fault.clone()], None)?;
         let target = target(cgroup)?;
         let engine = Engine::open(&[place(&plan, &target)], scene.options())?;
         engine.arm(0);
+        let (begin, before) = (Instant::now(), felt());
+        while felt() < before + 10 && begin.elapsed() < FELT_WITHIN {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        ensure!(felt() >= before + 10, "armed, but nobody felt it");
         let closed = engine.close();
         ensure!(closed.problems.is_empty(), "{:?}", closed.problems);
         Ok(())
@@ -102,31 +114,60 @@ fn inflicts(scene: &Scene, cgroup: &Path, fault: &Fault, capabilities: u64) -> R
     end.map_err(|_| "panicked".to_owned())?.map_err(|error| format!("{error:#}"))
 }
 
-/// What this kernel itself refuses without each of the capabilities, beyond kchaos' own check.
+/// What this kernel itself refuses without some of the capabilities, beyond kchaos' own check: loss of packets in another network
+/// namespace, and failing calls.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn what_the_kernel_refuses_without_each_capability() -> Result<()> {
+fn the_kernel_asks_for_the_same_capabilities() -> Result<()> {
     let scene = Scene::new()?;
     let (talker, caller) = (scene.cgroup.child("talker")?, scene.cgroup.child("caller")?);
-    let _talking = scene.victim(&talker, 7502)?;
+    let talking = scene.victim(&talker, 7502)?;
+    let calling = Victim::start(
+        &Place::default().in_cgroup(&caller),
+        "calls --call openat --no-controls --pause-us 100",
+    )?;
     let loss = fault(network::Effect::Loss, "50%", network::Match::default(), false)?;
-    let mut faults = vec![("packets", talker.path(), Fault::Network(Box::new(loss)))];
+    let failure = Fault::Syscall(Box::new("openat=EIO@100%".parse()?));
+    let lost = || talking.board.datagrams.lost.load(Acquire);
+    let failed = || read_tasks(&calling.board).iter().map(|task| task.errno("EIO")).sum();
+    let packets = |capabilities| {
+        inflicts(&scene, talker.path(), &Fault::Network(Box::new(loss.clone())), &lost, capabilities)
+    };
+    let calls = |capabilities| inflicts(&scene, caller.path(), &failure, &failed, capabilities);
+    let bit = |name: &str| {
+        NEEDED.iter().filter(|needed| needed.name == name).map(|needed| 1 << needed.bit).sum::<u64>()
+    };
+    // CAP_BPF and CAP_PERFMON.
+    let programs = 1 << 39 | 1 << 38;
+    let all = needed(true);
+    for (without, capabilities, is_enough) in [
+        ("none", all, Some(true)),
+        (
+            "CAP_SYS_ADMIN, but with CAP_BPF and CAP_PERFMON",
+            all & !bit("CAP_SYS_ADMIN") | programs,
+            Some(false),
+        ),
+        ("CAP_SYS_PTRACE", all & !bit("CAP_SYS_PTRACE"), Some(false)),
+        // Filters below 6.6.
+        ("CAP_NET_ADMIN", all & !bit("CAP_NET_ADMIN"), Some(has_tcx())),
+    ] {
+        let result = packets(capabilities);
+        measure(
+            "capability",
+            json!({"fault": "packets", "without": without, "refused": result.as_ref().err()}),
+        );
+        ensure!(is_enough.is_none_or(|enough| result.is_ok() == enough), "without {without}: {result:?}");
+    }
     if file_errors_missing()?.is_none() {
-        faults.push(("calls", caller.path(), Fault::Syscall(Box::new("openat=EIO@100%".parse()?))));
-    }
-    for (what, cgroup, fault) in &faults {
-        inflicts(&scene, cgroup, fault, needed()).map_err(|error| anyhow::anyhow!("{what}: {error}"))?;
-    }
-    for (name, bit, _) in NEEDED {
-        let without = needed() & !(1 << bit);
-        let refused: BTreeMap<_, _> = faults
-            .iter()
-            .filter_map(|(what, cgroup, fault)| {
-                Some((*what, inflicts(&scene, cgroup, fault, without).err()?))
-            })
-            .collect();
-        measure("capability", json!({"capability": name, "refused_without": refused}));
-        ensure!(!refused.is_empty(), "this kernel needs no {name}, for which kchaos asks");
+        for (with, capabilities, is_enough) in [
+            ("CAP_SYS_ADMIN", needed(false), Some(true)),
+            ("CAP_BPF and CAP_PERFMON", programs, None),
+            ("nothing", 0, Some(false)),
+        ] {
+            let result = calls(capabilities);
+            measure("capability", json!({"fault": "calls", "with": with, "refused": result.as_ref().err()}));
+            ensure!(is_enough.is_none_or(|enough| result.is_ok() == enough), "with {with}: {result:?}");
+        }
     }
     KernelObjects::now()?.since(&scene.objects).wait_gone().map(drop)
 }
@@ -175,7 +216,7 @@ fn a_program_that_lends_its_rights_refuses_to_run() -> Result<()> {
         ensure!(status == Some(6) && said.contains("set-user-ID"), "{mode:o}: {status:?} {said}");
     }
     set_up(0o755)?;
-    set_file_capabilities(&copy, &file_capabilities(needed()))?;
+    set_file_capabilities(&copy, &file_capabilities(needed(true)))?;
     let (status, said) = as_nobody()?;
     ensure!(status == Some(6) && said.contains("ambient"), "with capabilities: {status:?} {said}");
     Ok(())

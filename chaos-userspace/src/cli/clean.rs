@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Runs the command.
 pub fn run(json: bool) -> Result<u8, Failure> {
-    run::check_privileges()?;
+    run::check_privileges(true)?;
     let (mut removed, mut left) = (vec![], vec![]);
     let mut in_use: Vec<PathBuf> = vec![];
     for journal in Journal::all() {

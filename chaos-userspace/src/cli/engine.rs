@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hosts runs until a signal arrives.
 pub fn run(common: &Common, sink: &mut Sink) -> Result<u8, Failure> {
-    run::check_privileges()?;
+    run::check_privileges(true)?;
     let socket = runs::socket_of_engine();
     if runs::connect(&socket).map_err(Failure::internal)?.is_some() {
         return Err(Failure::new(

@@ -50,7 +50,7 @@ pub struct Exec {
 /// Runs the command.
 pub fn run(arguments: &Exec, verbose: u8, sink: &mut Sink) -> Result<u8, Failure> {
     let spec = arguments.faults.spec(arguments.duration.as_deref())?;
-    run::check_privileges()?;
+    run::check_privileges(spec.has_packets())?;
     let plan = plan::make(&spec, &Kernel::default())?;
     run::warn_of_devices(&plan, &[])?;
     let hierarchy = Hierarchy::find()?;

@@ -14,7 +14,7 @@ pub struct Halt {
 
 /// Ends all runs and waits until they are undone; new ones are refused from here on.
 pub fn halt(arguments: &Halt, json: bool) -> Result<u8, Failure> {
-    run::check_privileges()?;
+    run::check_privileges(false)?;
     let failed = |error| Failure::new(exit::UNABLE, format!("{}: {error}", halt::path().display()));
     halt::halt(&arguments.reason).map_err(failed)?;
     if json {
@@ -28,7 +28,7 @@ pub fn halt(arguments: &Halt, json: bool) -> Result<u8, Failure> {
 
 /// Lets runs begin again.
 pub fn resume(json: bool) -> Result<u8, Failure> {
-    run::check_privileges()?;
+    run::check_privileges(false)?;
     let resumed = halt::resume()
         .map_err(|error| Failure::new(exit::UNABLE, format!("{}: {error}", halt::path().display())))?;
     if json {

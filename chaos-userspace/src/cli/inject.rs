@@ -85,7 +85,7 @@ pub fn run(arguments: &Inject, words: &[OsString], common: &Common, sink: &mut S
         return detach::start(words);
     }
     let spec = arguments.spec()?;
-    run::check_privileges()?;
+    run::check_privileges(spec.has_packets())?;
     let hierarchy = Hierarchy::find()?;
     let chosen = Chosen::find(&hierarchy, &spec)?;
     let processes = chosen.processes();

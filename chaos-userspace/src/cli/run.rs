@@ -20,9 +20,9 @@ use crate::{
 };
 use std::path::Path;
 
-/// Refuses early, with the capability that is missing.
-pub fn check_privileges() -> Result<(), Failure> {
-    let missing = privilege::missing();
+/// Refuses early, with the capability that is missing; those for faults of packets among them if there are such.
+pub fn check_privileges(packets: bool) -> Result<(), Failure> {
+    let missing = privilege::missing(packets);
     if missing.is_empty() {
         Ok(())
     } else {

@@ -45,6 +45,13 @@ pub struct Spec {
     pub mechanism: Option<syscall::Mechanism>,
 }
 
+impl Spec {
+    /// Whether packets are hit.
+    pub fn has_packets(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::Network(_)))
+    }
+}
+
 /// One thing to inflict.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {

@@ -47,7 +47,7 @@ pub struct Run {
 pub fn run(arguments: &Run, words: &[OsString], common: &Common, sink: &mut Sink) -> Result<u8, Failure> {
     let experiment = file::read(&arguments.file)?;
     let reports = Reports::open(&arguments.report)?;
-    run::check_privileges()?;
+    run::check_privileges(true)?;
     super::halt::check()?;
     let hierarchy = Hierarchy::find()?;
     let chosen = Chosen::find(&hierarchy, &experiment.spec)?;
