@@ -15,7 +15,7 @@ use crate::capability::on_host;
 use crate::kchaos::Kchaos;
 use crate::netns::NetNs;
 use crate::spawn::{Place, Victim};
-use crate::summary::Summary;
+use crate::summary::{Summary, with_its_lease};
 
 /// What both ends of a stream of datagrams counted.
 #[derive(Clone, Debug)]
@@ -123,6 +123,10 @@ pub struct Measured {
 }
 
 impl Measured {
+    fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
     /// Judges that loss of `probability` fell on every datagram exactly once, silently, and was counted as such.
     pub fn check_loss(&self, what: &str, probability: f64) -> Result<Interval> {
         self.traffic.check_silent().context(what.to_owned())?;
@@ -180,10 +184,12 @@ pub fn both_ends_in_target(
     n: u64,
     receiver: Option<&NetNs>,
 ) -> Result<Measured> {
-    let board = SharedBoard::create()?;
     let netns = receiver.map(|netns| format!("--recv-netns {}", netns.path().display())).unwrap_or_default();
     let arguments = format!("udp-pair --to {to} -n {n} --idle-ms {} {netns}", idle_ms());
-    finish(Kchaos::exec_victim(faults, &arguments, &board)?.at(place), &board)
+    with_its_lease(Measured::summary, || {
+        let board = SharedBoard::create()?;
+        finish(Kchaos::exec_victim(faults, &arguments, &board)?.at(place), &board)
+    })
 }
 
 /// The sender in the target, the receiver outside; `more` are further words of the sender.
@@ -195,32 +201,38 @@ pub fn sender_in_target(
     receiver: &Place,
     more: &str,
 ) -> Result<Measured> {
-    let board = Arc::new(SharedBoard::create()?);
-    let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
-    let mut outside = Victim::start_on(receiver, &listen, Arc::clone(&board))?;
-    outside.ready()?;
-    let sender = Kchaos::exec_victim(faults, &format!("udp-send --to {to} -n {n} {more}"), &board)?.at(place);
-    let finished = sender.run()?;
-    finished.expect_status(0)?;
-    let summary = finished.summary()?;
-    if let [rule] = &summary.rules[..]
-        && rule.fault == "loss"
-    {
-        // If that many did not get lost, the receiver waits in vain for as long as it does without knowing.
-        board.datagrams.known_lost.store(rule.injected.events, Release);
-    }
-    outside.finish(Role::Second)?;
-    Ok(Measured { traffic: Traffic::read(&board)?, summary })
+    with_its_lease(Measured::summary, || {
+        let board = Arc::new(SharedBoard::create()?);
+        let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
+        let mut outside = Victim::start_on(receiver, &listen, Arc::clone(&board))?;
+        outside.ready()?;
+        let sender =
+            Kchaos::exec_victim(faults, &format!("udp-send --to {to} -n {n} {more}"), &board)?.at(place);
+        let finished = sender.run()?;
+        finished.expect_status(0)?;
+        let summary = finished.summary()?;
+        if let [rule] = &summary.rules[..]
+            && rule.fault == "loss"
+        {
+            // If that many did not get lost, the receiver waits in vain for as long as it does without knowing.
+            board.datagrams.known_lost.store(rule.injected.events, Release);
+        }
+        outside.finish(Role::Second)?;
+        Ok(Measured { traffic: Traffic::read(&board)?, summary })
+    })
 }
 
 /// The receiver in the target, the sender outside.
 pub fn receiver_in_target(faults: &str, place: &Place, to: &str, n: u64, sender: &Place) -> Result<Measured> {
-    let board = Arc::new(SharedBoard::create()?);
-    let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
-    let running = Kchaos::exec_victim(faults, &listen, &board)?.at(place).start()?;
-    let mut outside = Victim::start_on(sender, &format!("udp-send --to {to} -n {n}"), Arc::clone(&board))?;
-    let finished = running.finish()?;
-    finished.expect_status(0)?;
-    outside.finish(Role::First)?;
-    Ok(Measured { traffic: Traffic::read(&board)?, summary: finished.summary()? })
+    with_its_lease(Measured::summary, || {
+        let board = Arc::new(SharedBoard::create()?);
+        let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
+        let running = Kchaos::exec_victim(faults, &listen, &board)?.at(place).start()?;
+        let mut outside =
+            Victim::start_on(sender, &format!("udp-send --to {to} -n {n}"), Arc::clone(&board))?;
+        let finished = running.finish()?;
+        finished.expect_status(0)?;
+        outside.finish(Role::First)?;
+        Ok(Measured { traffic: Traffic::read(&board)?, summary: finished.summary()? })
+    })
 }
