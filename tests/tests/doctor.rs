@@ -171,7 +171,7 @@ fn doctor_says_what_the_host_says_of_itself() -> Result<()> {
     let (rows_of_nobody, status) = rows(&Place::default().as_nobody())?;
     let privileges = row(&rows_of_nobody, "privileges")?;
     ensure!(
-        !privileges.works && privileges.why.contains("CAP_BPF") && status == 8,
+        !privileges.works && privileges.why.contains("CAP_SYS_ADMIN") && status == 8,
         "{status}: {privileges:?}"
     );
     Ok(())
