@@ -88,9 +88,16 @@ fn highest_number() -> io::Result<RawFd> {
     Ok(soft.clamp(16, 4096) as RawFd - 1)
 }
 
+/// Who runs out of memory first is the owner, not who undoes for it what it leaves: the OOM killer passes a process with this
+/// value (`oom_badness`, mm/oom_kill.c). Without CAP_SYS_RESOURCE it is a candidate like others, if a small one.
+fn outlive_want_of_memory() {
+    let _as_before = std::fs::write("/proc/self/oom_score_adj", "-1000");
+}
+
 /// The guardian's whole life. `journal` is the path of the journal; it is read when it is needed, so that it tells
 /// the latest.
 pub fn watch(journal: PathBuf) -> io::Result<()> {
+    outlive_want_of_memory();
     // SAFETY: the owner passes both maps, and this process has opened nothing.
     let [control_map, stopped] = unsafe { attendant::received() }?;
     let page = ControlPage::map(&control_map)?;
