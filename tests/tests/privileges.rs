@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use chaos_userspace::host::privilege::{NEEDED, Needed};
+use chaos_userspace::host::privilege::{INSTEAD, NEEDED, Needed};
 use chaos_userspace::inject::engine::Engine;
 use chaos_userspace::spec::{Fault, network};
 use integration_tests::capability::{file_errors_missing, has_tcx};
@@ -27,6 +27,11 @@ use serde_json::json;
 /// [`NEEDED`], a bit each, or those of them that faults of calls need.
 fn needed(packets: bool) -> u64 {
     NEEDED.iter().filter(|needed| packets || !needed.for_packets).fold(0, |all, needed| all | 1 << needed.bit)
+}
+
+/// What is enough for calls as well.
+fn instead() -> u64 {
+    INSTEAD.iter().fold(0, |all, bit| all | 1 << bit)
 }
 
 /// With all of them faults are felt, and without any one of them a run is refused by its name.
@@ -58,15 +63,17 @@ fn the_capabilities_that_are_asked_for_suffice() -> Result<()> {
     if file_errors_missing()?.is_none() {
         let place = Place::default().in_cgroup(&caller);
         let calling = Victim::start(&place, "calls --call openat --wait --no-controls --pause-us 100")?;
-        let runner = runner.with_capabilities(needed(false));
-        let faults = "--fail openat=EIO@100%";
-        let mut running = Kchaos::inject(faults, caller.path()).at(&runner).start()?;
-        running.armed()?;
-        calling.board.go.store(1, Release);
-        wait_until("calls to fail", || {
-            read_tasks(&calling.board).first().is_some_and(|task| task.errno("EIO") > 50)
-        })?;
-        running.interrupt()?.expect_status(130)?;
+        let failed = || read_tasks(&calling.board).first().map_or(0, |task| task.errno("EIO"));
+        for capabilities in [needed(false), instead()] {
+            let runner = runner.clone().with_capabilities(capabilities);
+            let faults = "--fail openat=EIO@100%";
+            let mut running = Kchaos::inject(faults, caller.path()).at(&runner).start()?;
+            running.armed()?;
+            calling.board.go.store(1, Release);
+            let before = failed();
+            wait_until("calls to fail", || failed() > before + 50)?;
+            running.interrupt()?.expect_status(130)?;
+        }
     }
     KernelObjects::now()?.since(&objects).wait_gone().map(drop)
 }
@@ -137,38 +144,33 @@ fn the_kernel_asks_for_the_same_capabilities() -> Result<()> {
     let bit = |name: &str| {
         NEEDED.iter().filter(|needed| needed.name == name).map(|needed| 1 << needed.bit).sum::<u64>()
     };
-    // CAP_BPF and CAP_PERFMON.
-    let programs = 1 << 39 | 1 << 38;
+    let programs = instead();
     let all = needed(true);
     for (without, capabilities, is_enough) in [
-        ("none", all, Some(true)),
-        (
-            "CAP_SYS_ADMIN, but with CAP_BPF and CAP_PERFMON",
-            all & !bit("CAP_SYS_ADMIN") | programs,
-            Some(false),
-        ),
-        ("CAP_SYS_PTRACE", all & !bit("CAP_SYS_PTRACE"), Some(false)),
+        ("none", all, true),
+        ("CAP_SYS_ADMIN, but with CAP_BPF and CAP_PERFMON", all & !bit("CAP_SYS_ADMIN") | programs, false),
+        ("CAP_SYS_PTRACE", all & !bit("CAP_SYS_PTRACE"), false),
         // Filters below 6.6.
-        ("CAP_NET_ADMIN", all & !bit("CAP_NET_ADMIN"), Some(has_tcx())),
+        ("CAP_NET_ADMIN", all & !bit("CAP_NET_ADMIN"), has_tcx()),
     ] {
         let result = packets(capabilities);
         measure(
             "capability",
             json!({"fault": "packets", "without": without, "refused": result.as_ref().err()}),
         );
-        ensure!(is_enough.is_none_or(|enough| result.is_ok() == enough), "without {without}: {result:?}");
+        ensure!(result.is_ok() == is_enough, "without {without}: {result:?}");
     }
     if file_errors_missing()?.is_none() {
         // The self-test makes a cgroup below the own one, which is the root cgroup here: its mode is 0555 (CAP_DAC_OVERRIDE).
         let writing = 1 << 1;
         for (with, capabilities, is_enough) in [
-            ("CAP_SYS_ADMIN", needed(false) | writing, Some(true)),
-            ("CAP_BPF and CAP_PERFMON", programs | writing, None),
-            ("nothing", writing, Some(false)),
+            ("CAP_SYS_ADMIN", needed(false) | writing, true),
+            ("CAP_BPF and CAP_PERFMON", programs | writing, true),
+            ("nothing", writing, false),
         ] {
             let result = calls(capabilities);
             measure("capability", json!({"fault": "calls", "with": with, "refused": result.as_ref().err()}));
-            ensure!(is_enough.is_none_or(|enough| result.is_ok() == enough), "with {with}: {result:?}");
+            ensure!(result.is_ok() == is_enough, "with {with}: {result:?}");
         }
     }
     KernelObjects::now()?.since(&scene.objects).wait_gone().map(drop)

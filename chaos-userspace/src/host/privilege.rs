@@ -41,6 +41,9 @@ pub const NEEDED: [Needed; 3] = [
     },
 ];
 
+/// `CAP_BPF` and `CAP_PERFMON`: with both, faults of calls need nothing else.
+pub const INSTEAD: [u32; 2] = [39, 38];
+
 /// Whether this program has more rights than whoever started it: its file is set-user-ID, set-group-ID or has capabilities.
 /// Then anybody who may run it could harm any process of the host. `AT_SECURE` alone may also be a security module's doing
 /// (`bprm->secureexec`, security/security.c), which for root does not matter.
@@ -63,6 +66,10 @@ pub fn missing_in(status: &str, packets: bool) -> Vec<String> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
+    let has = |bit: &u32| effective & (1 << bit) != 0;
+    if !packets && INSTEAD.iter().all(has) {
+        return vec![];
+    }
     NEEDED
         .iter()
         .filter(|needed| effective & (1 << needed.bit) == 0 && (packets || !needed.for_packets))
@@ -83,5 +90,8 @@ mod tests {
         assert_eq!(without_admin.len(), 1);
         assert!(without_admin[0].starts_with("CAP_SYS_ADMIN"));
         assert!(missing_in("CapEff:\t0000000000200000\n", false).is_empty());
+        assert!(missing_in("CapEff:\t000000c000000000\n", false).is_empty());
+        assert_eq!(missing_in("CapEff:\t000000c000000000\n", true).len(), NEEDED.len());
+        assert_eq!(missing_in("CapEff:\t0000008000000000\n", false).len(), 1);
     }
 }
