@@ -5,6 +5,10 @@ use anyhow::{Context as _, Result, ensure};
 /// Units of netem's tables in one jitter (`NETEM_DIST_SCALE`, include/uapi/linux/pkt_sched.h).
 const SCALE: f64 = 8192.0;
 
+/// Where tc has its tables: Debian's, and as it is built from source.
+const DIRECTORIES: [&str; 3] =
+    ["/usr/lib/x86_64-linux-gnu/tc", "/usr/lib/aarch64-linux-gnu/tc", "/usr/lib/tc"];
+
 /// A distribution by its quantiles, from the 0th to the last in equal steps.
 #[derive(Clone, Debug)]
 pub struct Quantiles(Vec<f64>);
@@ -19,7 +23,9 @@ impl Quantiles {
     /// What netem is told by `delay MEAN JITTER [distribution NAME]`: from the file that tc reads, or uniform without a name.
     pub fn of_netem(mean: f64, jitter: f64, name: Option<&str>) -> Result<Self> {
         let Some(name) = name else { return Self::new(vec![mean - jitter, mean + jitter]) };
-        let path = format!("/usr/lib/tc/{name}.dist");
+        let path = DIRECTORIES.map(|directory| format!("{directory}/{name}.dist"));
+        let path = path.into_iter().find(|path| std::path::Path::new(path).exists());
+        let path = path.with_context(|| format!("tc has no table of {name}"))?;
         let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
         let words = text.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace);
         let table: Vec<f64> =
