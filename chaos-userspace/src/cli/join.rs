@@ -8,7 +8,6 @@ use crate::{
         message::{Interrupt, Request, Told},
     },
 };
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::Deserialize;
 use std::{ffi::OsString, os::unix::net::UnixStream};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -23,8 +22,8 @@ pub struct Host {
 /// The engine, if there is one for who asks: it sees the same processes and cgroups.
 pub fn find() -> Option<Host> {
     let stream = runs::connect(&runs::socket_of_engine()).ok().flatten()?;
-    let pid = getsockopt(&stream, PeerCredentials).ok()?.pid();
-    (pid > 0 && engine::sees_the_same(pid)).then_some(Host { stream, pid })
+    let pid = runs::listener_of(&stream)?;
+    engine::sees_the_same(pid).then_some(Host { stream, pid })
 }
 
 /// An event of which only one is looked into.

@@ -1,5 +1,6 @@
 //! What is there: cgroups, namespaces, devices, privileges, kernel features that can be read.
 
+pub mod causes;
 pub mod cgroup;
 pub mod cgroup_watch;
 pub mod containers;

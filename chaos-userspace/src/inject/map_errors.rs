@@ -1,15 +1,7 @@
-//! What went wrong with a map, and what of it is none of our business.
+//! What went wrong with a map and is none of our business: somebody else, a kernel program for one, has removed the key already.
 
 use aya::maps::MapError;
-use std::{error::Error, io, iter};
-
-/// An error with all that is behind it: the library's own words leave the system's out.
-pub(super) fn told(error: &MapError) -> String {
-    let first: &dyn Error = error;
-    let all: Vec<_> =
-        iter::successors(Some(first), |error| (*error).source()).map(ToString::to_string).collect();
-    all.join(": ")
-}
+use std::io;
 
 /// That a key was gone already (`ENOENT` of bpf(2)) is no error; all else is.
 pub(super) fn ignore_gone(result: Result<(), MapError>) -> Result<(), MapError> {
@@ -33,13 +25,6 @@ mod tests {
     fn refused(errno: i32) -> Result<(), MapError> {
         let io_error = io::Error::from_raw_os_error(errno);
         Err(MapError::SyscallError(SyscallError { call: "bpf_map_delete_elem", io_error }))
-    }
-
-    #[test]
-    fn an_error_is_told_with_its_cause() {
-        let io_error = io::Error::from_raw_os_error(libc::EMFILE);
-        let told = told(&MapError::CreateError { name: "M".into(), io_error });
-        assert!(told.contains('M') && told.contains("Too many open files"), "{told}");
     }
 
     #[test]

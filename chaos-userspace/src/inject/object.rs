@@ -1,12 +1,10 @@
 //! The embedded object file and its maps.
 
-use super::{
-    bpf,
-    engine::Recording,
-    map_errors::{ignore_gone, told},
-    program,
+use super::{bpf, engine::Recording, map_errors::ignore_gone, program};
+use crate::{
+    encode::{EMPTY, Image},
+    host::causes::told,
 };
-use crate::encode::{EMPTY, Image};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::{EbpfSectionKind, Object};
 use chaos_common::{

@@ -27,6 +27,7 @@ impl Mechanism {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     #[test]
     fn what_holds_back_is_for_one_run() {
         let stop = Mechanism::Stop { function: "f".into(), arguments: 0 };

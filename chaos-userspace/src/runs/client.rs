@@ -1,12 +1,11 @@
 //! The asking side.
 
 use super::{
-    MESSAGE_MAX, connect,
+    MESSAGE_MAX, connect, listener_of,
     message::{Answer, Request},
     sockets,
 };
 use crate::host::process;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
@@ -97,7 +96,7 @@ impl Run {
         let Self { id, stream } = &mut self;
         stream.set_read_timeout(Some(limit.map_or(LOOK, |limit| limit.min(LOOK))))?;
         stream.set_write_timeout(limit)?;
-        let owner = getsockopt(stream, PeerCredentials).map_or(0, |peer| peer.pid());
+        let owner = listener_of(stream);
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
         let said = |error: io::Error| match error.kind() {
@@ -113,7 +112,7 @@ impl Run {
             if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
                 return Err(said(error));
             }
-            if owner > 0 && process::is_stopped(owner) {
+            if let Some(owner) = owner.filter(|owner| process::is_stopped(*owner)) {
                 return Err(Error::Stopped { run: id.clone(), owner });
             }
             if limit.is_some_and(|limit| begin.elapsed() >= limit) {

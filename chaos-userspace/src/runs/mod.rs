@@ -7,6 +7,7 @@ pub mod progress;
 pub mod server;
 
 use crate::inject::journal;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::{
     fs, io,
     os::unix::{ffi::OsStrExt, net::UnixStream},
@@ -61,6 +62,12 @@ pub(crate) fn connect(socket: &Path) -> io::Result<Option<UnixStream>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The process that listens on the other side, if this one can see it.
+pub(crate) fn listener_of(stream: &UnixStream) -> Option<i32> {
+    let pid = getsockopt(stream, PeerCredentials).ok()?.pid();
+    (pid > 0).then_some(pid)
 }
 
 /// Removes what owners were making in `directory` when they were killed, and their guardians with them. Returns the files.

@@ -7,7 +7,8 @@ use super::{
     },
     node::Node,
 };
-use std::{error::Error as _, io, iter, time::Duration};
+use crate::host::causes;
+use std::{error::Error as _, io, time::Duration};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
@@ -117,14 +118,12 @@ async fn list(socket: &str) -> Result<Said, String> {
 
 /// The error of the system behind one of the library.
 fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
-    iter::successors(Some(error), |error| (*error).source()).find_map(|error| error.downcast_ref())
+    causes::of(error).find_map(|error| error.downcast_ref())
 }
 
-/// An error with all that is behind it.
+/// An error with all that is behind it, with escapes.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let texts: Vec<_> =
-        iter::successors(Some(error), |error| (*error).source()).map(ToString::to_string).collect();
-    format!("{:?}", texts.join(": "))
+    format!("{:?}", causes::told(error))
 }
 
 /// What a server says is shown with escapes.
