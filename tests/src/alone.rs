@@ -13,7 +13,8 @@ use crate::spawn::Place;
 /// The places, which go with this value.
 pub struct Alone {
     // First, so that nobody is left who uses the files.
-    _cgroup: TestCgroup,
+    /// What all cgroups of the test are below.
+    pub cgroup: TestCgroup,
     _netns: NetNs,
     /// The cgroup of the target.
     pub target_cgroup: Cgroup,
@@ -38,7 +39,7 @@ impl Alone {
         let beside = inside.in_cgroup(&cgroup.child("beside")?);
         let files = tempfile::tempdir()?;
         std::fs::set_permissions(files.path(), PermissionsExt::from_mode(0o777))?;
-        Ok(Self { _cgroup: cgroup, _netns: netns, target_cgroup, runner, target, beside, files })
+        Ok(Self { cgroup, _netns: netns, target_cgroup, runner, target, beside, files })
     }
 
     /// The path of one of the files.

@@ -132,6 +132,17 @@ impl TestCgroup {
         self.root.child(name)
     }
 
+    /// Lets memory be counted and limited in what is directly below these cgroups, from the test's own on. Only where the
+    /// machine's controllers are ours to enable.
+    pub fn enable_memory(&self, further: &[&Cgroup]) -> Result<()> {
+        let root = self.root.path().parent().context("no root")?;
+        for above in [root, self.root.path()].into_iter().chain(further.iter().map(|cgroup| cgroup.path())) {
+            let control = above.join("cgroup.subtree_control");
+            fs::write(&control, "+memory").with_context(|| control.display().to_string())?;
+        }
+        Ok(())
+    }
+
     /// A cgroup below, for kchaos itself: beside the target.
     pub fn runner(&self) -> Result<Place> {
         Ok(Place::default().in_cgroup(&self.child("runner")?))

@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 
 use crate::board::SharedBoard;
 use crate::cgroup::{Cgroup, TestCgroup};
+use crate::client::run;
 use crate::patience::{wait_for, wait_until};
 use crate::spawn::{Place, Process, victim_binary};
 
@@ -162,8 +163,6 @@ struct SandboxRequest {
 #[derive(Clone, PartialEq, prost::Message)]
 struct Empty {}
 
-const SERVICE_FAILED: &str = "asking containerd";
-
 /// A containerd with a state of its own, which goes with this value and takes all pods with it.
 pub struct Containerd {
     sandboxes: Vec<String>,
@@ -203,19 +202,14 @@ fn settings(scratch: &Path) -> String {
     )
 }
 
-/// Runs a program in a directory, and returns what it printed.
-fn printed(directory: &Path, words: &[&str]) -> Result<String> {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).current_dir(directory).stdin(Stdio::null());
-    let output = command.output().with_context(|| format!("running {words:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{words:?}: {}: {}", output.status, said.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+/// Runs a program to its end, and returns what it printed.
+fn printed(words: &[&str]) -> Result<String> {
+    Ok(run(&Place::default(), words)?.expect(0)?.out)
 }
 
 /// Puts a file among the blobs of an image; how others refer to it.
 fn blob(image: &Path, file: &str, media: &str) -> Result<serde_json::Value> {
-    let sum = printed(image, &["sha256sum", file])?;
+    let sum = printed(&["sha256sum", &image.join(file).display().to_string()])?;
     let digest = sum.split_whitespace().next().context("no digest")?.to_owned();
     let size = fs::metadata(image.join(file))?.len();
     fs::rename(image.join(file), image.join("blobs/sha256").join(&digest))?;
@@ -228,8 +222,8 @@ fn make_image(scratch: &Path) -> Result<String> {
     fs::create_dir_all(image.join("blobs/sha256"))?;
     fs::create_dir_all(&root)?;
     fs::copy(victim_binary()?, root.join("victim")).context("copying the victim")?;
-    let root = root.display().to_string();
-    printed(&image, &["tar", "-C", &root, "-cf", "layer.tar", "victim"])?;
+    let text = |path: &Path| path.display().to_string();
+    printed(&["tar", "-C", &text(&root), "-cf", &text(&image.join("layer.tar")), "victim"])?;
     let layer = blob(&image, "layer.tar", "application/vnd.oci.image.layer.v1.tar")?;
     let config = json!({"architecture": "amd64", "os": "linux",
         "config": {"Entrypoint": ["/victim", "sleep"]},
@@ -243,8 +237,9 @@ fn make_image(scratch: &Path) -> Result<String> {
     manifest["annotations"] = json!({"io.containerd.image.name": IMAGE});
     fs::write(image.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string())?;
     fs::write(image.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string())?;
-    printed(&image, &["tar", "-cf", "../image.tar", "oci-layout", "index.json", "blobs"])?;
-    Ok(scratch.join("image.tar").display().to_string())
+    let archive = text(&scratch.join("image.tar"));
+    printed(&["tar", "-C", &text(&image), "-cf", &archive, "oci-layout", "index.json", "blobs"])?;
+    Ok(archive)
 }
 
 impl Containerd {
@@ -270,8 +265,7 @@ impl Containerd {
         let image = make_image(scratch.path())?;
         let import =
             ["ctr", "-a", SOCKET, "-n", "k8s.io", "images", "import", "--snapshotter", "native", &image];
-        wait_for("containerd to take the image", || Ok(printed(scratch.path(), &import).ok()))
-            .with_context(said)?;
+        wait_for("containerd to take the image", || Ok(printed(&import).ok())).with_context(said)?;
         Ok(Self { sandboxes: vec![], client, runtime, _daemon: daemon, scratch, cgroup })
     }
 
@@ -284,7 +278,7 @@ impl Containerd {
         answer.map_err(|status| anyhow::anyhow!("{method}: {status}")).with_context(|| {
             let log = fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default();
             let last: Vec<_> = log.lines().rev().take(20).collect();
-            format!("{SERVICE_FAILED}: {last:#?}")
+            format!("containerd said at last: {last:#?}")
         })
     }
 

@@ -14,6 +14,7 @@ use crate::bursts::check_independent;
 use crate::capability::on_host;
 use crate::kchaos::Kchaos;
 use crate::netns::NetNs;
+use crate::patience::wait_for;
 use crate::spawn::{Place, Victim};
 use crate::summary::{Summary, with_its_lease};
 
@@ -74,6 +75,14 @@ impl Traffic {
                 .cloned()
                 .collect(),
         })
+    }
+
+    /// Asks a victim that sends to itself to end, and reads what it counted: from its board alone, as out of a container.
+    pub fn of_stopped(board: &SharedBoard) -> Result<Self> {
+        board.stop.store(1, Release);
+        wait_for("a victim's result", || board.result(Role::Second))?;
+        wait_for("a victim's other result", || board.result(Role::First))?;
+        Self::read(board)
     }
 
     /// Half of what arrived took no longer.

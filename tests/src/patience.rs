@@ -9,6 +9,14 @@ pub fn patience() -> Duration {
     if crate::capability::on_host() { Duration::from_secs(30) } else { Duration::from_secs(90) }
 }
 
+/// One lease: the longest that a fault may be felt after its owner is gone.
+pub const LEASE_MS: f64 = 1_000.0;
+
+/// How long a fault may be felt after SIGKILL of its owner with the guardian alive, in milliseconds.
+pub fn felt_ms_max() -> f64 {
+    if crate::capability::on_host() { 10.0 } else { LEASE_MS }
+}
+
 /// Polls until `condition` gives a value and returns it with the time it took.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<(T, Duration)> {
     let start = Instant::now();

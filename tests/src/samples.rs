@@ -12,10 +12,10 @@ pub fn packets() -> u64 {
     if full() { 100_000 } else { 3_000 }
 }
 
-/// How many times a bystander sends as many datagrams, or makes as many calls, as a target: in a soak a million, none of
-/// which may be hit.
-pub fn bystander_turns() -> u64 {
-    if full() { 10 } else { 1 }
+/// How many times a bystander sends so many datagrams, or makes so many calls: in a soak until they are a million, none of which
+/// may be hit.
+pub fn bystander_turns(each: u64) -> u64 {
+    if full() { 1_000_000u64.div_ceil(each) } else { 1 }
 }
 
 /// How a stream is sent whose delays are measured: a soak's last for half a minute each.

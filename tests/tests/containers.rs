@@ -5,14 +5,14 @@ use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Context as _, Result, ensure};
-use integration_tests::board::{Role, SharedBoard};
+use integration_tests::board::SharedBoard;
 use integration_tests::capability::{file_errors_missing, has_tool};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
 use integration_tests::measure::measure;
-use integration_tests::patience::{wait_for, wait_until};
+use integration_tests::patience::wait_until;
 use integration_tests::plan::plan;
 use integration_tests::podman::{Container, Podman};
 use integration_tests::skip;
@@ -51,14 +51,6 @@ fn check_at_rest(container: &Container<'_>) -> Result<()> {
     // Half of them were hit; below Linux 6.6, removing the qdisc loses some by itself.
     ensure!(more < 20, "{more} datagrams were lost after the end");
     Ok(())
-}
-
-/// Asks a victim to end, and reads what it counted.
-fn traffic(container: &Container<'_>) -> Result<Traffic> {
-    container.board.stop.store(1, Release);
-    wait_for("a victim's result", || container.board.result(Role::Second))?;
-    wait_for("a victim's other result", || container.board.result(Role::First))?;
-    Traffic::read(&container.board)
 }
 
 #[test]
@@ -105,8 +97,8 @@ fn loss_is_felt_by_a_container_over_its_restart_and_not_by_its_neighbour() -> Re
         KernelObjects::now()?.since(&objects).wait_gone()?;
         check_at_rest(&hit)?;
     }
-    traffic(&hit)?.check_silent()?;
-    traffic(&spared)?.check_unharmed()
+    Traffic::of_stopped(&hit.board)?.check_silent()?;
+    Traffic::of_stopped(&spared.board)?.check_unharmed()
 }
 
 #[test]
@@ -159,7 +151,7 @@ fn containers_live_on_when_the_owner_is_killed() -> Result<()> {
     check_at_rest(&hit)?;
     ensure!((hit.pid()?, hit.cgroup()?.path()) == (pid, path.path()), "the container was restarted");
     ensure!(podman.run(&["ps", "--quiet", "--no-trunc"])? == hit.id, "podman does not see it running");
-    traffic(&hit)?.check_silent()
+    Traffic::of_stopped(&hit.board)?.check_silent()
 }
 
 #[test]

@@ -217,10 +217,7 @@ fn memory_and_disk_of_the_target_are_read() -> Result<()> {
     const MIB: f64 = 1_048_576.0;
     let scene = Scene::new()?;
     let target = scene.ground.target.path();
-    let above = target.parent().context("no directory above")?;
-    for directory in [above.parent().context("no root")?, above] {
-        fs::write(directory.join("cgroup.subtree_control"), "+memory")?;
-    }
+    scene.ground.cgroup.enable_memory(&[])?;
     let hoards = "import time\nx = b'x' * (48 << 20)\ntime.sleep(3600)";
     let churns = "while True: x = b'x' * (48 << 20)";
     let _idle = scene.start(&scene.ground.target, &["sleep", "3600"])?;

@@ -61,7 +61,7 @@ fn descendants_from_before_and_during_the_run_are_reached() -> Result<()> {
         sent += traffic.sent;
     }
     let mut unharmed = 0;
-    for _ in 0..bystander_turns() {
+    for _ in 0..bystander_turns(packets()) {
         let mut victim =
             scene.0.victim(&beside, &format!("udp-pair --to 127.0.0.1:7003 -n {}", packets()))?;
         victim.finish(Role::Second)?;

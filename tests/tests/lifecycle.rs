@@ -9,15 +9,13 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::{Role, SharedBoard};
-use integration_tests::capability::{
-    counts_exactly, fails_syscalls, has_tcx, has_tool, mechanism_works, on_host,
-};
+use integration_tests::capability::{counts_exactly, fails_syscalls, has_tcx, has_tool, mechanism_works};
 use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::kchaos::{Kchaos, Running, binary};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::measure::measure;
 use integration_tests::netns::NetNs;
-use integration_tests::patience::{monotonic_ns, wait_for, wait_until};
+use integration_tests::patience::{LEASE_MS, felt_ms_max, monotonic_ns, wait_for, wait_until};
 use integration_tests::skip;
 use integration_tests::spawn::{Place, Victim};
 use integration_tests::tasks::read_tasks;
@@ -25,14 +23,6 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-
-/// One lease: the longest that a fault may be felt after its owner is gone.
-const LEASE_MS: f64 = 1_000.0;
-
-/// How long a fault may be felt after SIGKILL with the guardian alive.
-fn limit_ms() -> f64 {
-    if on_host() { 10.0 } else { LEASE_MS }
-}
 
 /// A run of `exec` on lo in a network namespace of its own, under load.
 struct Load {
@@ -169,11 +159,11 @@ fn in_time(what: &str, mut attempt: impl FnMut() -> Result<f64>) -> Result<()> {
     let mut all = Vec::new();
     for _ in 0..3 {
         all.push(attempt()?);
-        if all.iter().any(|felt_ms| *felt_ms <= limit_ms()) {
+        if all.iter().any(|felt_ms| *felt_ms <= felt_ms_max()) {
             return Ok(());
         }
     }
-    anyhow::bail!("{what}: felt for {all:?} ms after SIGKILL, the limit is {} ms", limit_ms())
+    anyhow::bail!("{what}: felt for {all:?} ms after SIGKILL, the limit is {} ms", felt_ms_max())
 }
 
 #[test]

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::Role;
-use integration_tests::capability::{mechanism_works, on_host};
+use integration_tests::capability::mechanism_works;
 use integration_tests::ground::Ground;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::leave_to_soak;
 use integration_tests::measure::measure;
-use integration_tests::patience::{monotonic_ns, wait_until};
+use integration_tests::patience::{felt_ms_max, monotonic_ns, wait_until};
 use integration_tests::samples::full;
 use integration_tests::spawn::Victim;
 use integration_tests::tasks::read_tasks;
@@ -23,9 +23,6 @@ use serde_json::json;
 /// Kills under packets, and under calls by each mechanism.
 const PACKET_KILLS: usize = 200;
 const CALL_KILLS: usize = 40;
-/// The longest that a fault may be felt after its owner is gone: on an emulated machine, one lease.
-const HOST_MS: f64 = 10.0;
-const LEASE_MS: f64 = 1_000.0;
 
 /// Who feels it: events so far, those that a fault hit, and when the last of these was.
 struct Sufferer {
@@ -83,7 +80,7 @@ fn kills(ground: &Ground, sufferer: &Sufferer, what: &str, faults: &str, times: 
         json!({"what": what, "times": times, "felt_p50_90_99_100_ms": percentiles(&felt),
             "gone_p50_90_99_100_ms": percentiles(&gone)}),
     );
-    let (worst, limit) = (felt[times - 1], if on_host() { HOST_MS } else { LEASE_MS });
+    let (worst, limit) = (felt[times - 1], felt_ms_max());
     ensure!(worst <= limit, "{what}: felt for {worst} ms after SIGKILL, the limit is {limit} ms: {felt:?}");
     ground.check_clean().with_context(|| what.to_owned())
 }

@@ -1,7 +1,6 @@
 //! Random lives of runs and targets: whatever happens in whatever order, what is in the kernel becomes what the live runs
 //! own, and in the end nothing. `KCHAOS_SEED` repeats one.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
@@ -222,13 +221,7 @@ impl World {
         let owners = cgroup.child("owners")?;
         // The controllers of a machine with others are not ours to enable.
         if !on_host() {
-            let root = cgroup.root().path().parent().context("no root")?;
-            for above in [root, cgroup.root().path(), owners.path()] {
-                let control =
-                    std::fs::OpenOptions::new().write(true).open(above.join("cgroup.subtree_control"))?;
-                // A kernel without the controller has no limit to run into.
-                let _absent = (&control).write_all(b"+memory");
-            }
+            cgroup.enable_memory(&[&owners])?;
         }
         let before = KernelObjects::now()?;
         let targets = (0..TARGETS)

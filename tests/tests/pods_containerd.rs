@@ -1,16 +1,15 @@
 //! Pods of a real containerd: found by name, label and container, hit, and their neighbours spared.
 
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::Acquire;
 
 use anyhow::{Result, ensure};
-use integration_tests::board::Role;
 use integration_tests::capability::{has_tool, on_host};
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::containerd::{Container, Containerd};
 use integration_tests::kchaos::Kchaos;
 use integration_tests::loss::Traffic;
 use integration_tests::measure::measure;
-use integration_tests::patience::{wait_for, wait_until};
+use integration_tests::patience::wait_until;
 use integration_tests::skip;
 use serde_json::json;
 
@@ -21,15 +20,6 @@ fn talk(port: u16) -> String {
 
 fn lost(container: &Container) -> u64 {
     container.board.datagrams.lost.load(Acquire)
-}
-
-fn check_unharmed(container: &Container) -> Result<u64> {
-    container.board.stop.store(1, Release);
-    wait_for("a victim's result", || container.board.result(Role::Second))?;
-    wait_for("a victim's other result", || container.board.result(Role::First))?;
-    let traffic = Traffic::read(&container.board)?;
-    traffic.check_unharmed()?;
-    Ok(traffic.sent)
 }
 
 #[test]
@@ -70,8 +60,9 @@ fn a_pod_and_a_container_of_it_are_hit_and_neighbours_are_not() -> Result<()> {
         wait_until("datagrams of a pod to be lost", || lost(container) > before + 20)?;
     }
     running.interrupt()?;
-    let spared = check_unharmed(&other)?;
-    measure("containerd", json!({"bystander_sent": spared, "lost": [lost(&nginx), lost(&proxy)]}));
+    let spared = Traffic::of_stopped(&other.board)?;
+    spared.check_unharmed()?;
+    measure("containerd", json!({"bystander_sent": spared.sent, "lost": [lost(&nginx), lost(&proxy)]}));
     // One of this name in each pod.
     let refused = Kchaos::new("plan --json --container nginx --loss 1%").at(&runner).run()?;
     let message = refused.expect_status(2)?.error()?.message;

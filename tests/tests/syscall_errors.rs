@@ -123,15 +123,14 @@ fn a_bystander_in_a_sibling_cgroup_feels_nothing() -> Result<()> {
     running.armed()?;
     wait_until("the target to feel errors", || read_tasks(&board).iter().any(|task| task.errno("EIO") > 10))?;
     let sibling = Place::default().in_cgroup(&cgroup.child("bystander")?);
-    // Of each of four tasks.
-    let each = calls() / 2;
-    let arguments = format!("calls --call openat -n {each} --threads 2 --children 1");
-    for _ in 0..bystander_turns() {
+    let arguments = format!("calls --call openat -n {} --threads 2 --children 1", calls());
+    let turns = bystander_turns(4 * calls());
+    for _ in 0..turns {
         let mut bystander = Victim::start(&sibling, &arguments)?;
         bystander.finish(Role::First)?;
         let tasks = read_tasks(&bystander.board);
         ensure!(tasks.len() == 4, "{tasks:?}");
-        tasks.iter().try_for_each(|task| check_task(task, each, None))?;
+        tasks.iter().try_for_each(|task| check_task(task, calls(), None))?;
     }
     let still = read_tasks(&board)[0].errno("EIO");
     wait_until("the target still to feel errors", || read_tasks(&board)[0].errno("EIO") > still)?;
@@ -140,7 +139,7 @@ fn a_bystander_in_a_sibling_cgroup_feels_nothing() -> Result<()> {
     finished.expect_status(0)?;
     let after = read_tasks(&board);
     ensure!(after[0].succeeded == 0, "the target was not under fault all the time: {after:?}");
-    measure("syscall_bystander", json!({"calls": 4 * each * bystander_turns(), "failed": 0}));
+    measure("syscall_bystander", json!({"calls": 4 * calls() * turns, "failed": 0}));
     Ok(())
 }
 
