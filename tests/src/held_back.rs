@@ -1,5 +1,6 @@
 //! Scene and account of packets that are held back.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,9 +8,11 @@ use serde_json::Value;
 
 use crate::board::{Role, SharedBoard};
 use crate::cgroup::TestCgroup;
+use crate::client::run;
 use crate::kchaos::Kchaos;
 use crate::loss::{Measured, Traffic, idle_ms, sender_in_target};
-use crate::spawn::{Place, Victim};
+use crate::patience::wait_until;
+use crate::spawn::{Place, Process, Victim};
 use crate::topology::{FAR4, Pair, endpoint};
 
 /// A target on the near side of two namespaces, and who is not to wait.
@@ -81,6 +84,40 @@ pub fn transfer(
     }
     outside.finish(Role::Second)?;
     board.result(Role::First)?.context("the sender left no result")
+}
+
+/// iperf3 in the target against a server on the far side, until so many bytes have arrived; bits per second at the receiver.
+pub fn iperf3(scene: &Scene, faults: Option<&str>, bytes: u64) -> Result<f64> {
+    let log = tempfile::tempfile()?;
+    let mut serve = Command::new("iperf3");
+    serve.args(["-s", "-1", "-B", FAR4]).stdout(log.try_clone()?).stderr(log);
+    scene.outside.apply(&mut serve)?;
+    let mut server = Process::start(serve)?;
+    wait_until("iperf3 to listen", || {
+        scene.pair.far.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/tcp")?)).is_ok_and(
+            |table| {
+                table
+                    .lines()
+                    .any(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(":1451")))
+            },
+        )
+    })?;
+    let bytes = bytes.to_string();
+    let client = ["iperf3", "-c", FAR4, "-n", &bytes, "-J", "--connect-timeout", "20000"];
+    let said = match faults {
+        Some(faults) => {
+            let report = tempfile::NamedTempFile::new()?;
+            let path = report.path().display().to_string();
+            let mut words = client.to_vec();
+            words.extend(["--logfile", &path]);
+            Kchaos::exec(faults, &words).at(&scene.target).run()?.expect_status(0)?;
+            std::fs::read_to_string(&path)?
+        }
+        None => run(&scene.target, &client)?.expect(0)?.out,
+    };
+    server.wait()?;
+    let report: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+    report["end"]["sum_received"]["bits_per_second"].as_f64().with_context(|| said.clone())
 }
 
 /// Every packet was held back for `ms`, once. A busy machine can only add to what a packet takes, and adds to all that wait

@@ -94,15 +94,20 @@ pub struct Loaded {
 impl Loaded {
     /// For these targets, by id and level.
     pub fn new(plan: &Plan, targets: &[(u64, u32)]) -> Result<Self> {
+        Self::of_jobs(&[Job { plan, targets, await_exec: false }])
+    }
+
+    /// For several runs that share programs.
+    pub fn of_jobs(jobs: &[Job<'_>]) -> Result<Self> {
         let limit = MemoryLockLimit::lift();
-        let image = encode::encode(&[Job { plan, targets, await_exec: false }])?;
+        let image = encode::encode(jobs)?;
         let (mut maps, object) = object::open(&image, 0, None)?;
         maps.fill(&image, &[])?;
         let page =
             ControlPage::map(maps.descriptor("KC_CONTROL")?.as_fd()).context("mapping the control page")?;
         page.write_header(&image);
         page.set_lease_ns(u64::MAX);
-        page.set_run_state(0, STATE_ARMED);
+        (0..jobs.len()).for_each(|run| page.set_run_state(run, STATE_ARMED));
         page.set_armed(true);
         let programs = Programs::new(object, &maps.descriptors(), image.exact)?;
         Ok(Self { programs, maps, page, image, _limit: limit })

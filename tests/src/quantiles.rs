@@ -35,6 +35,13 @@ impl Quantiles {
         Self::new(sorted)
     }
 
+    /// What this share of the values is not above, 0 to 1.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let place = share.clamp(0.0, 1.0) * (self.0.len() - 1) as f64;
+        let (low, high) = (self.0[place.floor() as usize], self.0[place.ceil() as usize]);
+        low + (high - low) * place.fract()
+    }
+
     /// The share that is not above `value`.
     fn share(&self, value: f64) -> f64 {
         let steps = (self.0.len() - 1) as f64;
@@ -68,6 +75,12 @@ mod tests {
         assert!((distance - 0.05).abs() < 1e-9, "{distance}");
         assert!(uniform(50.0, 70.0).distance(&uniform(50.0, 70.0)) < 1e-9);
         assert!(uniform(0.0, 1.0).distance(&uniform(2.0, 3.0)) > 0.999);
+    }
+
+    #[test]
+    fn quantiles_lie_between_those_that_are_known() {
+        let known = Quantiles::new(vec![1.0, 2.0, 4.0]).unwrap();
+        assert_eq!([0.0, 0.25, 0.5, 0.75, 1.0].map(|share| known.quantile(share)), [1.0, 1.5, 2.0, 3.0, 4.0]);
     }
 
     #[test]

@@ -1,18 +1,12 @@
 //! Delayed packets beside netem's: the same distributions, and as much through a delayed connection.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::capability::delay_missing;
-use integration_tests::client::run;
-use integration_tests::held_back::{Scene, plain_stream, transfer};
-use integration_tests::kchaos::Kchaos;
+use integration_tests::held_back::{Scene, iperf3, plain_stream, transfer};
 use integration_tests::loss::Traffic;
 use integration_tests::measure::measure;
-use integration_tests::patience::wait_until;
 use integration_tests::quantiles::Quantiles;
 use integration_tests::samples::{full, pace, packets, tcp_bytes};
-use integration_tests::spawn::Process;
 use integration_tests::topology::{FAR4, endpoint};
 use integration_tests::{leave_to_soak, skip};
 use serde_json::{Value, json};
@@ -137,42 +131,9 @@ fn a_delayed_connection_is_as_fast_as_with_netem() -> Result<()> {
 }
 
 /// Bytes of one transfer of iperf3: some seconds of what a window carries over such a delay.
-const BULK: &str = "32M";
+const BULK: u64 = 32 << 20;
 /// How often the arms are compared.
 const PAIRS: usize = 10;
-
-/// iperf3 in the target against a server on the far side, until its bytes have arrived; bits per second at the receiver.
-fn iperf3(scene: &Scene, faults: Option<&str>) -> Result<f64> {
-    let log = tempfile::tempfile()?;
-    let mut serve = Command::new("iperf3");
-    serve.args(["-s", "-1", "-B", FAR4]).stdout(log.try_clone()?).stderr(log);
-    scene.outside.apply(&mut serve)?;
-    let mut server = Process::start(serve)?;
-    wait_until("iperf3 to listen", || {
-        scene.pair.far.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/tcp")?)).is_ok_and(
-            |table| {
-                table
-                    .lines()
-                    .any(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(":1451")))
-            },
-        )
-    })?;
-    let client = ["iperf3", "-c", FAR4, "-n", BULK, "-J", "--connect-timeout", "20000"];
-    let said = match faults {
-        Some(faults) => {
-            let report = tempfile::NamedTempFile::new()?;
-            let path = report.path().display().to_string();
-            let mut words = client.to_vec();
-            words.extend(["--logfile", &path]);
-            Kchaos::exec(faults, &words).at(&scene.target).run()?.expect_status(0)?;
-            std::fs::read_to_string(&path)?
-        }
-        None => run(&scene.target, &client)?.expect(0)?.out,
-    };
-    server.wait()?;
-    let report: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
-    report["end"]["sum_received"]["bits_per_second"].as_f64().with_context(|| said.clone())
-}
 
 /// In turns with two arms of netem on the root of the device, which tell how far apart equal ones are.
 #[test]
@@ -191,14 +152,14 @@ fn bulk_tcp_is_as_fast_as_with_netem() -> Result<()> {
                 .pair
                 .near
                 .run("tc", &format!("qdisc add dev veth-near root netem delay {delay} limit 100000"))?;
-            let speed = iperf3(&scene, None);
+            let speed = iperf3(&scene, None, BULK);
             scene.pair.near.run("tc", "qdisc del dev veth-near root")?;
             speed
         };
         let (mut ratios, mut control) = (vec![], vec![]);
         for _ in 0..PAIRS {
             let (first, ours, second) =
-                (netem()?, iperf3(&scene, Some(&format!("--delay {delay}")))?, netem()?);
+                (netem()?, iperf3(&scene, Some(&format!("--delay {delay}")), BULK)?, netem()?);
             ratios.push(ours / first);
             control.push(second / first);
         }
