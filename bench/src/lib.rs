@@ -5,7 +5,9 @@
 //! arms that run in turns, two of which are the same: what lies between those two is noise.
 
 pub mod arms;
+pub mod bystander;
 pub mod flow;
 pub mod kernel;
+pub mod leaving;
 pub mod packet;
 pub mod stream;

@@ -1,27 +1,30 @@
 //! What hooks cost system calls, in instructions where the machine counts them.
 
 use std::fs::File;
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
 use bench::arms::Arms;
+use bench::bystander::{Bystander, leave};
 use bench::kernel::empty;
 use chaos_common::syscall::HOOK_FILE_PERMISSION;
 use chaos_userspace::host::cgroup::Hierarchy;
 use chaos_userspace::host::types::KernelTypes;
 use chaos_userspace::inject::bpf::{AttachType, ProgramType};
-use chaos_userspace::inject::link::Link;
+use chaos_userspace::inject::link::{Link, OnCgroup};
 use chaos_userspace::inject::program::Kind;
-use chaos_userspace::plan::{EntryHook, Mechanism, SecurityHook};
+use chaos_userspace::plan::{EntryHook, Mechanism, SecurityHook, SocketHook};
 use integration_tests::capability::{
     fmod_ret_security_works, fmod_ret_sys_works, kernel_name, kprobe_multi_works, kprobe_override_works,
-    lsm_works,
+    lsm_works, socket_hooks_work,
 };
-use integration_tests::cgroup::{TestCgroup, mount_point};
+use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::loaded::{Loaded, call, plan, strangers};
 use integration_tests::measure::measure;
 use integration_tests::program_info::info;
 use integration_tests::samples;
+use integration_tests::skip;
 use serde_json::json;
 
 const FUNCTION: &str = "__x64_sys_read";
@@ -35,14 +38,14 @@ fn read_byte(file: &File) -> isize {
 
 /// What the processor counts, per call: the least of many batches, which nothing else has interrupted. Guest instructions where
 /// the machine counts them, cycles elsewhere.
-fn per_call(file: &File) -> f64 {
+fn per_call(mut call: impl FnMut()) -> f64 {
     const CALLS: u32 = 100;
     let batches = if samples::full() { 60 } else { 5 };
-    let batch = || {
+    let mut batch = || {
         // SAFETY: reads the time stamp counter.
         let start = unsafe { core::arch::x86_64::_rdtsc() };
         for _ in 0..CALLS {
-            read_byte(file);
+            call();
         }
         // SAFETY: as above.
         (unsafe { core::arch::x86_64::_rdtsc() } - start) as f64 / f64::from(CALLS)
@@ -159,16 +162,8 @@ struct Arm {
 #[test]
 #[ignore = "a measurement: run by cargo xtask bench"]
 fn hooked_reads() -> Result<()> {
-    let cgroup = TestCgroup::new()?;
-    let deep = cgroup.child("slice")?.child("service")?.child("payload")?;
-    deep.adopt(std::process::id())?;
-    let result = hooked_reads_in(deep.path());
-    std::fs::write(mount_point()?.join("cgroup.procs"), std::process::id().to_string())?;
-    result
-}
-
-fn hooked_reads_in(cgroup: &std::path::Path) -> Result<()> {
-    let own = Hierarchy::find()?.open(cgroup)?;
+    let caller = Bystander::new()?;
+    let own = Hierarchy::find()?.open(caller.path())?;
     let zero = File::open("/dev/zero").context("/dev/zero")?;
     for way in ways()? {
         let nothing = |name: &str| Arm { name: name.to_owned(), program: None, loaded: None };
@@ -207,7 +202,9 @@ fn hooked_reads_in(cgroup: &std::path::Path) -> Result<()> {
         let rounds = if samples::full() { 7 } else { 2 };
         let told = Arms::measure(&names, rounds, |arm| {
             let link = arms[arm].program.as_ref().map(|program| way.attach(program)).transpose()?;
-            let figure = per_call(&zero);
+            let figure = per_call(|| {
+                read_byte(&zero);
+            });
             drop(link);
             Ok(figure)
         })?;
@@ -226,5 +223,77 @@ fn hooked_reads_in(cgroup: &std::path::Path) -> Result<()> {
             json!({"kernel": kernel_name(), "way": way.name, "arms": told.told(), "programs": about}),
         );
     }
+    Ok(())
+}
+
+/// Where a socket hook is attached.
+#[derive(Clone, Copy)]
+enum On {
+    Nothing,
+    Others,
+    Own,
+}
+
+/// Hooks of one cgroup's sockets: what connecting pays in it, and beside it.
+#[test]
+#[ignore = "a measurement: run by cargo xtask bench"]
+fn hooked_connects() -> Result<()> {
+    if !socket_hooks_work() {
+        skip!("socket hooks cannot set an errno");
+    }
+    let cgroup = TestCgroup::new()?;
+    let (others, own) = (cgroup.child("target")?, cgroup.child("caller")?);
+    own.adopt(std::process::id())?;
+    let result = hooked_connects_in(&others, &own);
+    leave()?;
+    result
+}
+
+fn hooked_connects_in(others: &Cgroup, own: &Cgroup) -> Result<()> {
+    let hierarchy = Hierarchy::find()?;
+    let (others, own) = (hierarchy.open(others.path())?, hierarchy.open(own.path())?);
+    let attach_type = AttachType::Inet4Connect;
+    let base = empty(ProgramType::CgroupSockAddr, attach_type, 0)?;
+    let loaded = |target: &chaos_userspace::host::cgroup::Cgroup, fault| -> Result<(Loaded, OwnedFd)> {
+        let plan = plan(vec![call(fault, Mechanism::Socket(SocketHook::Connect4))?])?;
+        let mut loaded = Loaded::new(&plan, &[(target.id(), target.level())])?;
+        let program = loaded.load(&Kind::Socket { attach_type, slot: 0 })?;
+        Ok((loaded, program))
+    };
+    let (_others, elsewhere) = loaded(&others, "connect=EIO@100%")?;
+    let (_passes, passes) = loaded(&own, "connect=EIO@0%")?;
+    let (_fails, fails) = loaded(&own, "connect=EIO@100%")?;
+    let arms = [
+        ("nothing attached", On::Nothing, &base),
+        ("nothing attached again", On::Nothing, &base),
+        ("empty program, on another cgroup", On::Others, &base),
+        ("kchaos, on another cgroup", On::Others, &elsewhere),
+        ("empty program, on the caller's", On::Own, &base),
+        ("kchaos, the caller's call passes", On::Own, &passes),
+        ("kchaos, the caller's call fails", On::Own, &fails),
+    ];
+    let socket = UdpSocket::bind("127.0.0.1:0").context("binding")?;
+    let rounds = if samples::full() { 7 } else { 2 };
+    let told = Arms::measure(&arms.map(|(name, ..)| name), rounds, |arm| {
+        let (name, on, program) = arms[arm];
+        let to = match on {
+            On::Nothing => None,
+            On::Others => Some(&others),
+            On::Own => Some(&own),
+        };
+        let attach = |to: &chaos_userspace::host::cgroup::Cgroup| {
+            let on = OnCgroup { cgroup: to.id(), program: 0, attach_type };
+            Link::cgroup(program.as_fd(), to.as_fd(), on, name).with_context(|| name.to_owned())
+        };
+        let link = to.map(attach).transpose()?;
+        let failing = socket.connect("127.0.0.1:9").is_err();
+        ensure!(failing == name.ends_with("fails"), "{name}: connecting fails: {failing}");
+        let figure = per_call(|| {
+            let _fails_where_it_should = socket.connect("127.0.0.1:9");
+        });
+        drop(link);
+        Ok(figure)
+    })?;
+    measure("hooked_connect", json!({"kernel": kernel_name(), "arms": told.told()}));
     Ok(())
 }

@@ -5,11 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use bench::arms::{Arms, rounded};
+use bench::bystander::{Bystander, leave};
 use bench::flow::Flow;
-use bench::kernel::{empty, per_run, thread_time_ns};
+use bench::kernel::{per_run, thread_time_ns};
+use bench::leaving::{Leaving, classifier};
 use bench::packet::{self, PORT};
 use chaos_userspace::host::cgroup::Hierarchy;
-use chaos_userspace::inject::bpf::{AttachType, ProgramType, enable_statistics, run_on_packet};
+use chaos_userspace::inject::bpf::{enable_statistics, run_on_packet};
 use chaos_userspace::inject::link::Link;
 use chaos_userspace::inject::program::Kind;
 use chaos_userspace::plan::Mechanism;
@@ -19,7 +21,7 @@ use chaos_userspace::spec::{
     network::{Direction, Effect, Match},
 };
 use integration_tests::cgroup::TestCgroup;
-use integration_tests::loaded::{Loaded, late_arrival, loss, matching, plan, strangers};
+use integration_tests::loaded::{Loaded, late_arrival, matching, plan, strangers};
 use integration_tests::measure::measure;
 use integration_tests::patience::monotonic_ns;
 use integration_tests::program_info::info;
@@ -27,33 +29,6 @@ use integration_tests::samples;
 use integration_tests::topology::Pair;
 use ipnet::IpNet;
 use serde_json::json;
-
-/// This process in a cgroup four levels deep, as a service's or a container's is. It is nobody's target.
-struct Bystander {
-    _cgroup: TestCgroup,
-    level: u32,
-}
-
-impl Bystander {
-    fn new() -> Result<Self> {
-        let cgroup = TestCgroup::new()?;
-        let deep = cgroup.child("slice")?.child("service")?.child("payload")?;
-        deep.adopt(std::process::id())?;
-        let level = Hierarchy::find()?.open(deep.path())?.level();
-        Ok(Self { _cgroup: cgroup, level })
-    }
-}
-
-impl Drop for Bystander {
-    fn drop(&mut self) {
-        // Out of the cgroup that is removed with everything in it.
-        let _ignored = leave();
-    }
-}
-
-fn classifier() -> Result<OwnedFd> {
-    empty(ProgramType::SchedCls, AttachType::CgroupInetIngress, 0)
-}
 
 fn rounds() -> usize {
     if samples::full() { 31 } else { 5 }
@@ -70,40 +45,21 @@ fn run_ns(program: &impl AsFd, packet: &[u8]) -> Result<f64> {
     Ok((thread_time_ns()? - start) / f64::from(repeat()))
 }
 
-/// Egress programs for so many strangers and rules, `spread` over levels.
-fn leaving(targets: u64, rules: usize, level: u32, levels: u32) -> Result<(Loaded, OwnedFd)> {
-    let rules = (0..rules).map(|_| loss("1%")).collect::<Result<Vec<_>>>()?;
-    let spread: Vec<_> = strangers(targets, level)
-        .into_iter()
-        .enumerate()
-        .map(|(number, (id, level))| (id, level - number as u32 % levels))
-        .collect();
-    let mut loaded = Loaded::new(&plan(rules)?, &spread)?;
-    let program = loaded.load(&Kind::NetEgress)?;
-    Ok((loaded, program))
-}
-
 #[test]
 #[ignore = "a measurement: run by cargo xtask bench"]
 fn leaving_packets_by_themselves() -> Result<()> {
     let bystander = Bystander::new()?;
     let packet = packet::to_port(17, PORT + 1, PORT);
     let bases = [classifier()?, classifier()?];
-    for (targets, rules, levels) in [
-        (1, 1, 1),
-        (2, 1, 1),
-        (8, 1, 1),
-        (9, 1, 1),
-        (100, 1, 1),
-        (1_000, 1, 1),
-        (10_000, 1, 1),
-        (1, 16, 1),
-        (1, 64, 1),
-        (10_000, 64, 1),
-        (100, 1, 2),
-        (100, 1, 3),
-    ] {
-        let (loaded, ours) = leaving(targets, rules, bystander.level, levels)?;
+    let mut cases = [1, 2, 8, 9, 100, 1_000, 10_000].map(Leaving::of).to_vec();
+    cases.extend(
+        [(1, 16), (1, 64), (10_000, 64)].map(|(targets, rules)| Leaving { rules, ..Leaving::of(targets) }),
+    );
+    cases.extend([2, 3].map(|levels| Leaving { levels, ..Leaving::of(100) }));
+    cases.push(Leaving { rules: 50, ..Leaving::of(50) });
+    cases.push(Leaving { rules: 50, runs: 50, ..Leaving::of(50) });
+    for case in cases {
+        let (loaded, ours) = case.load(bystander.level)?;
         let programs = [&bases[0], &bases[1], &ours];
         let names = ["empty program", "empty program again", "kchaos"];
         let arms = Arms::measure(&names, rounds(), |arm| run_ns(programs[arm], &packet))?;
@@ -111,7 +67,7 @@ fn leaving_packets_by_themselves() -> Result<()> {
         measure(
             "test_run_egress",
             json!({
-                "targets": targets, "rules": rules, "levels": levels, "arms": arms.told(),
+                "targets": case.targets, "rules": case.rules, "levels": case.levels, "runs": case.runs, "arms": arms.told(),
                 "translated": about.translated, "jited_bytes": about.jited, "verified": about.verified,
                 "map_bytes": loaded.memory(),
             }),
@@ -160,7 +116,7 @@ fn packets_of_a_real_flow() -> Result<()> {
     let mut kept = vec![];
     let (mut near, mut far) = (vec![classifier()?, classifier()?], vec![classifier()?, classifier()?]);
     for targets in sizes {
-        let (loaded, program) = leaving(targets, 1, bystander.level, 1)?;
+        let (loaded, program) = Leaving::of(targets).load(bystander.level)?;
         kept.push(loaded);
         near.push(program);
     }
@@ -201,45 +157,6 @@ fn packets_of_a_real_flow() -> Result<()> {
     measure("flow_egress", json!({"packets": packets, "arms": Arms::of_rounds(&all, &rounds_of[0]).told()}));
     let all = ["empty program", "empty program again", "kchaos, 1 target", "kchaos, 1000 targets"];
     measure("flow_ingress", json!({"packets": packets, "arms": Arms::of_rounds(&all, &rounds_of[1]).told()}));
-    Ok(())
-}
-
-/// Packets per second of a bystander, over pairs of namespaces of which each carries one arm.
-#[test]
-#[ignore = "a measurement: run by cargo xtask bench"]
-fn packets_per_second() -> Result<()> {
-    let bystander = Bystander::new()?;
-    let names = ["nothing attached", "nothing attached again", "empty program", "kchaos"];
-    let base = classifier()?;
-    let (_loaded, ours) = leaving(1, 1, bystander.level, 1)?;
-    let pairs = names.iter().map(|_| Pair::veth()).collect::<Result<Vec<_>>>()?;
-    let flows = pairs.iter().map(|pair| Flow::between(pair, PORT)).collect::<Result<Vec<_>>>()?;
-    let mut links = vec![];
-    for (pair, program) in pairs.iter().zip([None, None, Some(&base), Some(&ours)]) {
-        let Some(program) = program else { continue };
-        links.push(pair.near.enter(|| {
-            let device = nix::net::if_::if_nametoindex(pair.near_device).context("the near device")?;
-            Ok(Link::tcx_egress(program.as_fd(), device, "near")?)
-        })?);
-    }
-    let slice = 200;
-    // A round is as long as it takes for a disturbance to be one among many.
-    let slices = if samples::full() { 30 } else { 2 };
-    let mut rounds_of = vec![];
-    for _ in 0..rounds() {
-        let mut spent = vec![0.0; names.len()];
-        for turn in 0..slices {
-            for place in 0..names.len() {
-                let arm = (place + turn) % names.len();
-                let start = thread_time_ns()?;
-                flows[arm].send(slice)?;
-                spent[arm] += thread_time_ns()? - start;
-                flows[arm].drain()?;
-            }
-        }
-        rounds_of.push(spent.iter().map(|ns| ns / (slice * slices) as f64).collect());
-    }
-    measure("pps", json!({"arms": Arms::of_rounds(&names, &rounds_of).told()}));
     Ok(())
 }
 
@@ -325,9 +242,4 @@ fn cases() -> Result<Vec<(String, Rules)>> {
         ));
     }
     Ok(cases)
-}
-
-fn leave() -> Result<()> {
-    let root = integration_tests::cgroup::mount_point()?;
-    std::fs::write(root.join("cgroup.procs"), std::process::id().to_string()).context("leaving a cgroup")
 }

@@ -2,33 +2,71 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bench::flow::Flow;
-use integration_tests::board::{Role, SharedBoard};
 use integration_tests::capability::{fails_syscalls, has_tool, netem_missing};
 use integration_tests::cgroup::{Cgroup, TestCgroup};
+use integration_tests::held_back::plain_stream;
 use integration_tests::kchaos::{Kchaos, binary};
 use integration_tests::kernel_objects::KernelObjects;
-use integration_tests::loss::{Traffic, idle_ms};
+use integration_tests::loss::Traffic;
 use integration_tests::measure::measure;
 use integration_tests::patience::monotonic_ns;
 use integration_tests::samples;
 use integration_tests::skip;
-use integration_tests::spawn::{Place, Victim};
-use integration_tests::topology::{FAR4, Pair};
+use integration_tests::spawn::Place;
+use integration_tests::topology::{FAR4, Pair, endpoint};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-/// Share of datagrams that is to be lost.
-const ASKED: f64 = 0.10;
+/// One fault, in the words of those who make it.
+struct Asked {
+    what: &'static str,
+    netem: &'static str,
+    kchaos: &'static str,
+    /// The end of a rule of iptables that does the same, if one does.
+    iptables: Option<&'static str>,
+    /// What of it is told of those who feel it.
+    felt: fn(&Traffic) -> Result<String>,
+}
+
+fn share_lost(traffic: &Traffic) -> Result<String> {
+    let (sent, lost) = (traffic.sent, traffic.lost());
+    let errors: u64 = traffic.sender_errors.iter().map(counted).sum();
+    let share = 100.0 * lost as f64 / sent as f64;
+    Ok(format!("{lost} of {sent} lost ({share:.1}%), {errors} errors at the sender"))
+}
+
+fn time_taken(traffic: &Traffic) -> Result<String> {
+    let [least, most] =
+        [1, 99].map(|percentile| traffic.delays_ms.get(percentile).copied().unwrap_or(f64::NAN));
+    let lost = 100.0 * traffic.lost() as f64 / traffic.sent as f64;
+    Ok(format!("{:.2} ms ({least:.2} to {most:.2}), {lost:.1}% lost", traffic.median_ms()?))
+}
+
+const LOSS: Asked = Asked {
+    what: "Loss of 10% of one cgroup's UDP",
+    netem: "loss 10%",
+    kchaos: "--loss 10%",
+    iptables: Some("-m statistic --mode random --probability 0.1 -j DROP"),
+    felt: share_lost,
+};
+
+const DELAY: Asked = Asked {
+    what: "A delay of 50 ms for one cgroup's UDP",
+    netem: "delay 50ms limit 100000",
+    kchaos: "--delay 50ms",
+    iptables: None,
+    felt: time_taken,
+};
 
 struct Scene {
     pair: Pair,
     target: Cgroup,
     place: Place,
+    beside: Place,
     outside: Place,
     flow: Flow,
     _cgroup: TestCgroup,
@@ -41,18 +79,17 @@ struct Peer {
     end: Vec<String>,
 }
 
-fn peers(device: &str, target: &Cgroup) -> Result<Vec<Peer>> {
+fn peers(asked: &Asked, device: &str, target: &Cgroup) -> Result<Vec<Peer>> {
     let root = integration_tests::cgroup::mount_point()?;
     let path = target.path().strip_prefix(&root).context("a target outside of the hierarchy")?.display();
     let netem = format!(
         "tc qdisc add dev {device} root handle 1: prio bands 4 && \
-         tc qdisc add dev {device} parent 1:4 handle 40: netem loss 10%"
+         tc qdisc add dev {device} parent 1:4 handle 40: netem {}",
+        asked.netem
     );
     let unqueue = format!("tc qdisc del dev {device} root");
     let mark = format!("POSTROUTING -m cgroup --path {path} -j MARK --set-mark 7");
-    let statistic = format!(
-        "OUTPUT -o {device} -m cgroup --path {path} -m statistic --mode random --probability 0.1 -j DROP"
-    );
+    let statistic = asked.iptables.map(|rule| format!("OUTPUT -o {device} -m cgroup --path {path} {rule}"));
     let shell = |by, begin: String, end| Peer { by, begin: Some(begin), end };
     let mut all = vec![
         Peer { by: "nothing", begin: None, end: vec![] },
@@ -75,11 +112,13 @@ fn peers(device: &str, target: &Cgroup) -> Result<Vec<Peer>> {
             ),
             vec![format!("iptables-legacy -t mangle -D {mark}"), unqueue],
         ));
-        all.push(shell(
-            "iptables statistic and cgroup matches",
-            format!("iptables-legacy -A {statistic}"),
-            vec![format!("iptables-legacy -D {statistic}")],
-        ));
+        all.extend(statistic.map(|statistic| {
+            shell(
+                "iptables statistic and cgroup matches",
+                format!("iptables-legacy -A {statistic}"),
+                vec![format!("iptables-legacy -D {statistic}")],
+            )
+        }));
     }
     Ok(all)
 }
@@ -92,40 +131,29 @@ impl Scene {
         let flow = Flow::between(&pair, 7100)?;
         let place = Place::default().in_cgroup(&target).in_netns(&pair.near);
         let outside = Place::default().in_cgroup(&cgroup.child("outside")?).in_netns(&pair.far);
-        Ok(Self { pair, target, place, outside, flow, _cgroup: cgroup })
+        let beside = Place::default().in_cgroup(&cgroup.child("beside")?).in_netns(&pair.near);
+        Ok(Self { pair, target, place, beside, outside, flow, _cgroup: cgroup })
     }
 
-    /// What the processor counts per datagram of a bystander, the least of many batches, and the share that was lost.
-    fn bystander(&self) -> Result<(f64, f64)> {
+    /// What the processor counts per datagram of a bystander, the least of many batches.
+    fn bystander(&self) -> Result<f64> {
         let batches = if samples::full() { 60 } else { 5 };
         let mut least = f64::INFINITY;
-        let mut received = 0;
         for _ in 0..batches {
             // SAFETY: reads the time stamp counter.
             let start = unsafe { core::arch::x86_64::_rdtsc() };
             self.flow.send(50)?;
             // SAFETY: as above.
             least = least.min((unsafe { core::arch::x86_64::_rdtsc() } - start) as f64 / 50.0);
-            received += self.flow.drain()?;
+            self.flow.drain()?;
         }
-        // What another processor still had in hand.
-        std::thread::sleep(Duration::from_millis(20));
-        received += self.flow.drain()?;
-        Ok((least, 1.0 - received as f64 / f64::from(50 * batches)))
+        Ok(least)
     }
 
-    /// What datagrams of the target suffer.
-    fn target(&self) -> Result<Traffic> {
-        let board = Arc::new(SharedBoard::create()?);
-        let to = format!("{FAR4}:7001");
-        let listen = format!("udp-recv --listen {to} --idle-ms {}", idle_ms());
-        let mut receiver = Victim::start_on(&self.outside, &listen, Arc::clone(&board))?;
-        receiver.ready()?;
-        let count = if samples::full() { 4_000 } else { 300 };
-        let words = format!("udp-send --to {to} -n {count} --alone --rate-per-ms 2");
-        Victim::start_on(&self.place, &words, Arc::clone(&board))?.finish(Role::First)?;
-        receiver.finish(Role::Second)?;
-        Traffic::read(&board)
+    /// What datagrams suffer that come from there.
+    fn suffered(&self, from: &Place) -> Result<Traffic> {
+        let count = if samples::full() { 4_000 } else { 1_000 };
+        plain_stream(from, &self.outside, &endpoint(FAR4, 7001)?, count, "--alone --rate-per-ms 2")
     }
 
     /// Devices, queues, filters and rules in the target's namespace, and programs of kchaos in the kernel.
@@ -168,20 +196,31 @@ fn begin(scene: &Scene, lines: &str) -> Result<Child> {
 #[test]
 #[ignore = "a measurement: run by cargo xtask bench"]
 fn a_tenth_of_the_datagrams_lost() -> Result<()> {
+    side_by_side(&LOSS)
+}
+
+#[test]
+#[ignore = "a measurement: run by cargo xtask bench"]
+fn datagrams_delayed() -> Result<()> {
+    side_by_side(&DELAY)
+}
+
+fn side_by_side(asked: &Asked) -> Result<()> {
     if let Some(reason) = netem_missing()? {
         skip!("{reason}");
     }
     let scene = Scene::new()?;
     let device = scene.pair.near_device;
     let mut base = None;
-    for peer in peers(device, &scene.target)? {
+    for peer in peers(asked, device, &scene.target)? {
         let before = scene.inventory()?;
         let begin_ns = monotonic_ns();
         let is_kchaos = peer.by.starts_with("kchaos");
         let run = |duration: &str| -> Result<_> {
             let line = format!(
-                "inject --json --cgroup {} --loss 10% --duration {duration}",
-                scene.target.path().display()
+                "inject --json --cgroup {} {} --duration {duration}",
+                scene.target.path().display(),
+                asked.kchaos
             );
             let place = Place::default().in_netns(&scene.pair.near);
             let mut running = Kchaos::new(&line).at(&place).start()?;
@@ -191,8 +230,8 @@ fn a_tenth_of_the_datagrams_lost() -> Result<()> {
         let running = is_kchaos.then(|| run("600s")).transpose()?;
         let mut shell = peer.begin.as_deref().map(|lines| begin(&scene, lines)).transpose()?;
         let setup_ms = ms(begin_ns);
-        let (bystander, bystander_lost) = scene.bystander()?;
-        let felt = scene.target()?;
+        let bystander = scene.bystander()?;
+        let (felt, beside) = (scene.suffered(&scene.place)?, scene.suffered(&scene.beside)?);
         // Killed, and given time in which whoever watches could act.
         let mut left = String::from("nothing");
         if let Some(mut running) = running {
@@ -222,16 +261,14 @@ fn a_tenth_of_the_datagrams_lost() -> Result<()> {
             }
             ms(begin_ns)
         };
-        let (sent, lost) = (felt.sent, felt.sent - felt.received);
-        let errors: u64 = felt.sender_errors.iter().map(counted).sum();
         let base = *base.get_or_insert(bystander);
         let nothing = peer.by.starts_with("nothing");
         measure(
             "peer",
             json!({
-                "what": format!("Loss of {:.0}% of one cgroup's UDP", ASKED * 100.0), "by": peer.by,
-                "felt": format!("{lost} of {sent} lost ({:.1}%), {} errors at the sender", 100.0 * lost as f64 / sent as f64, errors),
-                "bystander": format!("{bystander:.0} instructions per datagram, {:+.1}%; {:.1}% lost", 100.0 * (bystander / base - 1.0), 100.0 * bystander_lost),
+                "what": asked.what, "by": peer.by, "felt": (asked.felt)(&felt)?,
+                "bystander": format!("{bystander:.0} instructions per datagram, {:+.1}%; {}",
+                    100.0 * (bystander / base - 1.0), (asked.felt)(&beside)?),
                 "added": bystander - base,
                 "setup_ms": if nothing { "-".to_owned() } else { setup_ms },
                 "undo_ms": if nothing { "-".to_owned() } else { undo_ms },
@@ -256,6 +293,10 @@ fn calls_under_a_fault_on_another() -> Result<()> {
         ("nothing", String::new()),
         ("nothing again", String::new()),
         ("kchaos exec", format!("{kchaos} exec --fail mkdir=EIO@10% --")),
+        (
+            "kchaos exec --mechanism seccomp",
+            format!("{kchaos} exec --fail mkdir=EIO@10% --mechanism seccomp --"),
+        ),
     ];
     if has_tool("strace") {
         ways.push((

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: docs/benchmarks.md, its figures and its plots, of one run on this machine.
 
+mod fidelity;
 mod goals;
 mod page;
 mod plots;
@@ -23,9 +24,9 @@ use crate::{artifacts, host, paths};
 const COUNTED: [&str; 2] = ["6.12-override", "debian-newest"];
 /// Files of `bench/tests` that are for machines that count.
 const CALLS: &str = "calls";
-/// The one for machines with everything that others use for faults.
-const PEERS: &str = "peers";
-/// The kernel of that one.
+/// Those for machines with everything that others use for faults.
+const PEERS: [&str; 2] = ["peers", "netem"];
+/// The kernel of these.
 const PEERS_ON: &str = "6.12-override";
 
 /// What to measure.
@@ -99,13 +100,14 @@ fn measure(options: &Options) -> Result<(Value, Report)> {
     let wanted = |file: &str| {
         options.filter.as_ref().is_none_or(|filter| file.contains(filter) || filter.starts_with(file))
     };
-    let here =
-        artifacts.tests.iter().map(|test| test.name.as_str()).filter(|name| ![CALLS, PEERS].contains(name));
+    let in_machines = |name: &str| name == CALLS || PEERS.contains(&name);
+    let here = artifacts.tests.iter().map(|test| test.name.as_str()).filter(|name| !in_machines(name));
     let here: Vec<_> = here.filter(|name| wanted(name)).map(str::to_owned).collect();
     for file in here {
         report.add(host::run(&artifacts, Some(&file), options.samples));
     }
-    for (file, kernels) in [(CALLS, &COUNTED[..]), (PEERS, &[PEERS_ON][..])] {
+    let peers = PEERS.map(|file| (file, &[PEERS_ON][..]));
+    for (file, kernels) in std::iter::once((CALLS, &COUNTED[..])).chain(peers) {
         if !wanted(file) || artifacts.tests.iter().all(|test| test.name != file) {
             continue;
         }

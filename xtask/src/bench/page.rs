@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::goals::{self, Goal};
-use super::{plots, tables};
+use super::{fidelity, plots, tables};
 
 const INTRODUCTION: &str = "\
 # What kchaos costs
@@ -29,6 +29,7 @@ pub fn page(result: &Value) -> Result<String> {
     ran_on(&mut text, result);
     goals(&mut text, &goals::all(result));
     tables::all(&mut text, result);
+    fidelity::all(&mut text, result);
     text.push_str("\n## Plots\n");
     for (name, _) in plots::all(result)? {
         let title = name.trim_end_matches(".svg").replace('-', " ");

@@ -12,12 +12,15 @@ pub fn all(text: &mut String, result: &Value) {
     target_packets(text, result);
     arriving(text, result);
     flows(text, result);
+    cores(text, result);
+    floods(text, result);
     calls(text, result);
     latency(text, result);
     peers(text, result);
 }
 
-fn number(value: &Value) -> f64 {
+/// What is not a number is told as such.
+pub fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
@@ -27,7 +30,8 @@ fn added(arm: &Value) -> String {
     format!("{:+.1} ({:+.1} to {:+.1})", number(&arm["added"]), number(&quartiles[0]), number(&quartiles[1]))
 }
 
-fn arms(measure: &Value) -> impl Iterator<Item = &Value> {
+/// The arms of a measurement, the first of which is the base.
+pub fn arms(measure: &Value) -> impl Iterator<Item = &Value> {
     measure["arms"].as_array().into_iter().flatten()
 }
 
@@ -41,15 +45,16 @@ fn leaving(text: &mut String, result: &Value) {
     text.push_str(
         "\n## Packets that leave: one program by itself\n\nBPF_PROG_TEST_RUN of the program as the engine loads it for a plan, on \
          a packet of somebody else, by processor time; nanoseconds. An empty program of the same type is the first arm.\n\n\
-         | targets | levels | rules | empty | noise | added | instructions | bytes of machine code | KiB of maps |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+         | runs | targets | levels | rules | empty | noise | added | instructions | bytes of machine code | KiB of maps |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for (_, measure) in figures(result, "test_run_egress") {
         let (noise, others) = noise_and_others(measure);
         let empty = arms(measure).next().map_or(f64::NAN, |arm| number(&arm["median"]));
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {empty:.1} | {} | {} | {} | {} | {:.0} |",
+            "| {} | {} | {} | {} | {empty:.1} | {} | {} | {} | {} | {:.0} |",
+            measure["runs"],
             measure["targets"],
             measure["levels"],
             measure["rules"],
@@ -60,6 +65,27 @@ fn leaving(text: &mut String, result: &Value) {
             number(&measure["map_bytes"]) / 1024.0,
         );
     }
+    knee(text, result);
+}
+
+/// Where the curve over targets bends, why, and what a target takes.
+fn knee(text: &mut String, result: &Value) {
+    let of = |targets: u64, field: fn(&Value) -> f64| {
+        let mut all = figures(result, "test_run_egress").map(|(_, measure)| measure);
+        all.find(|m| m["targets"] == targets && m["rules"] == 1 && m["levels"] == 1).map(field)
+    };
+    let ns = |measure: &Value| arms(measure).last().map_or(f64::NAN, |arm| number(&arm["added"]));
+    let memory = |measure: &Value| number(&measure["map_bytes"]);
+    let all = (of(8, ns), of(9, ns), of(10_000, ns), of(1_000, memory), of(10_000, memory));
+    let (Some(eight), Some(nine), Some(last), Some(fewer), Some(more)) = all else { return };
+    let _ = writeln!(
+        text,
+        "\nThe knee is behind 8 targets ({eight:+.1} ns), which are compared with constants of the program; from 9 on \
+         ({nine:+.1} ns) a filter and a hash table are asked, at any number ({last:+.1} ns at 10 000). Another level of the hierarchy \
+         costs another helper call. Rules cost nobody but the target; their tables are made for 64, the most there may be. A target \
+         takes {:.0} bytes.",
+        (more - fewer) / 9_000.0,
+    );
 }
 
 fn target_packets(text: &mut String, result: &Value) {
@@ -102,7 +128,8 @@ fn arriving(text: &mut String, result: &Value) {
     }
 }
 
-fn arms_table(text: &mut String, measure: &Value, unit: &str) {
+/// Their figures, one line each.
+pub fn arms_table(text: &mut String, measure: &Value, unit: &str) {
     let _ = writeln!(text, "| arm | least {unit} | median | added | ratio |\n|---|---|---|---|---|");
     for arm in arms(measure) {
         let _ = writeln!(
@@ -126,15 +153,48 @@ fn flows(text: &mut String, result: &Value) {
              them for the statistics themselves).",
         ),
         ("flow_ingress", "Packets that arrive, in a real flow\n\nThe same flow at its other end."),
-        (
-            "pps",
-            "A sender's whole packet\n\nProcessor time of one send of 64 bytes over four equal veth pairs, each of which carries one \
-             arm, taken in turns; nanoseconds. 10⁹ through this is packets per second.",
-        ),
     ] {
         for (_, measure) in figures(result, name) {
             let _ = write!(text, "\n## {title}\n\n");
             arms_table(text, measure, "ns");
+        }
+    }
+}
+
+fn cores(text: &mut String, result: &Value) {
+    for (place, (_, measure)) in figures(result, "pps").enumerate() {
+        if place == 0 {
+            text.push_str(
+                "\n## A sender's whole packet\n\nProcessor time of one send of 64 bytes over equal veth pairs, each of which carries \
+                 one arm, taken in turns; nanoseconds. 10⁹ through this is packets per second of one sender. Senders go on at the \
+                 same time, one per processor, through the same programs and maps.\n",
+            );
+        }
+        let senders = number(&measure["senders"]);
+        let _ = write!(text, "\n{senders:.0} sender{}:\n\n", if senders > 1.0 { "s" } else { "" });
+        arms_table(text, measure, "ns");
+    }
+}
+
+fn floods(text: &mut String, result: &Value) {
+    for (_, measure) in figures(result, "flood") {
+        text.push_str(
+            "\n## Every packet hit and written down\n\nOne sender of the target, as fast as it can; all its datagrams are lost, and \
+             `--events` tells of each. Medians.\n\n\
+             | events | ns per send | added | sent in a second | written | lost and counted |\n|---|---|---|---|---|---|\n",
+        );
+        let events = measure["events"].as_array().into_iter().flatten();
+        for (arm, events) in arms(measure).zip(events) {
+            let _ = writeln!(
+                text,
+                "| {} | {:.0} | {} | {:.0} | {:.0} | {:.0} |",
+                arm["arm"].as_str().unwrap_or_default(),
+                number(&arm["median"]),
+                added(arm),
+                number(&events["per_second"]),
+                number(&events["written"]),
+                number(&events["lost"]),
+            );
         }
     }
 }
@@ -146,6 +206,15 @@ fn calls(text: &mut String, result: &Value) {
             "\n## A read by {} on {}\n\nA read of one byte of /dev/zero on a machine that counts instructions: the least of many \
              batches, per call.\n\n",
             measure["way"].as_str().unwrap_or_default(),
+            step.trim_start_matches("vm "),
+        );
+        arms_table(text, measure, "instructions");
+    }
+    for (step, measure) in figures(result, "hooked_connect") {
+        let _ = write!(
+            text,
+            "\n## A connect by the cgroup's socket hook on {}\n\nconnect(2) of a UDP socket to 127.0.0.1, counted likewise. The hook \
+             is of the target's cgroup: in any other nothing runs.\n\n",
             step.trim_start_matches("vm "),
         );
         arms_table(text, measure, "instructions");
