@@ -272,4 +272,10 @@ fn peers(text: &mut String, result: &Value) {
             field("left"),
         );
     }
+    if !last.is_empty() {
+        text.push_str(
+            "\nbcc's `inject` is not here: it makes allocations and block requests fail below a chain of kernel functions \
+             (`should_failslab`, `should_fail_bio`, `should_fail_alloc_page`), no packets, and no call with an errno to choose.\n",
+        );
+    }
 }
