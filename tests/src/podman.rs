@@ -11,9 +11,24 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use crate::board::SharedBoard;
+use crate::capability::has_tool;
 use crate::cgroup::{Cgroup, TestCgroup, mount_point};
 use crate::patience::wait_until;
 use crate::spawn::{Place, Process, victim_binary};
+
+/// Why containers cannot be started here, if they cannot.
+pub fn missing() -> Result<Option<String>> {
+    if !has_tool("podman") {
+        return Ok(Some("no podman".into()));
+    }
+    // It executes itself anew, from memory, before it looks for what it is to run.
+    let empty = tempfile::tempdir().context("making a directory for crun")?;
+    let mut crun = Command::new("crun");
+    crun.arg("--root").arg(empty.path()).arg("run").arg("--bundle").arg(empty.path()).arg("nothing");
+    let output = crun.stdin(Stdio::null()).output().context("running crun")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    Ok(said.contains("re-execute").then(|| format!("crun does not start here: {}", said.trim())))
+}
 
 /// Podman with a state of its own, which goes with this value and takes all containers with it.
 pub struct Podman {

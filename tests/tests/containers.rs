@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::SharedBoard;
-use integration_tests::capability::{file_errors_missing, has_tool};
+use integration_tests::capability::file_errors_missing;
 use integration_tests::cgroup::TestCgroup;
 use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
@@ -14,7 +14,7 @@ use integration_tests::loss::Traffic;
 use integration_tests::measure::measure;
 use integration_tests::patience::wait_until;
 use integration_tests::plan::plan;
-use integration_tests::podman::{Container, Podman};
+use integration_tests::podman::{self, Container, Podman};
 use integration_tests::skip;
 use integration_tests::tasks::read_tasks;
 use nix::sys::signal::Signal;
@@ -56,8 +56,8 @@ fn check_at_rest(container: &Container<'_>) -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn loss_is_felt_by_a_container_over_its_restart_and_not_by_its_neighbour() -> Result<()> {
-    if !has_tool("podman") {
-        skip!("no podman");
+    if let Some(reason) = podman::missing()? {
+        skip!("{reason}");
     }
     let (podman, cgroup) = (Podman::new()?, TestCgroup::new()?);
     let runner = cgroup.runner()?;
@@ -104,8 +104,8 @@ fn loss_is_felt_by_a_container_over_its_restart_and_not_by_its_neighbour() -> Re
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn calls_fail_in_a_container_and_not_in_its_neighbour() -> Result<()> {
-    if !has_tool("podman") {
-        skip!("no podman");
+    if let Some(reason) = podman::missing()? {
+        skip!("{reason}");
     }
     if let Some(reason) = file_errors_missing()? {
         skip!("{reason}");
@@ -134,8 +134,8 @@ fn calls_fail_in_a_container_and_not_in_its_neighbour() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn containers_live_on_when_the_owner_is_killed() -> Result<()> {
-    if !has_tool("podman") {
-        skip!("no podman");
+    if let Some(reason) = podman::missing()? {
+        skip!("{reason}");
     }
     let (podman, cgroup) = (Podman::new()?, TestCgroup::new()?);
     let web = named("web");
@@ -157,8 +157,8 @@ fn containers_live_on_when_the_owner_is_killed() -> Result<()> {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_name_that_is_not_of_one_running_container_is_refused() -> Result<()> {
-    if !has_tool("podman") {
-        skip!("no podman");
+    if let Some(reason) = podman::missing()? {
+        skip!("{reason}");
     }
     let (podman, another) = (Podman::new()?, Podman::new()?);
     let web = named("web");
