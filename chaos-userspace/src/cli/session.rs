@@ -494,6 +494,9 @@ impl<'a> Session<'a> {
 
     /// Takes away what is left, tells the summary and returns it.
     pub async fn finish(mut self, sink: &mut Sink) -> Result<Summary, Failure> {
+        if let Some(home) = &mut self.engine {
+            home.let_out().await;
+        }
         self.close();
         let restarted = self.restarted();
         if let Some(kernel_log) = self.kernel_log {

@@ -58,6 +58,13 @@ pub struct Seat {
     pub rules: Vec<u32>,
 }
 
+impl Seat {
+    /// Its rules, one bit each.
+    pub fn mask(&self) -> u64 {
+        self.rules.iter().fold(0, |rules, rule| rules | 1 << rule)
+    }
+}
+
 /// Everything that is written before the first program is attached.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
@@ -186,7 +193,8 @@ pub enum Error {
     TwoLatencies,
 }
 
-fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {
+/// Refuses what does not fit.
+pub(crate) fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {
     if count > limit { Err(Error::TooMany { what, count, limit }) } else { Ok(()) }
 }
 

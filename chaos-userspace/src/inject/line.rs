@@ -33,6 +33,8 @@ pub const NAME_PREFIX: &str = "kc-";
 const MTU: u32 = 65_535;
 /// How long an orderly end waits for packets at most.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// By how much a packet comes out of its line later than it is to.
+const LATE: Duration = Duration::from_millis(100);
 /// `TC_H_ROOT` (include/uapi/linux/pkt_sched.h).
 const TC_H_ROOT: u32 = u32::MAX;
 const TCA_OPTIONS: u16 = 2;
@@ -43,31 +45,39 @@ const TCMSG_BYTES: usize = 20;
 /// All lines of one engine.
 #[derive(Debug)]
 pub struct Lines {
-    // Dropped in this order: the programs inside, then the devices, which go with their namespace.
-    links: Vec<Link>,
+    // Dropped in this order: the lines with the programs inside, and what is behind them.
+    lines: Vec<Line>,
     program_a: OwnedFd,
     program_b: OwnedFd,
-    lines: Vec<Line>,
     behind: NetworkNamespace,
     prefix: String,
 }
 
 #[derive(Debug)]
 struct Line {
+    // The device goes with the namespace behind it.
+    links: [Link; 2],
     namespace: Arc<NetworkNamespace>,
-    rule: u32,
     place: Place,
+    rule: u32,
     device: u32,
+    name: String,
     longest: Duration,
 }
 
+impl Line {
+    fn is(&self, (place, rule): (Place, u32)) -> bool {
+        self.place == place && self.rule == rule
+    }
+}
+
 /// Which packets share a line: those with a bottleneck in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
+    /// The namespace as in the keys of lines: by the engine's count, and whether packets arrive or leave.
+    pub namespace: u32,
     /// Those of the loopback device, or those of all others.
     pub loopback: bool,
-    /// Those that arrive, or those that leave.
-    pub arriving: bool,
 }
 
 /// What became of the packets in the lines.
@@ -85,10 +95,9 @@ impl Lines {
         let mut short: String = run.chars().filter(char::is_ascii_alphanumeric).collect();
         short = short.split_off(short.len().saturating_sub(8));
         Ok(Self {
-            links: vec![],
+            lines: vec![],
             program_a,
             program_b,
-            lines: vec![],
             behind: NetworkNamespace::anonymous()?,
             prefix: format!("{NAME_PREFIX}{short}-"),
         })
@@ -102,36 +111,53 @@ impl Lines {
         netem: &Netem,
         place: Place,
     ) -> io::Result<u32> {
-        let known = self.lines.iter().find(|line| {
-            line.namespace.inode() == namespace.inode() && line.rule == rule && line.place == place
-        });
-        if let Some(line) = known {
+        if let Some(line) = self.lines.iter().find(|line| line.is((place, rule))) {
             return Ok(line.device);
         }
-        let name = format!("{}{}", self.prefix, self.lines.len());
+        let name = self.free_name();
         namespace.within(|| make_pair(&name, &self.behind))??;
+        match self.furnish(namespace, &name, netem) {
+            Ok((device, links)) => {
+                let (namespace, longest) = (Arc::clone(namespace), netem.longest);
+                self.lines.push(Line { links, namespace, place, rule, device, name, longest });
+                Ok(device)
+            }
+            Err(error) => {
+                let gone = namespace.within(|| remove(index_of(&name)?)).and_then(|gone| gone);
+                gone.unwrap_or_else(|error| log::warn!("the device {name} of a delay line: {error}"));
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a line of the pair of this name: the near end's index, and the programs inside.
+    fn furnish(
+        &self,
+        namespace: &NetworkNamespace,
+        name: &str,
+        netem: &Netem,
+    ) -> io::Result<(u32, [Link; 2])> {
         let far = self.behind.within(|| -> io::Result<u32> {
-            let index = index_of(&name)?;
+            let index = index_of(name)?;
             bring_up(index)?;
             Ok(index)
         })??;
         let near = namespace.within(|| -> io::Result<u32> {
-            let index = index_of(&name)?;
+            let index = index_of(name)?;
             bring_up(index)?;
             set_netem(index, netem.options.clone(), NLM_F_CREATE | NLM_F_EXCL)?;
             Ok(index)
         })??;
         let (a, b) = (self.program_a.as_fd(), self.program_b.as_fd());
-        self.links.push(self.behind.within(|| Link::tcx_ingress(b, far, &name))??);
-        self.links.push(namespace.within(|| Link::tcx_ingress(a, near, &name))??);
-        self.lines.push(Line {
-            namespace: Arc::clone(namespace),
-            rule,
-            place,
-            device: near,
-            longest: netem.longest,
-        });
-        Ok(near)
+        let inside = self.behind.within(|| Link::tcx_ingress(b, far, name))??;
+        let outside = namespace.within(|| Link::tcx_ingress(a, near, name))??;
+        Ok((near, [inside, outside]))
+    }
+
+    /// A name that none of the lines has.
+    fn free_name(&self) -> String {
+        let names = (0..).map(|number| format!("{}{number:x}", self.prefix));
+        names.into_iter().find(|name| self.lines.iter().all(|line| line.name != *name)).unwrap_or_default()
     }
 
     /// Gives all lines of a rule other parameters. Packets in them keep the times they have.
@@ -145,7 +171,7 @@ impl Lines {
 
     /// How many attachments there are.
     pub fn links(&self) -> usize {
-        self.links.len()
+        self.lines.iter().map(|line| line.links.len()).sum()
     }
 
     /// The programs inside.
@@ -153,63 +179,110 @@ impl Lines {
         [&self.program_a, &self.program_b]
     }
 
+    /// Where there are lines, and of which rules.
+    pub fn all(&self) -> impl Iterator<Item = (Place, u32)> {
+        self.lines.iter().map(|line| (line.place, line.rule))
+    }
+
+    /// How long a packet may stay in this line; nothing without one.
+    pub fn longest(&self, of: (Place, u32)) -> Duration {
+        self.lines.iter().find(|line| line.is(of)).map_or(Duration::ZERO, |line| line.longest)
+    }
+
+    /// Whether a packet is in a line of one of these rules, and may come out of it within the time that an orderly end waits.
+    pub fn hold(&self, rules: u64, since: Instant) -> bool {
+        let own: Vec<_> = self.lines.iter().filter(|line| rules & 1 << line.rule != 0).collect();
+        since.elapsed() < patience(&own) && own.iter().any(|line| line.queue().undelivered > 0)
+    }
+
     /// Waits until nothing is in the lines any more, then removes them. Nothing must lead into them by then. What could
     /// not be undone is returned in words.
     pub fn end(mut self) -> (Queue, Vec<String>) {
-        let queue = self.drain();
-        self.links.clear();
+        self.remove(|_| true, |_| false, Instant::now())
+    }
+
+    /// The same for the lines that go, into which nothing leads since then but others that packets may be in before, some time
+    /// longer.
+    pub fn remove(
+        &mut self,
+        goes: impl Fn((Place, u32)) -> bool,
+        before: impl Fn((Place, u32)) -> bool,
+        since: Instant,
+    ) -> (Queue, Vec<String>) {
+        let (going, stay): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.lines).into_iter().partition(|line| goes((line.place, line.rule)));
+        let before = stay.iter().filter(|line| before((line.place, line.rule))).collect();
+        let queue = drain(&going, before, since);
+        self.lines = stay;
         let mut problems = vec![];
         // Their namespace takes its devices along as well, but a worker of the kernel does that at its leisure
         // (cleanup_net, net/core/net_namespace.c).
-        for (number, line) in self.lines.iter().enumerate() {
-            let gone = line.namespace.within(|| {
-                remove(line.device)?;
-                Ok(device::list()?.iter().all(|device| device.index != line.device))
+        for Line { links, namespace, device, name, .. } in going {
+            drop(links);
+            let gone = namespace.within(|| {
+                remove(device)?;
+                Ok(device::list()?.iter().all(|there| there.index != device))
             });
             let why = match gone.and_then(|gone: io::Result<bool>| gone) {
                 Ok(true) => continue,
                 Ok(false) => "it is still there".to_owned(),
                 Err(error) => error.to_string(),
             };
-            problems.push(format!("the device {}{number} of a delay line: {why}", self.prefix));
+            problems.push(format!("the device {name} of a delay line: {why}"));
         }
         (queue, problems)
     }
+}
 
-    fn drain(&self) -> Queue {
-        // A packet may pass the lines of all rules, one after another.
-        let mut longest: BTreeMap<u32, Duration> = BTreeMap::new();
-        for line in &self.lines {
-            let of_rule = longest.entry(line.rule).or_default();
-            *of_rule = line.longest.max(*of_rule);
+impl Line {
+    /// What is in it; of a line that cannot be asked nothing.
+    fn queue(&self) -> Queue {
+        self.namespace.within(|| queue(self.device)).and_then(|queue| queue).unwrap_or_default()
+    }
+}
+
+/// How long an orderly end waits for what is in these lines.
+fn patience(lines: &[&Line]) -> Duration {
+    // A packet may pass the lines of all rules, one after another.
+    let mut longest: BTreeMap<u32, Duration> = BTreeMap::new();
+    for line in lines {
+        let of_rule = longest.entry(line.rule).or_default();
+        *of_rule = line.longest.max(*of_rule);
+    }
+    let longest = longest.values().fold(Duration::ZERO, |sum, time| sum.saturating_add(*time));
+    longest.saturating_add(Duration::from_secs(1)).min(DRAIN_MAX)
+}
+
+/// Waits until nothing is in these lines any more. Packets that may come from those `before` have come once one of them was
+/// empty, or has had the time it takes.
+fn drain(lines: &[Line], mut before: Vec<&Line>, since: Instant) -> Queue {
+    let all: Vec<_> = lines.iter().chain(before.iter().copied()).collect();
+    let limit = patience(&all);
+    let mut empty_before = false;
+    loop {
+        let late = since.elapsed() > limit;
+        before.retain(|line| {
+            since.elapsed() <= line.longest.saturating_add(LATE) && line.queue().undelivered > 0
+        });
+        let mut sum = Queue::default();
+        for queue in lines.iter().map(Line::queue) {
+            sum.overflowed += queue.overflowed;
+            sum.undelivered += queue.undelivered;
         }
-        let longest = longest.values().fold(Duration::ZERO, |sum, time| sum.saturating_add(*time));
-        let limit = longest.saturating_add(Duration::from_secs(1)).min(DRAIN_MAX);
-        let start = Instant::now();
-        let mut empty_before = false;
-        loop {
-            let mut sum = Queue::default();
-            for line in &self.lines {
-                let queue = line.namespace.within(|| queue(line.device)).and_then(|queue| queue);
-                let queue = queue.unwrap_or_default();
-                sum.overflowed += queue.overflowed;
-                sum.undelivered += queue.undelivered;
-            }
-            if sum.undelivered == 0 {
-                // The last one has left its queue but may be on its way to the device or to the next line still.
-                std::thread::sleep(Duration::from_millis(2));
-                if empty_before || self.lines.len() == 1 {
-                    return sum;
-                }
-                empty_before = true;
-                continue;
-            }
-            empty_before = false;
-            if start.elapsed() > limit {
+        if sum.undelivered == 0 && before.is_empty() {
+            // The last one has left its queue but may be on its way to the device or to the next line still.
+            std::thread::sleep(Duration::from_millis(2));
+            if empty_before || all.len() == 1 {
                 return sum;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            empty_before = true;
+            continue;
         }
+        empty_before = false;
+        if late {
+            return sum;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -139,6 +139,19 @@ impl Link {
         bpf::update_link(link.as_fd(), program)
     }
 
+    /// The same on a device, with the place of the program among those of its engine.
+    pub fn hand_over(&mut self, program: BorrowedFd<'_>, number: usize) -> io::Result<()> {
+        match self.update(program) {
+            // The device has gone, and the link does nothing any more.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            other => other?,
+        }
+        if let Some(Place::Device(on)) = &mut self.place {
+            on.program = number;
+        }
+        Ok(())
+    }
+
     /// Attaches a program to the function it was loaded for: LSM hooks and `fmod_ret`.
     pub fn function(program: BorrowedFd<'_>, what: &str) -> io::Result<Self> {
         Ok(Self::new(bpf::open_raw_tracepoint(program, None)?, what.to_owned()))

@@ -182,7 +182,8 @@ pub fn globals(image: &Image, set: u32, log_level: u8, recording: Option<Recordi
         ("KC_RESET", flag(image.rules.iter().any(|rule| rule.kind == KIND_RESET))),
         ("KC_LATENCY", word(image.latency)),
         ("KC_LINE", flag(!image.lines.is_empty())),
-        ("KC_CHAINED", flag(image.lines.len() > 1)),
+        // Lines outlive the programs that were there when they came.
+        ("KC_CHAINED", flag(image.lines.len() > 1 || image.shared && !image.lines.is_empty())),
         ("KC_EXACT", flag(image.exact)),
         ("KC_COMM", flag(!image.comms.is_empty())),
         ("KC_UID", flag(!image.uids.is_empty())),
@@ -281,12 +282,7 @@ fn corrupting(image: &Image) -> u32 {
 /// Entries of the maps whose size depends on the plan.
 fn entries(map: &str, image: &Image, recording: Option<Recording>) -> Option<u32> {
     let count = match map {
-        "KC_LINES" | "KC_EXITS" | "KC_LOADS" | "KC_NAMESPACES" | "KC_HOLDS" | "KC_UNDER_WAY" | "KC_TIMES"
-        | "KC_TREE_MEMBERS"
-            if image.shared =>
-        {
-            0
-        }
+        "KC_NAMESPACES" | "KC_HOLDS" | "KC_UNDER_WAY" | "KC_TIMES" | "KC_TREE_MEMBERS" if image.shared => 0,
         "KC_RING" if recording.is_none() => RING_BYTES_MIN as usize,
         // What comes needs room, and maps do not grow.
         _ if image.shared => return None,
@@ -477,6 +473,13 @@ impl Maps {
         lines.insert(key, entrance, 0).map_err(of("KC_LINES"))
     }
 
+    /// Leads the packets into no lines any more.
+    pub fn remove_entrance(&mut self, key: LineKey) -> Result<(), Error> {
+        let mut lines: HashMap<_, LineKey, Entrance> =
+            self.map("KC_LINES")?.try_into().map_err(of("KC_LINES"))?;
+        ignore_gone(lines.remove(&key)).map_err(of("KC_LINES"))
+    }
+
     /// Says where the packets of a slot go on behind their line.
     pub fn set_exit(&mut self, slot: u32, exit: Exit) -> Result<(), Error> {
         let mut exits: Array<_, Exit> = self.map("KC_EXITS")?.try_into().map_err(of("KC_EXITS"))?;
@@ -493,11 +496,18 @@ impl Maps {
         loads.set(number, load, 0).map_err(of("KC_LOADS"))
     }
 
-    /// Packets for which there was no room on the first `count` ways through lines.
-    pub fn overflowed(&self, count: u32) -> Result<u64, Error> {
-        let map = self.0.get("KC_LOADS").ok_or(Error::NoMap("KC_LOADS"))?;
-        let loads: Array<_, Load> = map.try_into().map_err(of("KC_LOADS"))?;
-        (0..count).map(|number| Ok(loads.get(&number, 0).map_err(of("KC_LOADS"))?.full)).sum()
+    /// Forgets what was on a way, which no packet takes any more. Returns for how many there was no room.
+    pub fn forget_load(&mut self, number: u32) -> Result<u64, Error> {
+        let full = self.overflowed(number)?;
+        let mut loads: Array<_, Load> = self.map("KC_LOADS")?.try_into().map_err(of("KC_LOADS"))?;
+        loads.set(number, Load::default(), 0).map_err(of("KC_LOADS"))?;
+        Ok(full)
+    }
+
+    /// Packets for which there was no room on a way through lines.
+    pub fn overflowed(&self, number: u32) -> Result<u64, Error> {
+        let loads: Array<_, Load> = self.view("KC_LOADS")?;
+        Ok(loads.get(&number, 0).map_err(of("KC_LOADS"))?.full)
     }
 
     /// Recorded events that found no room.

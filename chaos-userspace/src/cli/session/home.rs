@@ -5,7 +5,10 @@ use crate::{
     plan::Plan,
 };
 use chaos_common::{counter::RuleCounters, latency::Held};
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+/// How soon lines are looked at again that are not empty.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Counters, what became of calls held back, and how often the kernel skipped a program, by rule.
 type RunAccount = (Vec<RuleCounters>, Vec<Held>, Vec<u64>);
@@ -81,6 +84,17 @@ impl Home {
     /// Those of [`Engine::change`].
     pub fn change(&mut self, plan: &Plan) -> Result<(), Error> {
         self.with(|engine, slot| engine.change(slot, plan))
+    }
+
+    /// While packets that the run has held back come out of their lines, an engine that others have as well is there for them.
+    pub async fn let_out(&mut self) {
+        if matches!(self, Self::Own(_)) {
+            return;
+        }
+        self.look(Engine::disarm);
+        while self.with(Engine::holds_back) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Takes everything of the run away.

@@ -163,7 +163,7 @@ impl Engine {
         match mechanism {
             Mechanism::Tcx | Mechanism::Clsact => {
                 for (number, namespace) in namespaces_of(users)?.into_iter().enumerate() {
-                    self.add_place(namespace, number as u32, mechanism, program)?;
+                    self.add_place(namespace, number as u32, mechanism, program, vec![])?;
                 }
                 Ok(())
             }

@@ -75,6 +75,9 @@ impl Engine {
         if !object::serves(&self.image, &image) {
             return Err(Error::NotLive);
         }
+        if self.shared.is_some() {
+            self.wanted(&image).check_lines(&image)?;
+        }
         // Programs may still read the bank that is to be written, if nobody has waited.
         if let Some(grace) = self.grace.take() {
             grace.wait();
@@ -82,10 +85,10 @@ impl Engine {
         let bank = 1 - self.page.bank();
         self.maps.set_rules(bank, &image.rules)?;
         if image.lines != self.image.lines
-            && let Err(error) = self.change_lines(&image)
+            && let Err(error) = self.change_lines(&image, &image)
         {
             // What was there was accepted before.
-            let _ = self.change_lines(&self.image.clone());
+            let _ = self.change_lines(&image, &self.image.clone());
             return Err(error);
         }
         self.page.set_bank(bank);
@@ -98,11 +101,14 @@ impl Engine {
         Ok(grace)
     }
 
-    fn change_lines(&mut self, image: &encode::Image) -> Result<(), Error> {
+    /// Has the lines that are others by `wanted` than they were do what `image` says.
+    fn change_lines(&mut self, wanted: &encode::Image, image: &encode::Image) -> Result<(), Error> {
         let Some(lines) = &mut self.lines else { return Ok(()) };
-        image
-            .lines
-            .iter()
+        let before = &self.image.lines;
+        let is_other = |number: &usize| wanted.lines.get(*number) != before.get(*number);
+        let others = (0..image.lines.len()).filter(is_other);
+        others
+            .filter_map(|number| image.lines.get(number))
             .try_for_each(|(rule, netem)| lines.change(*rule, netem))
             .map_err(io_error("changing a delay line"))?;
         self.change_loads(image).map_err(Error::from)

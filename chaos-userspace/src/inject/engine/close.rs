@@ -58,7 +58,7 @@ impl Engine {
         let overtaken = self.overtaken();
         self.page.set_armed(false);
         let ids = self.program_ids();
-        let links_closed = self.links.len() + self.lines.as_ref().map_or(0, Lines::links);
+        let links_closed = self.link_count();
         self.links.clear();
         let missed = self.missed();
         // Whoever is held back goes on now, and so do the programs that hold.
@@ -140,6 +140,11 @@ impl Engine {
     /// The same of one run.
     pub(super) fn overtaken_of(&self, slot: usize) -> BTreeSet<String> {
         overtaken(self.hosted.get(&slot).into_iter().flat_map(Hosted::mechanisms))
+    }
+
+    /// Attachments, those of lines included.
+    pub(super) fn link_count(&self) -> usize {
+        self.links.len() + self.lines.as_ref().map_or(0, Lines::links)
     }
 
     fn undo_filters(&self) -> Vec<String> {

@@ -19,6 +19,7 @@ use crate::{
 use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc};
 
 /// A network namespace whose devices carry a program.
+#[derive(Clone)]
 pub(super) struct Place {
     namespace: Arc<NetworkNamespace>,
     /// Number of the namespace in the keys of lines.
@@ -26,6 +27,8 @@ pub(super) struct Place {
     mechanism: Mechanism,
     /// Place of the program among the engine's.
     program: usize,
+    /// Sets of rules that may delay the same packet; none without lines.
+    together: Vec<u64>,
     /// Indices of the devices.
     devices: BTreeSet<u32>,
 }
@@ -37,6 +40,14 @@ impl Place {
 
     pub(super) fn number(&self) -> u32 {
         self.number
+    }
+
+    pub(super) fn together(&self) -> &[u64] {
+        &self.together
+    }
+
+    fn is_for_arriving(&self) -> bool {
+        self.mechanism == Mechanism::Arrival
     }
 
     pub(super) fn is_clsact(&self) -> bool {
@@ -59,29 +70,74 @@ impl Engine {
         number: u32,
         mechanism: &Mechanism,
         program: usize,
+        together: Vec<u64>,
     ) -> Result<(), Error> {
         let namespace = namespace.into();
+        let place = Place {
+            namespace,
+            number,
+            mechanism: mechanism.clone(),
+            program,
+            together,
+            devices: BTreeSet::new(),
+        };
         // Each costs a grace period, and nothing passes one that is down: it is followed like one that appears.
-        let mut devices = devices_in(&namespace)?;
+        let mut devices = devices_in(&place.namespace)?;
         devices.retain(Device::is_up);
         for device in &devices {
-            self.attach_to_device(&namespace, number, mechanism, program, device)?;
+            self.attach_to_device(&place, device)?;
         }
         let devices = devices.iter().map(|device| device.index).collect();
-        self.places.push(Place { namespace, number, mechanism: mechanism.clone(), program, devices });
+        self.places.push(Place { devices, ..place });
+        Ok(())
+    }
+
+    /// Leads the packets of a place into the lines of the rules that delay them `together`, by a program that knows its lines, or
+    /// by the one without if there are none. Each packet meets one of both. Ways that are not wanted have been taken away.
+    pub(super) fn lead_into_lines(&mut self, index: usize, together: &[u64]) -> Result<(), Error> {
+        let Some(place) = self.places.get(index).filter(|place| place.together != together) else {
+            return Ok(());
+        };
+        let mut place = place.clone();
+        place.number = match (together.is_empty(), place.number) {
+            (true, _) => 0,
+            (false, 0) => self.free_namespace_number(),
+            (false, number) => number,
+        };
+        place.together = together.to_vec();
+        let devices = devices_in(&place.namespace)?;
+        for device in devices.iter().filter(|device| place.devices.contains(&device.index)) {
+            let laid = self.lay_lines(&place.namespace, place.number, device, false, together);
+            or_gone(laid, &place.namespace, device)?;
+        }
+        let before = place.program;
+        place.program = self.program(&device_program(place.number))?;
+        if let Err(error) = self.hand_over_devices(&place.namespace, place.program) {
+            // What was there was accepted before.
+            if let Err(again) = self.hand_over_devices(&place.namespace, before) {
+                log::warn!("going back to the program before: {again}");
+            }
+            return Err(error);
+        }
+        self.places[index] = place;
+        Ok(())
+    }
+
+    /// Puts a program in the place of those on the devices of a namespace.
+    fn hand_over_devices(&mut self, namespace: &NetworkNamespace, number: usize) -> Result<(), Error> {
+        let program = self.programs[&number].as_fd();
+        let is_other = |on: OnDevice| on.namespace == namespace.inode() && on.program != number;
+        for link in self.links.iter_mut().filter(|link| link.on_device().is_some_and(is_other)) {
+            let handed = link.hand_over(program, number);
+            handed.map_err(|source| Error::Attach { what: link.what().to_owned(), source })?;
+        }
         Ok(())
     }
 
     /// The device's lines first, the program that leads into them last.
-    fn attach_to_device(
-        &mut self,
-        namespace: &Arc<NetworkNamespace>,
-        number: u32,
-        mechanism: &Mechanism,
-        program: usize,
-        device: &Device,
-    ) -> Result<(), Error> {
-        let arriving = *mechanism == Mechanism::Arrival;
+    fn attach_to_device(&mut self, place: &Place, device: &Device) -> Result<(), Error> {
+        let Place { namespace, number, mechanism, program, .. } = place;
+        let (program, arriving) = (*program, place.is_for_arriving());
         let what = format!(
             "{} {} of {}",
             mechanism.name(),
@@ -93,9 +149,7 @@ impl Engine {
                 .add_filter(namespace, device.index, program)
                 .map_err(|source| Error::Attach { what, source });
         }
-        if self.lines.is_some() {
-            self.lay_lines(namespace, number, device, arriving)?;
-        }
+        self.lay_lines(namespace, *number, device, arriving, &place.together)?;
         let on = OnDevice { namespace: namespace.inode(), device: device.index, program };
         self.link(&what, |this| {
             let program = this.programs[&program].as_fd();
@@ -122,20 +176,12 @@ impl Engine {
     pub fn follow_devices(&mut self) -> Result<usize, Error> {
         let mut attached = 0;
         for index in 0..self.places.len() {
-            let place = &self.places[index];
-            let (namespace, number) = (Arc::clone(&place.namespace), place.number);
-            let (mechanism, program) = (place.mechanism.clone(), place.program);
-            let devices = devices_in(&namespace)?;
-            let known = place.devices.clone();
+            let place = self.places[index].clone();
+            let (namespace, known) = (&place.namespace, &place.devices);
+            let devices = devices_in(namespace)?;
             for device in devices.iter().filter(|device| !known.contains(&device.index)) {
-                let result = self.attach_to_device(&namespace, number, &mechanism, program, device);
-                // It may have gone meanwhile.
-                let gone = |devices: &[Device]| devices.iter().all(|now| now.index != device.index);
-                if result.is_err() && gone(&devices_in(&namespace)?) {
-                    continue;
-                }
-                result?;
-                attached += 1;
+                let result = self.attach_to_device(&place, device);
+                attached += usize::from(or_gone(result, namespace, device)?);
             }
             // An index may come back with another device.
             let now: BTreeSet<u32> = devices.iter().map(|device| device.index).collect();
@@ -146,6 +192,11 @@ impl Engine {
             if self.shared.is_some() {
                 let inode = namespace.inode();
                 self.journal.filters.retain(|one| one.namespace != inode || !is_gone(&one.device));
+            }
+            if !place.together.is_empty() {
+                for device in known.iter().filter(|index| is_gone(index)) {
+                    self.forget_device(place.number, place.is_for_arriving(), *device)?;
+                }
             }
             self.places[index].devices = now;
         }
@@ -177,6 +228,22 @@ impl Engine {
         let program = self.programs[&program].as_fd();
         namespace.within(|| clsact::add_filter(device, handle, program, Kind::NetEgress.program()))?
     }
+}
+
+/// The program for the devices of the namespace with this number, where runs come and go.
+pub(super) fn device_program(number: u32) -> Kind {
+    match number {
+        0 => Kind::NetEgress,
+        namespace => Kind::NetEgressWithLines { namespace },
+    }
+}
+
+/// Whether it was done; a device that has gone meanwhile needs nothing.
+fn or_gone(result: Result<(), Error>, namespace: &NetworkNamespace, device: &Device) -> Result<bool, Error> {
+    if result.is_err() && devices_in(namespace)?.iter().all(|now| now.index != device.index) {
+        return Ok(false);
+    }
+    result.map(|()| true)
 }
 
 fn subscribe(namespace: &NetworkNamespace) -> io::Result<LinkEvents> {

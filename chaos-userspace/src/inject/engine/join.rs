@@ -11,7 +11,6 @@ use crate::{
     inject::{grace, object::filter_of},
     plan::Mechanism,
 };
-use chaos_common::rule::{KIND_DELAY, KIND_REORDER};
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
@@ -106,10 +105,11 @@ impl Engine {
         let Some(hosted) = self.hosted.get(&slot) else { return Ok(()) };
         let rules = hosted.seat.rules.clone();
         let image = self.encode_hosted(true)?;
-        if image.rules.iter().any(|rule| matches!(rule.kind, KIND_DELAY | KIND_REORDER)) {
-            return Err(unshareable("packets are held back in lines of one run"));
-        }
         hooks_agree(&self.image, &image)?;
+        let wanted = self.wanted(&image);
+        wanted.check_lines(&image)?;
+        // By what lines are laid: those of who stays are among them.
+        self.image.lines.clone_from(&image.lines);
         // Nobody is subject to the new rules yet: only others must find what they found.
         self.maps.forget(&rules)?;
         self.maps.set_rules(self.page.bank(), &image.rules)?;
@@ -123,7 +123,6 @@ impl Engine {
             self.page.set_run(slot, *run);
         }
         self.page.set_judging(image.egress_rules, image.ingress_rules);
-        let wanted = self.wanted(&image);
         self.fit(&image, &wanted)?;
         let cgroups: BTreeMap<u64, BorrowedFd<'_>> =
             placement.cgroups.iter().map(|cgroup| (cgroup.id(), cgroup.as_fd())).collect();

@@ -4,6 +4,7 @@ use super::{Closed, Engine, Error, Hosted, close::wait_gone, witness::Escaped};
 use crate::{
     inject::{
         grace,
+        line::Queue,
         link::Link,
         object::{self, filter_of},
         program::Kind,
@@ -18,7 +19,8 @@ use std::{
 
 impl Engine {
     /// Ends the run in `slot` and takes away what only it needed; the others go on without a gap. `None` if there is no such
-    /// run. What it was is told as of an engine of its own, with the counters of its rules alone.
+    /// run. What it was is told as of an engine of its own, with the counters of its rules alone. What it holds back in lines may
+    /// come out first, for some seconds, which the caller may wait for before ([`Engine::holds_back`]).
     pub fn remove_run(&mut self, slot: usize) -> Option<Closed> {
         let start = Instant::now();
         let hosted = self.hosted.get(&slot).filter(|hosted| self.shared.is_some() && !hosted.ended)?;
@@ -26,7 +28,8 @@ impl Engine {
         self.disarm(slot);
         let overtaken = self.overtaken_of(slot);
         let escaped = if judged { self.escaped_since(slot) } else { Ok(None) };
-        let links_before = self.links.len();
+        let has_lines = self.image.lines.iter().any(|(rule, _)| rules.contains(rule));
+        let links_before = self.link_count();
         let programs_before = self.program_ids();
         let missed = self.missed_of(slot);
         let mut problems = vec![];
@@ -38,6 +41,10 @@ impl Engine {
         }
         problems.extend(self.purge());
         problems.extend(self.announce_hosted().err().map(|error| error.to_string()));
+        let queue = self.shared.as_mut().map(|shared| {
+            problems.append(&mut shared.problems);
+            std::mem::take(&mut shared.left)
+        });
         let left: BTreeSet<u32> = self.program_ids().into_iter().collect();
         let gone: Vec<u32> = programs_before.into_iter().filter(|program| !left.contains(program)).collect();
         let programs_left = wait_gone(&gone, Duration::from_secs(5));
@@ -53,8 +60,9 @@ impl Engine {
         });
         let mut closed = Closed::of_run(account, missed);
         closed.programs_left = programs_left;
-        closed.links_closed = links_before.saturating_sub(self.links.len());
+        closed.links_closed = links_before.saturating_sub(self.link_count());
         (closed.escaped, closed.overtaken, closed.problems) = (escaped, overtaken, problems);
+        closed.queue = queue.filter(|_| has_lines);
         closed.took = start.elapsed();
         Some(closed)
     }
@@ -73,7 +81,12 @@ impl Engine {
     pub(super) fn dismiss(&mut self, slot: usize) -> Vec<String> {
         self.disarm(slot);
         let released = self.release(slot).err().map(|error| error.to_string());
-        released.into_iter().chain(self.purge()).collect()
+        let mut problems: Vec<String> = released.into_iter().chain(self.purge()).collect();
+        if let Some(shared) = &mut self.shared {
+            problems.append(&mut shared.problems);
+            shared.left = Queue::default();
+        }
+        problems
     }
 
     /// From now on nobody is subject to the rules of the run in `slot`, and no program judges by them any more.

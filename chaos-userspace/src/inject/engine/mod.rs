@@ -13,6 +13,7 @@ mod shared;
 mod targets;
 mod trees;
 mod wanted;
+mod ways;
 mod witness;
 
 pub use super::grace::Grace;
@@ -44,7 +45,6 @@ use chaos_common::{
 };
 pub use close::Closed;
 use devices::Place;
-use lines::Way;
 use shared::Shared;
 use std::{
     collections::BTreeMap,
@@ -54,6 +54,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use ways::Ways;
 pub use witness::Escaped;
 
 /// Why an engine could not be started.
@@ -201,11 +202,7 @@ pub struct Engine {
     links: Vec<Link>,
     lines: Option<Lines>,
     programs: BTreeMap<usize, OwnedFd>,
-    exits: u32,
-    /// By number of their load.
-    ways: Vec<Way>,
-    /// Sets of rules that may delay the same packet.
-    delayed_together: Vec<u64>,
+    ways: Ways,
     places: Vec<Place>,
     /// Places in `programs`, by rule.
     serving: Vec<Vec<usize>>,
@@ -243,6 +240,8 @@ struct Hosted {
     missed_before: Vec<u64>,
     /// Packets that seemed to have escaped when it came.
     escaped_before: i64,
+    /// Since when it was known not to act any more, where that was asked for.
+    disarmed: Option<Instant>,
     /// It has ended, and only what is numbered after it is left.
     ended: bool,
 }
@@ -258,6 +257,7 @@ impl Hosted {
             namespaces: vec![],
             missed_before: vec![],
             escaped_before: 0,
+            disarmed: None,
             ended: false,
         }
     }
@@ -352,9 +352,7 @@ impl Engine {
             links: vec![],
             lines: None,
             programs: BTreeMap::new(),
-            exits: 0,
-            ways: vec![],
-            delayed_together: vec![],
+            ways: Ways::default(),
             places: vec![],
             serving: vec![],
             lease: Some(lease),

@@ -1,7 +1,7 @@
 //! Network namespaces that the targets enter while an engine lives. A program on their cgroups tells when one of their tasks
 //! makes a socket in another one than before.
 
-use super::{Engine, Error, io_error};
+use super::{Engine, Error, devices::Place, io_error};
 use crate::{
     host::{kernel, link_events::LinkEvents, namespace::NetworkNamespace},
     inject::{
@@ -68,10 +68,13 @@ impl Engine {
         for namespace in namespaces.into_iter().map(Arc::new) {
             if let Some(hosted) = self.hosted.get_mut(&slot).filter(|_| self.shared.is_some()) {
                 hosted.namespaces.push(Arc::clone(&namespace));
+                let wanted = self.wanted(&self.image);
+                self.fit_namespaces(&wanted)?;
             }
-            let is_place = self.places.iter().any(|place| place.namespace().inode() == namespace.inode());
-            let places = if is_place { vec![] } else { self.in_every_namespace() };
-            for (mechanism, program, number) in places {
+            let places = if self.shared.is_some() { vec![] } else { self.in_every_namespace() };
+            for (place, number) in places {
+                let (mechanism, program) = (place.mechanism().clone(), place.program());
+                let together = place.together().to_vec();
                 let program = match self.namespace_program(&mechanism, number) {
                     Some(kind) => {
                         let mut programs =
@@ -80,7 +83,7 @@ impl Engine {
                     }
                     None => program,
                 };
-                self.add_place(Arc::clone(&namespace), number, &mechanism, program)?;
+                self.add_place(Arc::clone(&namespace), number, &mechanism, program, together)?;
             }
             let subscribed = namespace.within(LinkEvents::subscribe).and_then(|events| events);
             news.push(subscribed.map_err(io_error("listening to news of devices"))?);
@@ -91,15 +94,15 @@ impl Engine {
         Ok(news)
     }
 
-    /// The mechanisms that have a program on devices, with that program, and the next number of a namespace.
-    fn in_every_namespace(&self) -> Vec<(Mechanism, usize, u32)> {
+    /// A place of each mechanism that has a program on devices, and the next number of a namespace.
+    fn in_every_namespace(&self) -> Vec<(Place, u32)> {
         let mut found = BTreeMap::new();
         for place in &self.places {
-            let (program, next) = found.entry(place.mechanism()).or_insert((place.program(), 0));
-            *program = place.program();
+            let (known, next) = found.entry(place.mechanism()).or_insert((place, 0));
+            *known = place;
             *next = (place.number() + 1).max(*next);
         }
-        found.into_iter().map(|(mechanism, (program, next))| (mechanism.clone(), program, next)).collect()
+        found.into_values().map(|(place, next)| (place.clone(), next)).collect()
     }
 
     /// The program that has to be loaded for a namespace of its own: those that lead into lines know theirs.

@@ -5,6 +5,7 @@ use crate::{
     encode::{self, Image, Job, Seat},
     host::kernel,
     inject::{
+        line::Queue,
         object::{self, Globals},
         program::{Kind, Programs},
     },
@@ -32,6 +33,10 @@ pub(super) struct Shared {
     pub(super) kinds: BTreeMap<usize, Kind>,
     /// By program: what the kernel had skipped of those whose place it took.
     pub(super) missed_before: BTreeMap<usize, u64>,
+    /// What became of packets in lines that were taken away, since somebody has asked.
+    pub(super) left: Queue,
+    /// What of lines could not be taken away.
+    pub(super) problems: Vec<String>,
 }
 
 impl Engine {
@@ -59,6 +64,8 @@ impl Engine {
             filter: vec![0; engine.image.filter_words()],
             kinds: BTreeMap::new(),
             missed_before: BTreeMap::new(),
+            left: Queue::default(),
+            problems: vec![],
         });
         engine.begin()?;
         for placement in placements {

@@ -1,8 +1,15 @@
 //! What has to be attached for the runs that an engine hosts, and the difference to what is.
 
-use super::{Engine, Error, Hosted, attach::uppermost, io_error, shared::Shared};
+use super::{
+    Engine, Error, Hosted,
+    attach::uppermost,
+    devices::{Place as DevicePlace, device_program},
+    io_error,
+    lines::delayed_together,
+    shared::Shared,
+};
 use crate::{
-    encode::Image,
+    encode::{self, Image},
     host::{cgroup::Hierarchy, namespace::NetworkNamespace},
     inject::{
         bpf::AttachType,
@@ -12,11 +19,13 @@ use crate::{
     },
     plan::Mechanism,
 };
+use chaos_common::limits::LINES_PER_PACKET_MAX;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 /// What is attached to a cgroup.
@@ -37,24 +46,46 @@ pub(super) struct Wanted {
     functions: BTreeMap<String, String>,
     targets: Vec<OnTarget>,
     /// On all devices of these namespaces.
-    namespaces: Vec<(Mechanism, Arc<NetworkNamespace>)>,
+    namespaces: Vec<InNamespace>,
+}
+
+/// What is attached to the devices of a network namespace.
+struct InNamespace {
+    mechanism: Mechanism,
+    namespace: Arc<NetworkNamespace>,
+    /// Sets of rules that may delay the same packet.
+    together: Vec<u64>,
 }
 
 impl Wanted {
-    /// The programs for all that.
-    pub(super) fn kinds(&self) -> Vec<Kind> {
-        let mut kinds: Vec<Kind> = self.host.values().cloned().collect();
-        kinds.extend(self.targets.iter().map(|on| on.kind.clone()));
-        if !self.namespaces.is_empty() {
-            kinds.push(Kind::NetEgress);
-        }
-        let mut found: Vec<Kind> = vec![];
-        for kind in kinds {
-            if !found.contains(&kind) {
-                found.push(kind);
+    /// Whether a program serves any of that, those on devices aside.
+    fn needs(&self, kind: &Kind) -> bool {
+        self.host.values().any(|wanted| wanted == kind) || self.targets.iter().any(|on| on.kind == *kind)
+    }
+
+    /// Sets of rules that may delay the same packet in a namespace.
+    pub(super) fn together(&self, namespace: &NetworkNamespace) -> &[u64] {
+        let wanted = self.namespaces.iter().find(|wanted| wanted.namespace.inode() == namespace.inode());
+        wanted.map_or(&[], |wanted| &wanted.together)
+    }
+
+    /// Refuses more delays of one packet than it can pass lines, and more bursts than a way has.
+    pub(super) fn check_lines(&self, image: &Image) -> Result<(), encode::Error> {
+        for rules in self.namespaces.iter().flat_map(|wanted| &wanted.together) {
+            let of_packet = || image.lines.iter().filter(|(rule, _)| rules & 1 << rule != 0);
+            let bursts = of_packet().filter(|(_, netem)| netem.burst_bytes != 0).count();
+            for (what, count, limit) in [
+                (
+                    "delays of one packet, by all runs on its targets,",
+                    of_packet().count(),
+                    LINES_PER_PACKET_MAX,
+                ),
+                ("bursts of one packet, by all runs on its targets,", bursts, 1),
+            ] {
+                encode::within(what, count, limit)?;
             }
         }
-        found
+        Ok(())
     }
 
     fn has(&self, link: &Link, kinds: &BTreeMap<usize, Kind>) -> bool {
@@ -64,7 +95,7 @@ impl Wanted {
                     && kinds.get(&on.program) == Some(&wanted.kind)
             }),
             Some(Place::Device(on)) => {
-                self.namespaces.iter().any(|(_, namespace)| namespace.inode() == on.namespace)
+                self.namespaces.iter().any(|wanted| wanted.namespace.inode() == on.namespace)
             }
             Some(Place::Host(on)) => self.host.contains_key(&on.what),
             None => false,
@@ -124,15 +155,21 @@ impl Engine {
                 }
             }
         }
-        for hosted in leaving {
+        for hosted in &leaving {
             let mechanism = hosted.mechanisms().find(|mechanism| mechanism.judges_leaving());
             for (mechanism, namespace) in
                 mechanism.into_iter().flat_map(|one| hosted.namespaces.iter().map(move |two| (one, two)))
             {
-                let is_known = wanted.namespaces.iter().any(|(_, known)| known.inode() == namespace.inode());
-                if !is_known {
-                    wanted.namespaces.push((mechanism.clone(), Arc::clone(namespace)));
+                let inode = namespace.inode();
+                if wanted.namespaces.iter().any(|known| known.namespace.inode() == inode) {
+                    continue;
                 }
+                let there = leaving.iter().filter(|hosted| hosted.is_in(inode));
+                wanted.namespaces.push(InNamespace {
+                    mechanism: mechanism.clone(),
+                    namespace: Arc::clone(namespace),
+                    together: delayed_together(image, there.copied()),
+                });
             }
         }
         wanted
@@ -143,6 +180,9 @@ impl Engine {
     /// it.
     pub(super) fn fit(&mut self, image: &Image, wanted: &Wanted) -> Result<(), Error> {
         self.take_away(wanted)?;
+        let disarmed =
+            self.hosted.values().filter(|hosted| hosted.ended).filter_map(|hosted| hosted.disarmed);
+        self.take_lines_away(wanted, disarmed.min().unwrap_or_else(Instant::now))?;
         let Some(shared) = &self.shared else { return Ok(()) };
         let globals = object::globals(image, shared.set, shared.log_level, None);
         if !object::covers(&shared.globals, &globals) {
@@ -156,15 +196,28 @@ impl Engine {
             let link = self.link_to_host(what, wanted.functions.get(what), kind, program)?;
             self.links.push(link);
         }
-        for (mechanism, namespace) in &wanted.namespaces {
-            let is_there = self.places.iter().any(|place| place.namespace().inode() == namespace.inode());
-            if !is_there {
-                let program = self.program(&Kind::NetEgress)?;
-                self.add_place(Arc::clone(namespace), 0, mechanism, program)?;
-            }
-        }
+        self.fit_namespaces(wanted)?;
         self.attach_to_targets(wanted, |kind| *kind != Kind::Witness)?;
+        self.drop_programs(wanted);
         self.raise_links()
+    }
+
+    /// On the devices of all namespaces where packets are judged, with lines where any run has some.
+    pub(super) fn fit_namespaces(&mut self, wanted: &Wanted) -> Result<(), Error> {
+        if wanted.namespaces.iter().any(|wanted| !wanted.together.is_empty()) {
+            self.prepare_lines()?;
+        }
+        for InNamespace { mechanism, namespace, together } in &wanted.namespaces {
+            let there = self.places.iter().position(|place| place.namespace().inode() == namespace.inode());
+            if let Some(place) = there {
+                self.lead_into_lines(place, together)?;
+                continue;
+            }
+            let number = if together.is_empty() { 0 } else { self.free_namespace_number() };
+            let program = self.program(&device_program(number))?;
+            self.add_place(Arc::clone(namespace), number, mechanism, program, together.clone())?;
+        }
+        Ok(())
     }
 
     /// Behind the target table: what leaves is counted by the egress hooks as well then.
@@ -227,7 +280,7 @@ impl Engine {
     }
 
     /// The program of this kind, loaded if there is none.
-    fn program(&mut self, kind: &Kind) -> Result<usize, Error> {
+    pub(super) fn program(&mut self, kind: &Kind) -> Result<usize, Error> {
         let Some(Shared { loader, kinds, .. }) = &mut self.shared else {
             return Err(super::shared::unshareable("this engine hosts what it was opened with"));
         };
@@ -247,8 +300,7 @@ impl Engine {
         let Some(shared) = &self.shared else { return Ok(()) };
         let kinds = shared.kinds.clone();
         self.links.retain(|link| wanted.has(link, &kinds));
-        let inodes: BTreeSet<u64> =
-            wanted.namespaces.iter().map(|(_, namespace)| namespace.inode()).collect();
+        let inodes: BTreeSet<u64> = wanted.namespaces.iter().map(|wanted| wanted.namespace.inode()).collect();
         let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.places)
             .into_iter()
             .partition(|place| inodes.contains(&place.namespace().inode()));
@@ -258,7 +310,7 @@ impl Engine {
         let (over, kept): (Vec<_>, Vec<_>) =
             filters.into_iter().partition(|filter| gone.contains(&filter.namespace));
         self.journal.filters = over.clone();
-        let held: Vec<_> = go.iter().map(super::devices::Place::namespace).collect();
+        let held: Vec<_> = go.iter().map(DevicePlace::namespace).collect();
         let problems = self.journal.undo_filters(&held);
         self.journal.filters = kept;
         if !over.is_empty() {
@@ -272,17 +324,22 @@ impl Engine {
             }
             self.keep_journal()?;
         }
-        let used = wanted.kinds();
-        let unused: Vec<usize> =
-            kinds.iter().filter(|(_, kind)| !used.contains(kind)).map(|(program, _)| *program).collect();
+        self.drop_programs(wanted);
+        Ok(())
+    }
+
+    /// Lets programs go that serve nothing any more.
+    fn drop_programs(&mut self, wanted: &Wanted) {
+        let Some(shared) = &mut self.shared else { return };
+        let on_devices: BTreeSet<usize> = self.places.iter().map(DevicePlace::program).collect();
+        let is_unused =
+            |(program, kind): &(&usize, &Kind)| !on_devices.contains(program) && !wanted.needs(kind);
+        let unused: Vec<usize> = shared.kinds.iter().filter(is_unused).map(|(program, _)| *program).collect();
         for program in unused {
             self.programs.remove(&program);
-            if let Some(shared) = &mut self.shared {
-                shared.kinds.remove(&program);
-                shared.missed_before.remove(&program);
-            }
+            shared.kinds.remove(&program);
+            shared.missed_before.remove(&program);
         }
-        Ok(())
     }
 
     /// Writes the journal as it is now; without anything to undo or to know there is none.
@@ -321,6 +378,11 @@ pub(super) fn link_host_program(
 impl Hosted {
     pub(super) fn mechanisms(&self) -> impl Iterator<Item = &Mechanism> {
         self.plan.rules.iter().flat_map(|rule| &rule.mechanisms)
+    }
+
+    /// Whether its packets are judged in that network namespace.
+    fn is_in(&self, inode: u64) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.inode() == inode)
     }
 }
 
