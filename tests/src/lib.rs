@@ -16,6 +16,7 @@ pub mod control;
 pub mod cri;
 pub mod device_kinds;
 pub mod device_share;
+pub mod engine_host;
 pub mod engine_scene;
 pub mod experiment;
 pub mod ground;

@@ -3,86 +3,22 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::atomic::Ordering::Acquire;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::Role;
 use integration_tests::capability::{delay_missing, has_tcx, on_host};
-use integration_tests::cgroup::Cgroup;
 use integration_tests::control::{ask, ask_from, is_listed};
+use integration_tests::engine_host::{SOCKET, Scene, engine, owner};
 use integration_tests::engine_scene::{loses_more, loses_nothing};
-use integration_tests::ground::Ground;
-use integration_tests::kchaos::{Kchaos, Running};
+use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
 use integration_tests::measure::measure;
 use integration_tests::patience::{wait_for, wait_until};
 use integration_tests::samples::full;
-use integration_tests::spawn::{Place, Victim};
+use integration_tests::spawn::Place;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-const SOCKET: &str = "/run/kchaos/engine.hosts";
-
-/// A host has one engine.
-static ONE: Mutex<()> = Mutex::new(());
-
-struct Scene {
-    ground: Ground,
-    beside: Cgroup,
-    engine: Running,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Scene {
-    fn new() -> Result<Self> {
-        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let ground = Ground::new()?;
-        let beside = ground.cgroup.child("beside")?;
-        let engine = engine(&ground)?;
-        Ok(Self { ground, beside, engine, _alone: alone })
-    }
-
-    fn victim(&self, cgroup: &Cgroup, port: u16) -> Result<Victim> {
-        let victim = Victim::talking_to_itself(cgroup, &self.ground.netns, port)?;
-        wait_until("datagrams", || victim.board.datagrams.received.load(Acquire) > 10)?;
-        Ok(victim)
-    }
-
-    fn inject(&self, faults: &str, cgroup: &Cgroup) -> Kchaos {
-        Kchaos::inject(faults, cgroup.path()).at(&self.ground.runner)
-    }
-
-    /// A live run and its id.
-    fn join(&self, faults: &str, cgroup: &Cgroup) -> Result<(Running, String)> {
-        let mut running = self.inject(faults, cgroup).start()?;
-        let run = running.armed()?.run;
-        ensure!(owner(&run)? == u64::from(self.engine.pid()), "the run {run} has not joined the engine");
-        Ok((running, run))
-    }
-
-    /// Ends the engine, and finds everything as it was.
-    fn end(self) -> Result<()> {
-        let Self { ground, mut engine, .. } = self;
-        engine.signal(Signal::SIGTERM)?;
-        engine.finish()?.expect_status(0)?;
-        ensure!(!Path::new(SOCKET).exists(), "the engine's socket is left");
-        ground.check_clean()
-    }
-}
-
-fn engine(ground: &Ground) -> Result<Running> {
-    let mut engine = Kchaos::new("engine --json").at(&ground.runner).start()?;
-    engine.event("hosting", |_| true)?;
-    Ok(engine)
-}
-
-/// The process that a run lives in.
-fn owner(run: &str) -> Result<u64> {
-    ask(&format!("status {run}"))?.fine()?.event()?["pid"].as_u64().context("no pid")
-}
 
 /// Names of programs and the like of this many of them.
 fn counts(objects: &KernelObjects) -> (usize, usize) {
@@ -260,13 +196,14 @@ fn what_cannot_be_shared_has_an_engine_of_its_own() -> Result<()> {
     let (joined, _) = scene.join("--loss 40%", &scene.ground.target)?;
     let events = tempfile::NamedTempFile::new()?;
     let recorded = format!("--loss 50% --events {}", events.path().display());
-    let delay = delay_missing()?.is_none().then_some("--delay 1ms --loss 50%");
+    let delay = delay_missing()?.is_none().then_some("--delay 1ms --loss 50% --direction ingress");
     for faults in std::iter::once(recorded.as_str()).chain(delay) {
         let mut own = scene.inject(faults, &scene.beside).start()?;
         let run = own.armed()?.run;
         ensure!(owner(&run)? == u64::from(own.pid()), "{faults}: the run {run} has no engine of its own");
         loses_more(&victims[1], faults)?;
-        let plan = format!("plan --cgroup {} {} --duration 1s", scene.beside.path().display(), "--delay 1ms");
+        let beside = scene.beside.path().display();
+        let plan = format!("plan --cgroup {beside} --delay 1ms --direction ingress --duration 1s");
         if Some(faults) == delay {
             ensure!(ask_from(&scene.ground.runner, &plan)?.fine()?.event()?["engine"].is_null());
         }

@@ -401,8 +401,10 @@ fn what_cannot_be_shared_is_refused() -> Result<()> {
             ..Default::default()
         };
         let effect = network::Effect::Delay(delay);
-        let held_back = planned(vec![fault(effect, "100%", network::Match::default(), false)?], None)?;
-        refused("delay lines", place(&held_back, &beside))?;
+        let mut late = fault(effect, "100%", network::Match::default(), false)?;
+        late.direction = network::Direction::Ingress;
+        let late = planned(vec![late], None)?;
+        refused("delays of arriving packets", place(&late, &beside))?;
     }
     loses_more(&victim, "the victim of the run that is there")?;
     ensure!(engine.close().problems.is_empty());
