@@ -104,7 +104,7 @@ fn measure(options: &Options) -> Result<(Value, Report)> {
     let here = artifacts.tests.iter().map(|test| test.name.as_str()).filter(|name| !in_machines(name));
     let here: Vec<_> = here.filter(|name| wanted(name)).map(str::to_owned).collect();
     for file in here {
-        report.add(host::run(&artifacts, Some(&file), options.samples));
+        report.add(host::run(&artifacts, Some(&format!("{file}::")), options.samples));
     }
     let peers = PEERS.map(|file| (file, &[PEERS_ON][..]));
     for (file, kernels) in std::iter::once((CALLS, &COUNTED[..])).chain(peers) {
