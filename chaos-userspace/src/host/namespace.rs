@@ -1,7 +1,8 @@
 //! Network namespaces: where the target's packets leave.
 
+use super::process;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::{self, File},
     io,
@@ -77,6 +78,25 @@ impl NetworkNamespace {
         found.into_values().collect()
     }
 
+    /// Those with one of these numbers that some process holds open: nobody else may be in them.
+    pub fn open_somewhere(inodes: &BTreeSet<u64>) -> Vec<Self> {
+        let names: BTreeSet<PathBuf> = inodes.iter().map(|inode| format!("net:[{inode}]").into()).collect();
+        let mut found = BTreeMap::new();
+        for pid in process::all() {
+            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            let paths = descriptors.map(|descriptor| descriptor.path());
+            let named = paths.filter(|path| fs::read_link(path).is_ok_and(|name| names.contains(&name)));
+            // The number may be another's by now.
+            let namespaces = named.filter_map(|path| Self::open(path).ok());
+            found.extend(
+                namespaces
+                    .filter(|one| inodes.contains(&one.inode))
+                    .map(|namespace| (namespace.inode, namespace)),
+            );
+        }
+        found.into_values().collect()
+    }
+
     /// Runs `work` inside, on a thread of its own: entering a namespace changes the whole thread.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         thread::scope(|scope| {
@@ -113,6 +133,14 @@ fn unescaped(text: &str) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_open_namespace_is_found_by_its_number() {
+        let held = NetworkNamespace::current().unwrap();
+        let found = NetworkNamespace::open_somewhere(&[held.inode()].into());
+        assert_eq!(found.iter().map(NetworkNamespace::inode).collect::<Vec<_>>(), [held.inode()]);
+        assert!(NetworkNamespace::open_somewhere(&[1].into()).is_empty());
+    }
 
     #[test]
     fn mounted_namespaces_are_found_by_their_root() {

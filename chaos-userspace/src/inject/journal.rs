@@ -168,7 +168,7 @@ impl Journal {
     }
 
     /// Removes the filters. What could not be undone is returned in words. `held` are namespaces that the caller has open:
-    /// one without processes may otherwise be found only where it is mounted.
+    /// one without processes has to be looked for where it is mounted, and among everybody's descriptors.
     pub fn undo_filters(&self, held: &[&NetworkNamespace]) -> Vec<String> {
         let mut problems = vec![];
         let is_held = |filter: &Filter| held.iter().any(|known| known.inode() == filter.namespace);
@@ -176,10 +176,18 @@ impl Journal {
         if !self.filters.iter().all(is_held) {
             found = NetworkNamespace::of_processes(&process::all());
             found.extend(NetworkNamespace::mounted());
+            let is_known = |inode: &u64| {
+                held.iter().copied().chain(&found).any(|known: &NetworkNamespace| known.inode() == *inode)
+            };
+            let sought: BTreeSet<u64> =
+                self.filters.iter().map(|filter| filter.namespace).filter(|inode| !is_known(inode)).collect();
+            if !sought.is_empty() {
+                found.extend(NetworkNamespace::open_somewhere(&sought));
+            }
         }
         for filter in &self.filters {
             let mut known = held.iter().copied().chain(&found);
-            // Not to be found, it is gone, or nobody can use it before somebody passes its descriptor on.
+            // Not to be found, it is gone.
             let Some(namespace) = known.find(|known| known.inode() == filter.namespace) else { continue };
             let removed = namespace
                 .within(|| clsact::remove(filter.device, filter.handle, filter.made_qdisc))
