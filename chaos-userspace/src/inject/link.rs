@@ -136,16 +136,16 @@ impl Link {
     /// meets one of both.
     pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         let Some(link) = self.fds.first() else { return Err(io::ErrorKind::NotFound.into()) };
-        bpf::update_link(link.as_fd(), program)
+        match bpf::update_link(link.as_fd(), program) {
+            // Its device or cgroup has gone (ENOLINK for both), and it does nothing any more.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+            other => other,
+        }
     }
 
     /// The same on a device, with the place of the program among those of its engine.
     pub fn hand_over(&mut self, program: BorrowedFd<'_>, number: usize) -> io::Result<()> {
-        match self.update(program) {
-            // The device has gone, and the link does nothing any more.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            other => other?,
-        }
+        self.update(program)?;
         if let Some(Place::Device(on)) = &mut self.place {
             on.program = number;
         }

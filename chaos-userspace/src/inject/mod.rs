@@ -16,6 +16,7 @@ pub mod identity;
 pub mod journal;
 pub mod lease;
 pub mod line;
+mod line_tables;
 pub mod link;
 mod live_tables;
 mod map_errors;

@@ -99,11 +99,8 @@ impl Engine {
                 _ => continue,
             };
             let Some(program) = programs.get(&program) else { continue };
-            match link.update(program.as_fd()) {
-                // Its device or cgroup has gone (ENOLINK for both), and it does nothing any more.
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-                other => other.map_err(|source| Error::Attach { what: link.what().to_owned(), source })?,
-            }
+            link.update(program.as_fd())
+                .map_err(|source| Error::Attach { what: link.what().to_owned(), source })?;
         }
         let places = self.places.iter().filter(|place| !self.journal.filters.is_empty() && place.is_clsact());
         for place in places {
