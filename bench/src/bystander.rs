@@ -42,8 +42,20 @@ impl Drop for Bystander {
     }
 }
 
-/// Moves this process to the root of the hierarchy.
-pub fn leave() -> Result<()> {
-    let root = mount_point()?;
-    std::fs::write(root.join("cgroup.procs"), std::process::id().to_string()).context("leaving a cgroup")
+/// Does something as a process of that cgroup: sockets made meanwhile stay the cgroup's, this process does not.
+pub fn while_in<T>(cgroup: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    enter(cgroup)?;
+    let result = work();
+    leave()?;
+    result
+}
+
+/// To the root of the hierarchy.
+fn leave() -> Result<()> {
+    enter(&mount_point()?)
+}
+
+fn enter(cgroup: &Path) -> Result<()> {
+    std::fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
+        .with_context(|| format!("entering {}", cgroup.display()))
 }

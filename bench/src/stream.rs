@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use integration_tests::cgroup::{Cgroup, mount_point};
+use anyhow::Result;
+use integration_tests::cgroup::Cgroup;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::{monotonic_ns, wait_until};
+
+use crate::bystander::while_in;
 
 /// Between two datagrams.
 const PAUSE: Duration = Duration::from_micros(50);
@@ -32,24 +34,17 @@ pub struct Stream {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Moves this process.
-fn enter(cgroup: &std::path::Path) -> Result<()> {
-    std::fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).context("entering a cgroup")
-}
-
 impl Stream {
     /// In this namespace; its socket is made in `target`, where this process is only meanwhile.
     pub fn start(netns: &NetNs, target: &Cgroup) -> Result<Self> {
-        enter(target.path())?;
-        let sockets = netns.enter(|| {
+        let sockets = || {
             let receiver = UdpSocket::bind("127.0.0.1:0")?;
             let sender = UdpSocket::bind("127.0.0.1:0")?;
             sender.connect(receiver.local_addr()?)?;
             receiver.set_nonblocking(true)?;
             Ok((sender, receiver))
-        });
-        enter(&mount_point()?)?;
-        let (sender, receiver) = sockets?;
+        };
+        let (sender, receiver) = while_in(target.path(), || netns.enter(sockets))?;
         let seen = Arc::new(Seen::default());
         let shared = Arc::clone(&seen);
         let thread = std::thread::spawn(move || run(&sender, &receiver, &shared));

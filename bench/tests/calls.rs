@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
 use bench::arms::Arms;
-use bench::bystander::{Bystander, leave};
-use bench::kernel::empty;
+use bench::bystander::{Bystander, while_in};
+use bench::kernel::{counted, empty};
 use chaos_common::syscall::HOOK_FILE_PERMISSION;
 use chaos_userspace::host::cgroup::Hierarchy;
 use chaos_userspace::host::types::KernelTypes;
@@ -42,13 +42,11 @@ fn per_call(mut call: impl FnMut()) -> f64 {
     const CALLS: u32 = 100;
     let batches = if samples::full() { 60 } else { 5 };
     let mut batch = || {
-        // SAFETY: reads the time stamp counter.
-        let start = unsafe { core::arch::x86_64::_rdtsc() };
+        let start = counted();
         for _ in 0..CALLS {
             call();
         }
-        // SAFETY: as above.
-        (unsafe { core::arch::x86_64::_rdtsc() } - start) as f64 / f64::from(CALLS)
+        (counted() - start) as f64 / f64::from(CALLS)
     };
     batch();
     (0..batches).map(|_| batch()).fold(f64::INFINITY, f64::min)
@@ -243,10 +241,7 @@ fn hooked_connects() -> Result<()> {
     }
     let cgroup = TestCgroup::new()?;
     let (others, own) = (cgroup.child("target")?, cgroup.child("caller")?);
-    own.adopt(std::process::id())?;
-    let result = hooked_connects_in(&others, &own);
-    leave()?;
-    result
+    while_in(own.path(), || hooked_connects_in(&others, &own))
 }
 
 fn hooked_connects_in(others: &Cgroup, own: &Cgroup) -> Result<()> {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use bench::arms::{Arms, quantile, rounded};
-use bench::bystander::leave;
+use bench::bystander::while_in;
 use bench::kernel::thread_time_ns;
 use integration_tests::cgroup::{Cgroup, TestCgroup};
 use integration_tests::kchaos::Kchaos;
@@ -49,16 +49,14 @@ impl Scene {
         let target = cgroup.child("target")?;
         let netns = NetNs::new()?;
         let place = cgroup.runner()?.in_netns(&netns);
-        // The socket is the target's, this process is not for longer than its making.
-        target.adopt(std::process::id())?;
-        let sender = netns.enter(|| {
+        let connected = || {
             let socket = UdpSocket::bind("127.0.0.1:0")?;
             socket.connect("127.0.0.1:9")?;
             Ok(socket)
-        });
-        leave()?;
+        };
+        let sender = while_in(target.path(), || netns.enter(connected))?;
         let directory = tempfile::tempdir().context("a directory for events")?;
-        Ok(Self { sender: sender?, place, target, directory, _netns: netns, _cgroup: cgroup })
+        Ok(Self { sender, place, target, directory, _netns: netns, _cgroup: cgroup })
     }
 
     fn flood(&self, arm: usize) -> Result<Flood> {

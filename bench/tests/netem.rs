@@ -1,8 +1,8 @@
 //! Beside netem, in turns: how well packets are hit as asked, and what the target itself pays.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use bench::arms::{Arms, rounded};
-use bench::bystander::leave;
+use bench::bystander::while_in;
 use bench::flow::Flow;
 use integration_tests::board::Role;
 use integration_tests::bursts::{mean, runs_and_losses};
@@ -138,11 +138,7 @@ fn datagrams_of_the_target() -> Result<()> {
     let target = cgroup.child("target")?;
     let runner = cgroup.runner()?;
     let pair = Pair::veth()?;
-    // The socket is the target's, this process is not for longer than its making.
-    target.adopt(std::process::id())?;
-    let flow = Flow::between(&pair, 7100);
-    leave()?;
-    let flow = flow?;
+    let flow = while_in(target.path(), || Flow::between(&pair, 7100))?;
     let mut base = None;
     // What is delayed comes out long after all has been counted.
     for (what, netem, flags) in [
@@ -155,7 +151,7 @@ fn datagrams_of_the_target() -> Result<()> {
         ("is corrupted", Some("corrupt 100%"), Some("--corrupt 100%")),
     ] {
         let mut count = |by: &str| -> Result<()> {
-            let least = least_of_batches(&flow)?;
+            let least = flow.least_per_datagram(20)?;
             let base = *base.get_or_insert(least);
             measure(
                 "target_datagram",
@@ -177,19 +173,4 @@ fn datagrams_of_the_target() -> Result<()> {
         under_netem(&pair.near, pair.near_device, netem, || count("netem"))?;
     }
     Ok(())
-}
-
-/// Instructions per datagram, the least of many batches, which nothing else has interrupted.
-fn least_of_batches(flow: &Flow) -> Result<f64> {
-    const BATCH: u32 = 50;
-    let mut least = f64::INFINITY;
-    for _ in 0..20 {
-        // SAFETY: reads the time stamp counter.
-        let start = unsafe { core::arch::x86_64::_rdtsc() };
-        flow.send(BATCH as usize)?;
-        // SAFETY: as above.
-        least = least.min((unsafe { core::arch::x86_64::_rdtsc() } - start) as f64 / f64::from(BATCH));
-        flow.drain().context("emptying the receiver")?;
-    }
-    Ok(least)
 }

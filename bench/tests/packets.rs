@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use bench::arms::{Arms, rounded};
-use bench::bystander::{Bystander, leave};
+use bench::bystander::{Bystander, while_in};
 use bench::flow::Flow;
 use bench::kernel::{per_run, thread_time_ns};
 use bench::leaving::{Leaving, classifier};
@@ -167,11 +167,7 @@ fn packets_of_the_target() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let target = cgroup.child("target")?;
     let pair = Pair::veth()?;
-    // The socket is the target's, this process is not for longer than its making.
-    target.adopt(std::process::id())?;
-    let flow = Flow::between(&pair, PORT);
-    leave()?;
-    let flow = flow?;
+    let flow = while_in(target.path(), || Flow::between(&pair, PORT))?;
     let opened = Hierarchy::find()?.open(target.path())?;
     let whom = [(opened.id(), opened.level())];
     let bases = [classifier()?, classifier()?];

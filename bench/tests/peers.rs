@@ -138,15 +138,7 @@ impl Scene {
     /// What the processor counts per datagram of a bystander, the least of many batches.
     fn bystander(&self) -> Result<f64> {
         let batches = if samples::full() { 60 } else { 5 };
-        let mut least = f64::INFINITY;
-        for _ in 0..batches {
-            // SAFETY: reads the time stamp counter.
-            let start = unsafe { core::arch::x86_64::_rdtsc() };
-            self.flow.send(50)?;
-            // SAFETY: as above.
-            least = least.min((unsafe { core::arch::x86_64::_rdtsc() } - start) as f64 / 50.0);
-            self.flow.drain()?;
-        }
+        let least = self.flow.least_per_datagram(batches)?;
         // What is still on its way would fill the receiver later.
         std::thread::sleep(Duration::from_millis(200));
         self.flow.drain()?;
