@@ -200,6 +200,13 @@ impl Target {
     }
 }
 
+/// How often the kernel found no memory for processes of a cgroup.
+fn refused_for_memory(cgroup: &Cgroup) -> Result<u64> {
+    let events = std::fs::read_to_string(cgroup.path().join("memory.events"))?;
+    let times = events.lines().find_map(|line| line.strip_prefix("oom ")).context("no count of oom")?;
+    Ok(times.parse()?)
+}
+
 /// All of it.
 struct World {
     _cgroup: TestCgroup,
@@ -301,11 +308,17 @@ impl World {
                 target.check_free()?;
             }
             Step::MemoryLimit => {
-                let limit = target.memory_max();
+                let (limit, owners) = (target.memory_max(), target.owners.clone());
                 let mut run = self.end(number)?;
-                // Less than an owner has, more than its guardian: of those in the cgroup the largest is killed.
-                std::fs::write(&limit, "1500K")?;
+                // Less than anybody has. The owner is killed, and its guardian, whom the kernel passes, gets nothing
+                // either, until it can undo what it has to.
+                std::fs::write(&limit, "64K")?;
                 run.owner.process.wait()?;
+                let before = refused_for_memory(&owners)?;
+                wait_until("the guardian to want memory", || {
+                    owners.pids().is_ok_and(|pids| pids.is_empty())
+                        || refused_for_memory(&owners).is_ok_and(|times| times > before)
+                })?;
                 std::fs::write(&limit, "max")?;
                 self.targets[number].check_free()?;
             }

@@ -14,9 +14,9 @@ pub fn comm(pid: i32) -> Option<String> {
 }
 
 /// All that can be seen.
-pub fn all() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+pub fn all() -> io::Result<Vec<i32>> {
+    let names = fs::read_dir("/proc")?.map(|entry| entry.map(|entry| entry.file_name()));
+    names.filter_map(|name| name.map(|name| name.to_str()?.parse().ok()).transpose()).collect()
 }
 
 /// A descriptor that polls readable once the process has ended.
@@ -51,7 +51,7 @@ pub fn lineage_of(process: i32) -> Vec<i32> {
 /// Processes and what descends from them, as far as it can be seen: whose parent has died is another one's child.
 pub fn trees(roots: &[u32]) -> BTreeSet<i32> {
     let mut children = BTreeMap::<i32, Vec<i32>>::new();
-    for pid in all() {
+    for pid in all().unwrap_or_default() {
         if let Some(parent) = parent(pid) {
             children.entry(parent).or_default().push(pid);
         }

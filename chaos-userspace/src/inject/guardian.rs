@@ -21,6 +21,8 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// The owner undid everything; nothing is left to do.
@@ -114,29 +116,57 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
     };
     match last_word {
         Some(DONE) => {}
-        Some(WAIT_FOR_CGROUP) => finish(&journal, false),
+        Some(WAIT_FOR_CGROUP) => persist(|| undo(&journal, false)),
         _ => {
             page.set_armed(false);
             // The continuer may be dead as well. There is nobody to tell.
             let _ = continuer::let_all_go(&page, stopped);
             drop(page);
             drop(control_map);
-            for extension in [runs::EXTENSION, runs::EXTENSION_UNFINISHED, EXTENSION_UNFINISHED] {
-                let _ = std::fs::remove_file(journal.with_extension(extension));
-            }
-            finish(&journal, true);
+            persist(|| {
+                let files = [runs::EXTENSION, runs::EXTENSION_UNFINISHED, EXTENSION_UNFINISHED];
+                files.iter().try_for_each(|extension| remove(&journal.with_extension(extension)))
+            });
+            persist(|| undo(&journal, true));
         }
     }
     Ok(())
 }
 
-fn finish(path: &Path, with_filters: bool) {
-    let Ok(journal) = Journal::read(path) else { return };
-    let clean = !with_filters || journal.undo_filters(&[]).is_empty();
+/// How long something is tried again: what the owner died of, such as want of memory, may keep its guardian from working
+/// as well. What is left then is for the next start, or `kchaos clean`.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Tries something until it works.
+fn persist(mut act: impl FnMut() -> io::Result<()>) {
+    let (start, mut pause) = (Instant::now(), Duration::from_millis(10));
+    while act().is_err() && start.elapsed() < PATIENCE {
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn undo(path: &Path, with_filters: bool) -> io::Result<()> {
+    let journal = match Journal::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        journal => journal?,
+    };
+    if with_filters {
+        let problems = journal.undo_filters(&[]);
+        if !problems.is_empty() {
+            return Err(io::Error::other(problems.join("; ")));
+        }
+    }
     if let Some(cgroup) = &journal.cgroup {
         cgroup::wait_empty(cgroup, None);
+        cgroup::remove(cgroup)?;
     }
-    if journal.undo_cgroup() && clean {
-        journal.erase();
-    }
+    remove(path)
 }

@@ -170,19 +170,14 @@ impl Journal {
     /// Removes the filters. What could not be undone is returned in words. `held` are namespaces that the caller has open:
     /// one without processes has to be looked for where it is mounted, and among everybody's descriptors.
     pub fn undo_filters(&self, held: &[&NetworkNamespace]) -> Vec<String> {
-        let mut problems = vec![];
-        let is_held = |filter: &Filter| held.iter().any(|known| known.inode() == filter.namespace);
-        let mut found = vec![];
-        if !self.filters.iter().all(is_held) {
-            found = NetworkNamespace::of_processes(&process::all());
-            found.extend(NetworkNamespace::mounted());
-            let is_known = |inode: &u64| {
-                held.iter().copied().chain(&found).any(|known: &NetworkNamespace| known.inode() == *inode)
-            };
-            let sought: BTreeSet<u64> =
-                self.filters.iter().map(|filter| filter.namespace).filter(|inode| !is_known(inode)).collect();
-            if !sought.is_empty() {
-                found.extend(NetworkNamespace::open_somewhere(&sought));
+        let inodes = self.filters.iter().map(|filter| filter.namespace);
+        let sought: BTreeSet<u64> =
+            inodes.filter(|inode| held.iter().all(|known| known.inode() != *inode)).collect();
+        let (mut problems, mut found) = (vec![], vec![]);
+        if !sought.is_empty() {
+            match NetworkNamespace::find(&sought) {
+                Ok(namespaces) => found = namespaces,
+                Err(error) => problems.push(format!("looking for network namespaces: {error}")),
             }
         }
         for filter in &self.filters {

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fs};
 
 /// Ids of the running containers of this name.
 pub fn ids(name: &ContainerName) -> BTreeSet<ContainerId> {
-    let conmons = process::all().into_iter().filter(|pid| is_trusted(*pid));
+    let conmons = process::all().into_iter().flatten().filter(|pid| is_trusted(*pid));
     conmons.filter_map(|pid| id(&command_line(pid)?, name)).collect()
 }
 
