@@ -9,9 +9,13 @@ use integration_tests::cgroup::{TestCgroup, v1_mount_point};
 use integration_tests::kchaos::binary;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::netns::NetNs;
+use integration_tests::patience::wait_until;
 use integration_tests::skip;
 use integration_tests::spawn::Place;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::Deserialize;
+use std::net::UdpSocket;
 use std::process::{Command, Output};
 
 fn run(words: &str, place: &Place) -> Result<Output> {
@@ -130,6 +134,48 @@ fn doctor_recognises_lsm_programs_that_never_fire() -> Result<()> {
     // Where securityfs tells which modules are active, the remedy is the kernel command line.
     if std::path::Path::new("/sys/kernel/security/lsm").exists() {
         ensure!(format!("{} {}", lsm.why, lsm.remedy).contains("lsm="), "{lsm:?}");
+    }
+    Ok(())
+}
+
+/// A packet on each processor that goes round and round in a namespace of its own until that goes.
+fn keep_processors_busy(netns: &NetNs) -> Result<()> {
+    netns.run("tc", "qdisc add dev lo clsact")?;
+    netns.run("tc", "filter add dev lo ingress matchall action mirred egress redirect dev lo")?;
+    netns.enter(|| {
+        for processor in 0..std::thread::available_parallelism()?.get() {
+            let mut only = CpuSet::new();
+            only.set(processor)?;
+            sched_setaffinity(Pid::from_raw(0), &only)?;
+            UdpSocket::bind("127.0.0.1:0")?.send_to(b"round", "127.0.0.1:9")?;
+        }
+        Ok(())
+    })?;
+    let packets = || -> Result<u64> {
+        let devices = netns.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let loopback = devices.lines().find_map(|line| line.trim().strip_prefix("lo:"));
+        let count = loopback.and_then(|fields| fields.split_whitespace().nth(1));
+        Ok(count.context("no loopback device")?.parse()?)
+    };
+    let before = packets()?;
+    wait_until("packets to go round", || packets().is_ok_and(|now| now > before + 10_000)).map(drop)
+}
+
+/// Before Linux 6.4 a kernel that is busy with packets leaves further ones to a thread, and a datagram over loopback
+/// arrives some time after it was sent (`ksoftirqd_running`, kernel/softirq.c).
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn doctor_is_right_while_packets_keep_the_processors_busy() -> Result<()> {
+    let busy = NetNs::new()?;
+    keep_processors_busy(&busy)?;
+    let output = run("doctor --json", &Place::default())?;
+    drop(busy);
+    let verdicts = verdicts(&output)?;
+    let losses: Vec<_> = verdicts.iter().filter(|verdict| verdict.what.starts_with("packet loss")).collect();
+    ensure!(losses.len() == 3, "{verdicts:?}");
+    for verdict in losses {
+        let works = verdict.mechanism != "tcx" || has_tcx();
+        ensure!(verdict.works == works, "{works}, but doctor says {verdict:?}");
     }
     Ok(())
 }
