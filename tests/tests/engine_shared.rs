@@ -185,13 +185,18 @@ fn runs_on_one_target_are_judged_in_the_order_in_which_they_came() -> Result<()>
     })?;
     let got_through = received() - before;
     let counters = leave(&mut engine, second)?;
-    let (seen, superseded) = (count(&counters[0], Outcome::Seen), count(&counters[0], Outcome::Superseded));
+    let of_second = |outcome| count(&counters[0], outcome);
+    // An owner that is not run for a second lets go, which an emulated machine cannot rule out.
+    let (superseded, lapsed) = (of_second(Outcome::Superseded), of_second(Outcome::Lease));
     ensure!(
-        superseded > 50 && superseded + count(&counters[0], Outcome::Injected) == seen,
+        superseded > 50 && superseded + of_second(Outcome::Injected) + lapsed == of_second(Outcome::Seen),
         "{counters:?} of the second run"
     );
     // On their way when the run came.
-    ensure!(got_through <= 2, "{got_through} datagrams got through a total loss");
+    ensure!(
+        got_through <= 2 + lapsed,
+        "{got_through} datagrams got through a total loss, {lapsed} of them without a lease"
+    );
     let before = received();
     wait_until("datagrams to arrive again", || received() > before + 100)?;
     loses_more(&victim, "the victim of the run that stays")?;
