@@ -59,7 +59,8 @@ pub fn measure(options: SoakOptions) -> Result<(PathBuf, Report)> {
     }
     let dir = paths::target().join("soak");
     fs::create_dir_all(&dir)?;
-    let file = dir.join(format!("{time}.json"));
+    // Two soaks may begin in the same second.
+    let file = dir.join(format!("{time}-{}.json", std::process::id()));
     let result = json!({
         "time": time,
         "commit": commit,
