@@ -75,7 +75,7 @@ impl NetworkNamespace {
         let mut search = Search::of(inodes);
         let processes = process::all()?;
         for pid in &processes {
-            search.follow(&format!("/proc/{pid}/ns/net").into())?;
+            search.follow(format!("/proc/{pid}/ns/net").as_ref())?;
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         for (name, point) in mounts.lines().filter_map(mounted) {
@@ -117,8 +117,7 @@ struct Search {
 
 impl Search {
     fn of(inodes: &BTreeSet<u64>) -> Self {
-        let names = inodes.iter().map(|inode| format!("net:[{inode}]").into()).collect();
-        Self { names, found: BTreeMap::new() }
+        Self { names: inodes.iter().copied().map(name).collect(), found: BTreeMap::new() }
     }
 
     fn is_over(&self) -> bool {
@@ -126,25 +125,30 @@ impl Search {
     }
 
     /// Takes what a link of /proc leads to, if it is sought.
-    fn follow(&mut self, link: &PathBuf) -> io::Result<()> {
+    fn follow(&mut self, link: &Path) -> io::Result<()> {
         match unless_hindered(fs::read_link(link))? {
             Some(name) => self.look_at(&name, link),
             None => Ok(()),
         }
     }
 
-    fn look_at(&mut self, name: &Path, path: &PathBuf) -> io::Result<()> {
+    fn look_at(&mut self, name: &Path, path: &Path) -> io::Result<()> {
         if !self.names.contains(name) || self.found.contains_key(name) {
             return Ok(());
         }
         // The descriptor, or the number, may be another's by now.
         if let Some(namespace) = unless_hindered(NetworkNamespace::open(path))?
-            && Path::new(&format!("net:[{}]", namespace.inode)) == name
+            && self::name(namespace.inode) == name
         {
             self.found.insert(name.to_owned(), namespace);
         }
         Ok(())
     }
+}
+
+/// What a link of /proc and a mount call the namespace with this number.
+fn name(inode: u64) -> PathBuf {
+    format!("net:[{inode}]").into()
 }
 
 /// What is there, if it can be looked at; an error is what says nothing of it.

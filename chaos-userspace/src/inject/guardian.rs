@@ -116,7 +116,7 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
     };
     match last_word {
         Some(DONE) => {}
-        Some(WAIT_FOR_CGROUP) => persist(|| undo(&journal, false)),
+        Some(WAIT_FOR_CGROUP) => finish(&journal, false),
         _ => {
             page.set_armed(false);
             // The continuer may be dead as well. There is nobody to tell.
@@ -125,9 +125,9 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
             drop(control_map);
             persist(|| {
                 let files = [runs::EXTENSION, runs::EXTENSION_UNFINISHED, EXTENSION_UNFINISHED];
-                files.iter().try_for_each(|extension| remove(&journal.with_extension(extension)))
+                files.iter().all(|extension| remove(&journal.with_extension(extension)))
             });
-            persist(|| undo(&journal, true));
+            finish(&journal, true);
         }
     }
     Ok(())
@@ -137,36 +137,44 @@ pub fn watch(journal: PathBuf) -> io::Result<()> {
 /// as well. What is left then is for the next start, or `kchaos clean`.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Tries something until it works.
-fn persist(mut act: impl FnMut() -> io::Result<()>) {
+/// Tries something until it works. `false` if it never did.
+fn persist(mut act: impl FnMut() -> bool) -> bool {
     let (start, mut pause) = (Instant::now(), Duration::from_millis(10));
-    while act().is_err() && start.elapsed() < PATIENCE {
+    loop {
+        if act() {
+            return true;
+        }
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 
-fn remove(file: &Path) -> io::Result<()> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+fn is_absence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
-fn undo(path: &Path, with_filters: bool) -> io::Result<()> {
-    let journal = match Journal::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        journal => journal?,
-    };
-    if with_filters {
-        let problems = journal.undo_filters(&[]);
-        if !problems.is_empty() {
-            return Err(io::Error::other(problems.join("; ")));
+fn remove(file: &Path) -> bool {
+    std::fs::remove_file(file).map_or_else(|error| is_absence(&error), |()| true)
+}
+
+fn finish(path: &Path, with_filters: bool) {
+    let mut found = None;
+    persist(|| match Journal::read(path) {
+        Ok(journal) => {
+            found = Some(journal);
+            true
         }
-    }
+        Err(error) => is_absence(&error),
+    });
+    let Some(journal) = found else { return };
+    let clean = !with_filters || persist(|| journal.undo_filters(&[]).is_empty());
     if let Some(cgroup) = &journal.cgroup {
         cgroup::wait_empty(cgroup, None);
-        cgroup::remove(cgroup)?;
     }
-    remove(path)
+    if persist(|| journal.undo_cgroup()) && clean {
+        persist(|| remove(path));
+    }
 }
