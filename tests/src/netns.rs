@@ -13,6 +13,11 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::capability::{has_tcx, has_tool, on_host};
 use crate::spawn::Place;
 
+/// Where the packets that came stand in a line of /proc/net/dev, behind the name.
+pub const RECEIVED_PACKETS: usize = 1;
+/// Where the bytes that went stand there.
+pub const SENT_BYTES: usize = 8;
+
 /// A network namespace of its own, with lo up.
 pub struct NetNs {
     file: File,
@@ -110,6 +115,16 @@ impl NetNs {
             stdin.write_all((lines.join("\n") + "\n").as_bytes()).context("writing the commands")?;
         }
         child.wait_with_output().with_context(|| format!("waiting for {program}"))
+    }
+
+    /// What a device inside has counted since it was made, at `number` in its line of /proc/net/dev, as
+    /// [`RECEIVED_PACKETS`].
+    pub fn counter(&self, device: &str, number: usize) -> Result<u64> {
+        let table = self.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let mut named = table.lines().filter_map(|line| line.trim().split_once(':'));
+        let numbers = named.find_map(|(name, numbers)| (name == device).then_some(numbers));
+        let counted = numbers.and_then(|numbers| numbers.split_whitespace().nth(number)?.parse().ok());
+        counted.with_context(|| format!("no {device} in {table}"))
     }
 
     /// Devices, qdiscs and filters: what somebody could leave behind.

@@ -13,7 +13,7 @@ use integration_tests::kchaos::Kchaos;
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::{Traffic, both_ends_in_target, idle_ms, sender_in_target};
 use integration_tests::measure::measure;
-use integration_tests::netns::NetNs;
+use integration_tests::netns::{NetNs, SENT_BYTES};
 use integration_tests::patience::{monotonic_ns, wait_until};
 use integration_tests::samples::{pace, packets};
 use integration_tests::skip;
@@ -301,12 +301,8 @@ fn a_rate_is_what_the_device_sends() -> Result<()> {
     let scene = Scene::veth()?;
     // When, and how many bytes the near end has sent by then.
     let sent = || -> Result<(f64, u64)> {
-        let table = scene.pair.near.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
-        let at_ns = monotonic_ns();
-        // Behind the name: eight numbers of what came, then the bytes that went.
-        let line = table.lines().find_map(|line| line.trim().strip_prefix("veth-near:"));
-        let bytes = line.and_then(|numbers| numbers.split_whitespace().nth(8)?.parse().ok());
-        Ok((at_ns as f64 / 1e9, bytes.with_context(|| format!("no veth-near in {table}"))?))
+        let bytes = scene.pair.near.counter("veth-near", SENT_BYTES)?;
+        Ok((monotonic_ns() as f64 / 1e9, bytes))
     };
     let board = Arc::new(SharedBoard::create()?);
     let to = endpoint(FAR4, 7020)?;

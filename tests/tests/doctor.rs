@@ -8,7 +8,7 @@ use integration_tests::capability::{
 use integration_tests::cgroup::{TestCgroup, v1_mount_point};
 use integration_tests::kchaos::binary;
 use integration_tests::kernel_objects::KernelObjects;
-use integration_tests::netns::NetNs;
+use integration_tests::netns::{NetNs, RECEIVED_PACKETS};
 use integration_tests::patience::wait_until;
 use integration_tests::skip;
 use integration_tests::spawn::Place;
@@ -151,12 +151,7 @@ fn keep_processors_busy(netns: &NetNs) -> Result<()> {
         }
         Ok(())
     })?;
-    let packets = || -> Result<u64> {
-        let devices = netns.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
-        let loopback = devices.lines().find_map(|line| line.trim().strip_prefix("lo:"));
-        let count = loopback.and_then(|fields| fields.split_whitespace().nth(1));
-        Ok(count.context("no loopback device")?.parse()?)
-    };
+    let packets = || netns.counter("lo", RECEIVED_PACKETS);
     let before = packets()?;
     wait_until("packets to go round", || packets().is_ok_and(|now| now > before + 10_000)).map(drop)
 }
