@@ -22,6 +22,7 @@ mod paths;
 mod places;
 mod reach;
 mod results;
+mod room;
 mod setup;
 mod soak;
 mod summary;

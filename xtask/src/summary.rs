@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::results::{Collector, Outcome, TestResult};
+use crate::room;
 
 /// How many of the slowest test files are named per step.
 const SLOWEST: usize = 8;
@@ -139,6 +140,9 @@ impl Report {
             (total(|line| line.passed), total(|line| line.failed), total(|line| line.skipped));
         println!("\n{passed} passed, {failed} failed, {skipped} skipped");
         if failed > 0 {
+            if let Some(want) = room::want() {
+                println!("{want}");
+            }
             bail!("{failed} failed");
         }
         if passed + skipped == 0 {
