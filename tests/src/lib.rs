@@ -17,6 +17,7 @@ pub mod cri;
 pub mod device_kinds;
 pub mod device_share;
 pub mod engine_host;
+pub mod engine_lane;
 pub mod engine_scene;
 pub mod experiment;
 pub mod ground;

@@ -1,151 +1,29 @@
 //! Runs with delays that share an engine: each is felt as from an engine of its own, and nobody else notices as they come and go.
 
-use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use chaos_common::counter::Outcome;
-use chaos_userspace::host::cgroup::Cgroup as TargetCgroup;
-use chaos_userspace::inject::engine::{Closed, Engine, Options};
-use chaos_userspace::inject::line::Queue;
+use chaos_userspace::inject::engine::Engine;
 use chaos_userspace::plan::Plan;
 use chaos_userspace::spec::delay::Delay;
 use chaos_userspace::spec::network::{Effect, Match};
 use integration_tests::board::Role;
 use integration_tests::capability::{delay_missing, on_host};
-use integration_tests::cgroup::Cgroup;
 use integration_tests::control::{ask, is_listed};
 use integration_tests::engine_host;
+use integration_tests::engine_lane::{
+    Lane, SOME, all, count, delay, finished, join, lapsed, leave, leave_lines, mostly_took,
+    nothing_more_than, sends, shared, stopped, took, wait_held_back,
+};
 use integration_tests::engine_scene::{Scene, fault, loses_nothing, losing, place, planned, target};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
 use integration_tests::netns::NetNs;
-use integration_tests::patience::{wait_for, wait_until};
+use integration_tests::patience::wait_for;
 use integration_tests::samples::full;
 use integration_tests::skip;
-use integration_tests::spawn::{Place, Victim};
+use integration_tests::spawn::Victim;
 use nix::sys::signal::Signal;
-
-/// Datagrams of a short stream.
-const SOME: u64 = 60;
-/// What is held back takes more; what is not takes less, but for a busy machine.
-const AT_ONCE_MS: f64 = 75.0;
-
-fn shared(scene: &Scene) -> Options<'_> {
-    Options { shared_as: Some("test-engine"), ..scene.options() }
-}
-
-/// Somewhere to send from, with a process in the victims' namespace that is there from the start.
-struct Lane {
-    place: Place,
-    target: TargetCgroup,
-    _somebody: Victim,
-}
-
-impl Lane {
-    fn new(cgroup: &Cgroup, netns: &NetNs) -> Result<Self> {
-        let place = Place::default().in_cgroup(cgroup).in_netns(netns);
-        let mut somebody = Victim::start(&place, "sleep")?;
-        somebody.ready()?;
-        Ok(Self { target: target(cgroup.path())?, place, _somebody: somebody })
-    }
-
-    /// A stream to itself that goes on.
-    fn start(&self, port: u16, more: &str) -> Result<Victim> {
-        let words = format!("udp-pair --to 127.0.0.1:{port} --rate-per-ms 1 --alone --idle-ms 3000 {more}");
-        Victim::start(&self.place, &words)
-    }
-
-    /// A short one, all of which arrives.
-    fn stream(&self, port: u16) -> Result<Traffic> {
-        finished(self.start(port, &format!("-n {SOME}"))?)
-    }
-
-    fn is_not_held_back(&self, port: u16) -> Result<()> {
-        wait_for("datagrams that are not held back", || {
-            Ok((self.stream(port)?.median_ms()? < AT_ONCE_MS).then_some(()))
-        })
-        .map(drop)
-    }
-}
-
-fn finished(mut stream: Victim) -> Result<Traffic> {
-    stream.finish(Role::Second)?;
-    let traffic = Traffic::read(&stream.board)?;
-    traffic.check_unharmed()?;
-    Ok(traffic)
-}
-
-/// The end of one that goes on.
-fn stopped(mut stream: Victim) -> Result<Traffic> {
-    stream.stop(Role::Second)?;
-    finished(stream)
-}
-
-fn sends(stream: &Victim, more: u64) -> Result<()> {
-    let sent = || stream.board.datagrams.sent.load(Acquire);
-    let before = sent();
-    wait_until("datagrams to be sent", || sent() > before + more).map(drop)
-}
-
-/// None of the datagrams came earlier, but for those that found no lease: an owner that is not run for a second lets go, which
-/// counts.
-fn took(traffic: &Traffic, ms: f64, lapsed: u64) -> Result<()> {
-    let share = (100 * lapsed).div_ceil(traffic.received.max(1)) as usize;
-    let least = traffic.delays_ms.get(if lapsed == 0 { 0 } else { (share + 1).min(100) });
-    let least = *least.context("nothing arrived")?;
-    ensure!(
-        least >= ms - 0.1,
-        "{least} ms instead of {ms}, {lapsed} without a lease: {:?}",
-        traffic.delays_ms
-    );
-    Ok(())
-}
-
-/// The same of half of them, where nobody counts those without a lease.
-fn mostly_took(traffic: &Traffic, ms: f64) -> Result<()> {
-    ensure!(traffic.median_ms()? >= ms - 0.1, "{ms} ms: {:?}", traffic.delays_ms);
-    Ok(())
-}
-
-fn delay(ms: u64) -> Effect {
-    Effect::Delay(Delay { latency: Duration::from_millis(ms), ..Delay::default() })
-}
-
-/// A run with these effects on all packets.
-fn all(effects: &[Effect]) -> Result<Plan> {
-    let faults = effects.iter().map(|effect| fault(effect.clone(), "100%", Match::default(), false));
-    planned(faults.collect::<Result<_>>()?, None)
-}
-
-fn join(engine: &mut Engine, plan: &Plan, target: &TargetCgroup) -> Result<usize> {
-    let slot = engine.add_run(&place(plan, target))?;
-    engine.arm(slot);
-    Ok(slot)
-}
-
-fn leave(engine: &mut Engine, slot: usize) -> Result<Closed> {
-    let closed = engine.remove_run(slot).context("there is no such run")?;
-    ensure!(closed.problems.is_empty() && closed.programs_left == 0, "{closed:?}");
-    Ok(closed)
-}
-
-/// The end of a run with delays: all that it held back has arrived.
-fn leave_lines(engine: &mut Engine, slot: usize) -> Result<()> {
-    let closed = leave(engine, slot)?;
-    ensure!(closed.queue == Some(Queue::default()), "{closed:?}");
-    Ok(())
-}
-
-/// Packets of a run that found no lease.
-fn lapsed(engine: &Engine, slot: usize) -> Result<u64> {
-    let counters = engine.account_of(slot)?.0;
-    Ok(counters.iter().map(|rule| rule.outcomes[Outcome::Lease as usize].events).sum())
-}
-
-fn count(objects: &KernelObjects) -> (usize, usize, usize) {
-    (objects.programs.len(), objects.links.len(), objects.maps.len())
-}
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -187,9 +65,7 @@ fn each_feels_its_own_delay_and_nobody_else_any() -> Result<()> {
     let now = KernelObjects::now()?.since(&scene.objects);
     ensure!(count(&now) == count(&alone), "{now:?} instead of {alone:?}");
     ensure!(scene.netns.furniture()? == before, "left behind: {}", scene.netns.furniture()?);
-    let received = victim.board.datagrams.received.load(Acquire);
-    let spared = lapsed(&engine, loss)?;
-    ensure!(received <= spared, "{received} datagrams got through a total loss, {spared} without a lease");
+    nothing_more_than(lapsed(&engine, loss)?, &victim, "in the end")?;
     leave(&mut engine, loss)?;
     loses_nothing(&victim, "the victim of no run")?;
     victim.stop(Role::Second)?;
@@ -248,19 +124,10 @@ fn nothing_is_lost_or_let_through_while_delays_come_and_go() -> Result<()> {
     let alone = KernelObjects::now()?.since(&scene.objects);
     for turn in 0..turns {
         let joined = join(&mut engine, &late(turn)?, &held_back)?;
-        wait_for("datagrams to be held back", || {
-            let counters = engine.account_of(joined)?.0;
-            let hits =
-                |rule: &chaos_common::counter::RuleCounters| rule.outcomes[Outcome::Injected as usize].events;
-            Ok((counters.iter().map(hits).sum::<u64>() > 50).then_some(()))
-        })?;
+        wait_held_back(&engine, joined)?;
         leave_lines(&mut engine, joined)?;
         sends(&victim, 30)?;
-        let (received, spared) = (victim.board.datagrams.received.load(Acquire), lapsed(&engine, loss)?);
-        ensure!(
-            received <= spared,
-            "turn {turn}: {received} datagrams got through, {spared} without a lease"
-        );
+        nothing_more_than(lapsed(&engine, loss)?, &victim, &format!("turn {turn}"))?;
         let now = KernelObjects::now()?.since(&scene.objects);
         ensure!(count(&now) == count(&alone), "turn {turn}: {now:?} instead of {alone:?}");
         ensure!(scene.netns.furniture()? == before, "turn {turn}: {}", scene.netns.furniture()?);
