@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::board::Role;
-use integration_tests::capability::{delay_missing, has_tcx, on_host};
+use integration_tests::capability::{has_tcx, on_host};
 use integration_tests::control::{ask, ask_from, is_listed};
 use integration_tests::engine_host::{SOCKET, Scene, engine, owner};
 use integration_tests::engine_scene::{loses_more, loses_nothing};
@@ -196,19 +196,16 @@ fn what_cannot_be_shared_has_an_engine_of_its_own() -> Result<()> {
     let (joined, _) = scene.join("--loss 40%", &scene.ground.target)?;
     let events = tempfile::NamedTempFile::new()?;
     let recorded = format!("--loss 50% --events {}", events.path().display());
-    let delay = delay_missing()?.is_none().then_some("--delay 1ms --loss 50% --direction ingress");
-    for faults in std::iter::once(recorded.as_str()).chain(delay) {
-        let mut own = scene.inject(faults, &scene.beside).start()?;
-        let run = own.armed()?.run;
-        ensure!(owner(&run)? == u64::from(own.pid()), "{faults}: the run {run} has no engine of its own");
-        loses_more(&victims[1], faults)?;
+    let mut own = scene.inject(&recorded, &scene.beside).start()?;
+    let run = own.armed()?.run;
+    ensure!(owner(&run)? == u64::from(own.pid()), "the run {run} has no engine of its own");
+    loses_more(&victims[1], &recorded)?;
+    let finished = own.interrupt()?;
+    ensure!(finished.summary()?.rules.iter().any(|rule| rule.injected.events > 0), "{}", finished.text());
+    if !on_host() {
         let beside = scene.beside.path().display();
-        let plan = format!("plan --cgroup {beside} --delay 1ms --direction ingress --duration 1s");
-        if Some(faults) == delay {
-            ensure!(ask_from(&scene.ground.runner, &plan)?.fine()?.event()?["engine"].is_null());
-        }
-        let finished = own.interrupt()?;
-        ensure!(finished.summary()?.rules.iter().any(|rule| rule.injected.events > 0), "{}", finished.text());
+        let plan = format!("plan --cgroup {beside} --slow openat=1ms --mechanism spin --duration 1s");
+        ensure!(ask_from(&scene.ground.runner, &plan)?.fine()?.event()?["engine"].is_null());
     }
     ensure!(events.as_file().metadata()?.len() > 0, "no event was recorded");
     loses_more(&victims[0], "the victim of the run that has joined")?;

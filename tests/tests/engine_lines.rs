@@ -277,7 +277,7 @@ fn commands_with_delays_join_and_end_as_on_their_own() -> Result<()> {
         (Lane::new(&ground.target, &ground.netns)?, Lane::new(&scene.beside, &ground.netns)?);
     let mut bystander = scene.victim(&ground.cgroup.child("third")?, 7009)?;
     let (one, one_run) = scene.join("--delay 150ms", &ground.target)?;
-    let (two, _) = scene.join("--delay 300ms", &scene.beside)?;
+    let (two, _) = scene.join("--delay 300ms --direction ingress", &scene.beside)?;
     mostly_took(&slow.stream(7001)?, 150.0)?;
     mostly_took(&slower.stream(7002)?, 300.0)?;
     ask(&format!("set {one_run} --delay 200ms"))?.fine()?;
@@ -313,7 +313,7 @@ fn no_delay_outlives_an_engine_that_is_killed() -> Result<()> {
     let ground = &scene.ground;
     let lanes = [Lane::new(&ground.target, &ground.netns)?, Lane::new(&scene.beside, &ground.netns)?];
     let (one, one_run) = scene.join("--delay 150ms", &ground.target)?;
-    let (two, _) = scene.join("--delay 300ms", &scene.beside)?;
+    let (two, _) = scene.join("--delay 300ms --direction ingress", &scene.beside)?;
     mostly_took(&lanes[0].stream(7001)?, 150.0)?;
     mostly_took(&lanes[1].stream(7002)?, 300.0)?;
     scene.engine.signal(Signal::SIGKILL)?;

@@ -409,7 +409,7 @@ fn what_cannot_be_shared_is_refused() -> Result<()> {
         let mut late = fault(effect, "100%", network::Match::default(), false)?;
         late.direction = network::Direction::Ingress;
         let late = planned(vec![late], None)?;
-        refused("delays of arriving packets", place(&late, &beside))?;
+        refused("above or below a target", place(&late, &lower))?;
     }
     loses_more(&victim, "the victim of the run that is there")?;
     ensure!(engine.close().problems.is_empty());

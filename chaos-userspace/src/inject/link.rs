@@ -38,6 +38,8 @@ pub struct OnDevice {
     pub namespace: u64,
     /// Its index.
     pub device: u32,
+    /// Whether it meets what arrives there; what leaves, if not.
+    pub arriving: bool,
     /// The program's place among those of its engine.
     pub program: usize,
 }

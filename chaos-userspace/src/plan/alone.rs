@@ -15,7 +15,6 @@ impl Plan {
 impl Mechanism {
     fn alone(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Arrival => "delays of arriving packets are for one run",
             Self::Notification => "the receiver of seccomp notifications serves one run",
             mechanism if mechanism.only_holds() => "who holds calls back serves one run",
             _ => return None,
@@ -28,13 +27,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_holds_calls_or_arriving_packets_back_is_for_one_run() {
+    fn what_holds_calls_back_is_for_one_run() {
         let stop = Mechanism::Stop { function: "f".into(), arguments: 0 };
         let sleep = Mechanism::Sleep { hook: "file_open" };
-        for mechanism in [Mechanism::Arrival, Mechanism::Notification, Mechanism::Spin, stop, sleep] {
+        for mechanism in [Mechanism::Notification, Mechanism::Spin, stop, sleep] {
             assert!(mechanism.alone().is_some(), "{mechanism:?}");
         }
-        for mechanism in [Mechanism::Tcx, Mechanism::Clsact, Mechanism::Line, Mechanism::CgroupSkb] {
+        let of_packets =
+            [Mechanism::Tcx, Mechanism::Clsact, Mechanism::Arrival, Mechanism::Line, Mechanism::CgroupSkb];
+        for mechanism in of_packets {
             assert!(mechanism.alone().is_none(), "{mechanism:?}");
         }
     }

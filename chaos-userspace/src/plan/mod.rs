@@ -259,6 +259,11 @@ impl Mechanism {
         matches!(self, Self::Tcx | Self::Clsact)
     }
 
+    /// Whether it judges packets at devices, where lines begin.
+    pub fn judges_at_devices(&self) -> bool {
+        self.judges_leaving() || *self == Self::Arrival
+    }
+
     /// Short names of several, each once.
     pub fn names(mechanisms: &[Self]) -> Vec<&'static str> {
         let mut names: Vec<_> = mechanisms.iter().map(Self::name).collect();

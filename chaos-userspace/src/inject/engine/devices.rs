@@ -16,6 +16,7 @@ use crate::{
     },
     plan::Mechanism,
 };
+use chaos_common::line::ARRIVING;
 use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc};
 
 /// A network namespace whose devices carry a program.
@@ -42,12 +43,23 @@ impl Place {
         self.number
     }
 
+    /// What the keys of its lines have as their namespace.
+    pub(super) fn key(&self) -> u32 {
+        line_key(self.number, self.is_for_arriving())
+    }
+
     pub(super) fn together(&self) -> &[u64] {
         &self.together
     }
 
-    fn is_for_arriving(&self) -> bool {
+    /// Whether its programs meet what arrives; what leaves, if not.
+    pub(super) fn is_for_arriving(&self) -> bool {
         self.mechanism == Mechanism::Arrival
+    }
+
+    /// Whether that is on one of its devices.
+    pub(super) fn has(&self, on: OnDevice) -> bool {
+        (on.namespace, on.arriving) == (self.namespace.inode(), self.is_for_arriving())
     }
 
     pub(super) fn is_clsact(&self) -> bool {
@@ -99,22 +111,23 @@ impl Engine {
             return Ok(());
         };
         let mut place = place.clone();
+        let arriving = place.is_for_arriving();
         place.number = match (together.is_empty(), place.number) {
-            (true, _) => 0,
+            (true, _) if !arriving => 0,
             (false, 0) => self.free_namespace_number(),
-            (false, number) => number,
+            (_, number) => number,
         };
         place.together = together.to_vec();
         let devices = devices_in(&place.namespace)?;
         for device in devices.iter().filter(|device| place.devices.contains(&device.index)) {
-            let laid = self.lay_lines(&place.namespace, place.number, device, false, together);
+            let laid = self.lay_lines(&place.namespace, place.number, device, arriving, together);
             or_gone(laid, &place.namespace, device)?;
         }
         let before = place.program;
-        place.program = self.program(&device_program(place.number))?;
-        if let Err(error) = self.hand_over_devices(&place.namespace, place.program) {
+        place.program = self.program(&device_program(place.number, arriving))?;
+        if let Err(error) = self.hand_over_devices(&place, place.program) {
             // What was there was accepted before.
-            if let Err(again) = self.hand_over_devices(&place.namespace, before) {
+            if let Err(again) = self.hand_over_devices(&place, before) {
                 log::warn!("going back to the program before: {again}");
             }
             return Err(error);
@@ -123,10 +136,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a program in the place of those on the devices of a namespace.
-    fn hand_over_devices(&mut self, namespace: &NetworkNamespace, number: usize) -> Result<(), Error> {
+    /// Puts a program in the place of those on the devices of a place.
+    fn hand_over_devices(&mut self, place: &Place, number: usize) -> Result<(), Error> {
         let program = self.programs[&number].as_fd();
-        let is_other = |on: OnDevice| on.namespace == namespace.inode() && on.program != number;
+        let is_other = |on: OnDevice| place.has(on) && on.program != number;
         for link in self.links.iter_mut().filter(|link| link.on_device().is_some_and(is_other)) {
             let handed = link.hand_over(program, number);
             handed.map_err(|source| Error::Attach { what: link.what().to_owned(), source })?;
@@ -150,7 +163,7 @@ impl Engine {
                 .map_err(|source| Error::Attach { what, source });
         }
         self.lay_lines(namespace, *number, device, arriving, &place.together)?;
-        let on = OnDevice { namespace: namespace.inode(), device: device.index, program };
+        let on = OnDevice { namespace: namespace.inode(), device: device.index, arriving, program };
         self.link(&what, |this| {
             let program = this.programs[&program].as_fd();
             let link = namespace.within(|| match arriving {
@@ -161,7 +174,7 @@ impl Engine {
         })
     }
 
-    /// Subscribes to news of the devices in the namespaces where packets are judged as they leave.
+    /// Subscribes to news of the devices in the namespaces where packets are judged at devices.
     pub fn device_news(&self) -> io::Result<Vec<LinkEvents>> {
         self.places.iter().map(|place| subscribe(&place.namespace)).collect()
     }
@@ -186,9 +199,8 @@ impl Engine {
             // An index may come back with another device.
             let now: BTreeSet<u32> = devices.iter().map(|device| device.index).collect();
             let is_gone = |index: &u32| known.contains(index) && !now.contains(index);
-            self.links.retain(|link| {
-                link.on_device().is_none_or(|on| on.namespace != namespace.inode() || !is_gone(&on.device))
-            });
+            self.links
+                .retain(|link| link.on_device().is_none_or(|on| !place.has(on) || !is_gone(&on.device)));
             if self.shared.is_some() {
                 let inode = namespace.inode();
                 self.journal.filters.retain(|one| one.namespace != inode || !is_gone(&one.device));
@@ -231,11 +243,17 @@ impl Engine {
 }
 
 /// The program for the devices of the namespace with this number, where runs come and go.
-pub(super) fn device_program(number: u32) -> Kind {
-    match number {
-        0 => Kind::NetEgress,
-        namespace => Kind::NetEgressWithLines { namespace },
+pub(super) fn device_program(number: u32, arriving: bool) -> Kind {
+    match (arriving, number) {
+        (true, namespace) => Kind::NetArrival { namespace },
+        (false, 0) => Kind::NetEgress,
+        (false, namespace) => Kind::NetEgressWithLines { namespace },
     }
+}
+
+/// What the keys of lines have as their namespace, of the one with this number.
+pub(super) fn line_key(number: u32, arriving: bool) -> u32 {
+    if arriving { number | ARRIVING } else { number }
 }
 
 /// Whether it was done; a device that has gone meanwhile needs nothing.

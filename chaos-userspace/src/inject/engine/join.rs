@@ -29,7 +29,7 @@ impl Engine {
         let seat = self.seat_for(placement)?;
         let slot = seat.slot;
         let mut hosted = Hosted::new(placement, seat);
-        if hosted.mechanisms().any(Mechanism::judges_leaving) {
+        if hosted.mechanisms().any(Mechanism::judges_at_devices) {
             let known = self.hosted.values().flat_map(|other| &other.namespaces);
             let known: BTreeMap<_, _> =
                 known.map(|namespace| (namespace.inode(), Arc::clone(namespace))).collect();

@@ -2,7 +2,7 @@
 
 use super::{
     Engine, Error, Hosted, Placement,
-    devices::namespaces_of,
+    devices::{line_key, namespaces_of},
     io_error,
     wanted::Wanted,
     ways::{Hook, Way, Ways, rest, ways},
@@ -43,8 +43,9 @@ impl Engine {
         let run = placements.first().map(|placement| placement.plan.run.as_str()).unwrap_or_default();
         let (a, b) = (programs.load(&Kind::LineA)?, programs.load(&Kind::LineB)?);
         self.lines = Some(Lines::new(run, a, b).map_err(io_error(NO_NAMESPACE))?);
-        let together = delayed_together(&self.image, self.hosted.values());
         for mechanism in [Mechanism::Tcx, Mechanism::Arrival] {
+            let arriving = mechanism == Mechanism::Arrival;
+            let together = delayed_together(&self.image, self.hosted.values(), arriving);
             let users = || {
                 placements.iter().filter(|placement| {
                     placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(&mechanism))
@@ -55,9 +56,9 @@ impl Engine {
             }
             for (number, namespace) in namespaces_of(users())?.into_iter().enumerate() {
                 let number = number as u32;
-                let kind = match mechanism {
-                    Mechanism::Arrival => Kind::NetArrival { namespace: number },
-                    _ => Kind::NetEgressWithLines { namespace: number },
+                let kind = match arriving {
+                    true => Kind::NetArrival { namespace: number },
+                    false => Kind::NetEgressWithLines { namespace: number },
                 };
                 let program = self.keep(programs.load(&kind)?);
                 self.add_place(namespace, number, &mechanism, program, together.clone())?;
@@ -76,7 +77,7 @@ impl Engine {
         arriving: bool,
         together: &[u64],
     ) -> Result<(), Error> {
-        let number = if arriving { number | ARRIVING } else { number };
+        let number = line_key(number, arriving);
         let place = Place { namespace: number, loopback: device.is_loopback() };
         let hook = Hook { place, device: device.index };
         let missing = self.ways.missing(hook, &ways(together));
@@ -150,7 +151,7 @@ impl Engine {
 
     /// Leads nothing of a device that has gone into lines. What is in them goes nowhere.
     pub(super) fn forget_device(&mut self, number: u32, arriving: bool, device: u32) -> Result<(), Error> {
-        let number = if arriving { number | ARRIVING } else { number };
+        let number = line_key(number, arriving);
         let is_its = |hook: Hook| hook.place.namespace == number && hook.device == device;
         self.close_ways(|hook, _| !is_its(hook), |_| true, Instant::now()).map(drop)
     }
@@ -180,9 +181,9 @@ impl Engine {
         if self.lines.is_none() {
             return Ok(());
         }
-        let of_place = |place: &super::devices::Place| ways(wanted.together(place.namespace()));
+        let of_place = |place: &super::devices::Place| ways(wanted.together(place));
         let wanted: BTreeMap<u32, BTreeSet<u64>> =
-            self.places.iter().map(|place| (place.number(), of_place(place))).collect();
+            self.places.iter().map(|place| (place.key(), of_place(place))).collect();
         let is_wanted = |place: Place, of: &dyn Fn(u64) -> bool| {
             wanted.get(&place.namespace).is_some_and(|ways| ways.iter().any(|rules| of(*rules)))
         };
@@ -233,7 +234,7 @@ impl Engine {
             .places
             .iter()
             .map(super::devices::Place::number)
-            .chain(self.ways.hooks().map(|hook| hook.place.namespace))
+            .chain(self.ways.hooks().map(|hook| hook.place.namespace & !ARRIVING))
             .collect();
         (1..).find(|number| !taken.contains(number)).unwrap_or_default()
     }
@@ -291,9 +292,14 @@ pub(super) fn delaying(image: &Image) -> u64 {
     image.lines.iter().fold(0, |rules, (rule, _)| rules | 1 << rule)
 }
 
-/// The rules of `runs` that may delay one packet, each set of them once: a target's own and those of targets above it.
-pub(super) fn delayed_together<'a>(image: &Image, runs: impl Iterator<Item = &'a Hosted>) -> Vec<u64> {
-    let delaying = delaying(image);
+/// The rules of `runs` that may delay one packet that leaves, or that arrives, each set of them once: a target's own and those
+/// of targets above it.
+pub(super) fn delayed_together<'a>(
+    image: &Image,
+    runs: impl Iterator<Item = &'a Hosted>,
+    arriving: bool,
+) -> Vec<u64> {
+    let delaying = delaying(image) & if arriving { image.ingress_rules } else { image.egress_rules };
     let mut by_path: BTreeMap<&Path, u64> = BTreeMap::new();
     for hosted in runs {
         for path in &hosted.paths {

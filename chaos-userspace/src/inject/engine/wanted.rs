@@ -49,12 +49,23 @@ pub(super) struct Wanted {
     namespaces: Vec<InNamespace>,
 }
 
-/// What is attached to the devices of a network namespace.
+/// What is attached to the devices of a network namespace, for what leaves or for what arrives.
 struct InNamespace {
     mechanism: Mechanism,
     namespace: Arc<NetworkNamespace>,
     /// Sets of rules that may delay the same packet.
     together: Vec<u64>,
+}
+
+impl InNamespace {
+    fn is_for_arriving(&self) -> bool {
+        self.mechanism == Mechanism::Arrival
+    }
+
+    fn is(&self, place: &DevicePlace) -> bool {
+        (self.namespace.inode(), self.is_for_arriving())
+            == (place.namespace().inode(), place.is_for_arriving())
+    }
 }
 
 impl Wanted {
@@ -63,10 +74,36 @@ impl Wanted {
         self.host.values().any(|wanted| wanted == kind) || self.targets.iter().any(|on| on.kind == *kind)
     }
 
-    /// Sets of rules that may delay the same packet in a namespace.
-    pub(super) fn together(&self, namespace: &NetworkNamespace) -> &[u64] {
-        let wanted = self.namespaces.iter().find(|wanted| wanted.namespace.inode() == namespace.inode());
+    /// Sets of rules that may delay the same packet at a place.
+    pub(super) fn together(&self, place: &DevicePlace) -> &[u64] {
+        let wanted = self.namespaces.iter().find(|wanted| wanted.is(place));
         wanted.map_or(&[], |wanted| &wanted.together)
+    }
+
+    /// Those of the runs that judge packets at devices as they leave, or as they arrive, by one of these mechanisms.
+    fn add_namespaces(
+        &mut self,
+        image: &Image,
+        runs: &[&Hosted],
+        of: impl Fn(&Mechanism) -> bool,
+        arriving: bool,
+    ) {
+        let first = self.namespaces.len();
+        for hosted in runs {
+            let Some(mechanism) = hosted.mechanisms().find(|mechanism| of(mechanism)) else { continue };
+            for namespace in &hosted.namespaces {
+                let inode = namespace.inode();
+                if self.namespaces.iter().skip(first).any(|known| known.namespace.inode() == inode) {
+                    continue;
+                }
+                let there = runs.iter().filter(|hosted| hosted.is_in(inode));
+                self.namespaces.push(InNamespace {
+                    mechanism: mechanism.clone(),
+                    namespace: Arc::clone(namespace),
+                    together: delayed_together(image, there.copied(), arriving),
+                });
+            }
+        }
     }
 
     /// Refuses more delays of one packet than it can pass lines, and more bursts than a way has.
@@ -94,9 +131,9 @@ impl Wanted {
                 (wanted.id, wanted.attach_type) == (on.cgroup, on.attach_type)
                     && kinds.get(&on.program) == Some(&wanted.kind)
             }),
-            Some(Place::Device(on)) => {
-                self.namespaces.iter().any(|wanted| wanted.namespace.inode() == on.namespace)
-            }
+            Some(Place::Device(on)) => self.namespaces.iter().any(|wanted| {
+                (wanted.namespace.inode(), wanted.is_for_arriving()) == (on.namespace, on.arriving)
+            }),
             Some(Place::Host(on)) => self.host.contains_key(&on.what),
             None => false,
         }
@@ -155,23 +192,9 @@ impl Engine {
                 }
             }
         }
-        for hosted in &leaving {
-            let mechanism = hosted.mechanisms().find(|mechanism| mechanism.judges_leaving());
-            for (mechanism, namespace) in
-                mechanism.into_iter().flat_map(|one| hosted.namespaces.iter().map(move |two| (one, two)))
-            {
-                let inode = namespace.inode();
-                if wanted.namespaces.iter().any(|known| known.namespace.inode() == inode) {
-                    continue;
-                }
-                let there = leaving.iter().filter(|hosted| hosted.is_in(inode));
-                wanted.namespaces.push(InNamespace {
-                    mechanism: mechanism.clone(),
-                    namespace: Arc::clone(namespace),
-                    together: delayed_together(image, there.copied()),
-                });
-            }
-        }
+        let held_back = uses(|mechanism| *mechanism == Mechanism::Arrival);
+        wanted.add_namespaces(image, &leaving, Mechanism::judges_leaving, false);
+        wanted.add_namespaces(image, &held_back, |mechanism| *mechanism == Mechanism::Arrival, true);
         wanted
     }
 
@@ -207,14 +230,16 @@ impl Engine {
         if wanted.namespaces.iter().any(|wanted| !wanted.together.is_empty()) {
             self.prepare_lines()?;
         }
-        for InNamespace { mechanism, namespace, together } in &wanted.namespaces {
-            let there = self.places.iter().position(|place| place.namespace().inode() == namespace.inode());
+        for on in &wanted.namespaces {
+            let InNamespace { mechanism, namespace, together } = on;
+            let arriving = on.is_for_arriving();
+            let there = self.places.iter().position(|place| on.is(place));
             if let Some(place) = there {
                 self.lead_into_lines(place, together)?;
                 continue;
             }
-            let number = if together.is_empty() { 0 } else { self.free_namespace_number() };
-            let program = self.program(&device_program(number))?;
+            let number = if together.is_empty() && !arriving { 0 } else { self.free_namespace_number() };
+            let program = self.program(&device_program(number, arriving))?;
             self.add_place(Arc::clone(namespace), number, mechanism, program, together.clone())?;
         }
         Ok(())
@@ -300,12 +325,12 @@ impl Engine {
         let Some(shared) = &self.shared else { return Ok(()) };
         let kinds = shared.kinds.clone();
         self.links.retain(|link| wanted.has(link, &kinds));
-        let inodes: BTreeSet<u64> = wanted.namespaces.iter().map(|wanted| wanted.namespace.inode()).collect();
         let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.places)
             .into_iter()
-            .partition(|place| inodes.contains(&place.namespace().inode()));
+            .partition(|place| wanted.namespaces.iter().any(|wanted| wanted.is(place)));
         self.places = stay;
-        let gone: BTreeSet<u64> = go.iter().map(|place| place.namespace().inode()).collect();
+        let leaving = go.iter().filter(|place| !place.is_for_arriving());
+        let gone: BTreeSet<u64> = leaving.map(|place| place.namespace().inode()).collect();
         let filters = std::mem::take(&mut self.journal.filters);
         let (over, kept): (Vec<_>, Vec<_>) =
             filters.into_iter().partition(|filter| gone.contains(&filter.namespace));
