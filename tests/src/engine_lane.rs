@@ -13,12 +13,14 @@ use chaos_userspace::spec::delay::Delay;
 use chaos_userspace::spec::network::{Effect, Match};
 
 use crate::board::Role;
+use crate::capability::on_host;
 use crate::cgroup::Cgroup;
-use crate::engine_scene::{Scene, fault, place, planned, target};
+use crate::engine_scene::{Scene, fault, loses_nothing, place, planned, target};
 use crate::kernel_objects::KernelObjects;
 use crate::loss::Traffic;
 use crate::netns::NetNs;
 use crate::patience::{wait_for, wait_until};
+use crate::samples::full;
 use crate::spawn::{Place, Victim};
 
 /// Datagrams of a short stream.
@@ -157,7 +159,7 @@ pub fn count(objects: &KernelObjects) -> (usize, usize, usize) {
 }
 
 /// Waits until a run has held back a good many datagrams.
-pub fn wait_held_back(engine: &Engine, slot: usize) -> Result<()> {
+fn wait_held_back(engine: &Engine, slot: usize) -> Result<()> {
     wait_for("datagrams to be held back", || {
         let counters = engine.account_of(slot)?.0;
         let hits = |rule: &RuleCounters| rule.outcomes[Outcome::Injected as usize].events;
@@ -171,4 +173,43 @@ pub fn nothing_more_than(lapsed: u64, victim: &Victim, when: &str) -> Result<()>
     let received = victim.board.datagrams.received.load(Acquire);
     ensure!(received <= lapsed, "{when}: {received} datagrams got through, {lapsed} without a lease");
     Ok(())
+}
+
+/// The victim of a total loss receives nothing, and another one loses nothing of what is held back now and then, while runs with
+/// the delays of `late` come and go beside the loss, turn by turn. Nothing is left of each of them.
+///
+/// # Errors
+/// If anything of that is not so.
+pub fn stays_total(total: &Plan, late: impl Fn(usize) -> Result<Plan>) -> Result<()> {
+    let turns = if full() || on_host() { 20 } else { 4 };
+    let scene = Scene::new()?;
+    let lossy = Lane::new(&scene.cgroup.child("lossy")?, &scene.netns)?;
+    let held_back = scene.cgroup.child("held_back")?;
+    let mut other = scene.victim(&held_back, 7002)?;
+    let held_back = target(held_back.path())?;
+    let before = scene.netns.furniture()?;
+    let mut engine = Engine::open(&[], shared(&scene))?;
+    let loss = join(&mut engine, total, &lossy.target)?;
+    let mut victim = lossy.start(7001, "")?;
+    sends(&victim, 30)?;
+    let alone = KernelObjects::now()?.since(&scene.objects);
+    for turn in 0..turns {
+        let joined = join(&mut engine, &late(turn)?, &held_back)?;
+        wait_held_back(&engine, joined)?;
+        leave_lines(&mut engine, joined)?;
+        sends(&victim, 30)?;
+        nothing_more_than(lapsed(&engine, loss)?, &victim, &format!("turn {turn}"))?;
+        let now = KernelObjects::now()?.since(&scene.objects);
+        ensure!(count(&now) == count(&alone), "turn {turn}: {now:?} instead of {alone:?}");
+        ensure!(scene.netns.furniture()? == before, "turn {turn}: {}", scene.netns.furniture()?);
+    }
+    loses_nothing(&other, "the victim of the runs that went")?;
+    other.stop(Role::Second)?;
+    let traffic = Traffic::read(&other.board)?;
+    ensure!(traffic.lost() == 0 && traffic.sender_errors.is_empty(), "{traffic}");
+    leave(&mut engine, loss)?;
+    loses_nothing(&victim, "the victim of no run")?;
+    ensure!(engine.close().problems.is_empty());
+    victim.stop(Role::Second)?;
+    KernelObjects::now()?.since(&scene.objects).wait_gone().map(drop)
 }

@@ -6,16 +6,14 @@ use chaos_userspace::inject::engine::Engine;
 use chaos_userspace::plan::Plan;
 use chaos_userspace::spec::network::{Direction, Effect, Fault, Match};
 use integration_tests::board::Role;
-use integration_tests::capability::{delay_missing, on_host};
+use integration_tests::capability::delay_missing;
 use integration_tests::engine_lane::{
-    Lane, all, count, delay, join, lapsed, leave, leave_lines, nothing_more_than, sends, shared, stopped,
-    took, wait_held_back,
+    Lane, all, count, delay, join, lapsed, leave_lines, sends, shared, stays_total, stopped, took,
 };
-use integration_tests::engine_scene::{Scene, fault, loses_nothing, planned, target};
+use integration_tests::engine_scene::{Scene, fault, planned};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
 use integration_tests::netns::NetNs;
-use integration_tests::samples::full;
 use integration_tests::skip;
 
 /// A run with an effect on packets of a direction.
@@ -115,36 +113,7 @@ fn a_total_loss_of_what_arrives_stays_total_while_delays_come_and_go() -> Result
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let turns = if full() || on_host() { 20 } else { 4 };
-    let scene = Scene::new()?;
-    let deaf = Lane::new(&scene.cgroup.child("deaf")?, &scene.netns)?;
-    let held_back = scene.cgroup.child("held_back")?;
-    let mut other = scene.victim(&held_back, 7002)?;
-    let held_back = target(held_back.path())?;
-    let before = scene.netns.furniture()?;
-    let mut engine = Engine::open(&[], shared(&scene))?;
-    let loss = join(&mut engine, &with(Effect::Loss, Direction::Ingress)?, &deaf.target)?;
-    let mut victim = deaf.start(7001, "")?;
-    sends(&victim, 30)?;
-    let alone = KernelObjects::now()?.since(&scene.objects);
-    for turn in 0..turns {
-        let direction = if turn % 2 == 0 { Direction::Ingress } else { Direction::Both };
-        let joined = join(&mut engine, &with(delay(20), direction)?, &held_back)?;
-        wait_held_back(&engine, joined)?;
-        leave_lines(&mut engine, joined)?;
-        sends(&victim, 30)?;
-        nothing_more_than(lapsed(&engine, loss)?, &victim, &format!("turn {turn}"))?;
-        let now = KernelObjects::now()?.since(&scene.objects);
-        ensure!(count(&now) == count(&alone), "turn {turn}: {now:?} instead of {alone:?}");
-        ensure!(scene.netns.furniture()? == before, "turn {turn}: {}", scene.netns.furniture()?);
-    }
-    loses_nothing(&other, "the victim of the runs that went")?;
-    other.stop(Role::Second)?;
-    let traffic = Traffic::read(&other.board)?;
-    ensure!(traffic.lost() == 0 && traffic.sender_errors.is_empty(), "{traffic}");
-    leave(&mut engine, loss)?;
-    loses_nothing(&victim, "the victim of no run")?;
-    ensure!(engine.close().problems.is_empty());
-    victim.stop(Role::Second)?;
-    KernelObjects::now()?.since(&scene.objects).wait_gone().map(drop)
+    stays_total(&with(Effect::Loss, Direction::Ingress)?, |turn| {
+        with(delay(20), if turn % 2 == 0 { Direction::Ingress } else { Direction::Both })
+    })
 }

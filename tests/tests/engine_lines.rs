@@ -8,19 +8,18 @@ use chaos_userspace::plan::Plan;
 use chaos_userspace::spec::delay::Delay;
 use chaos_userspace::spec::network::{Effect, Match};
 use integration_tests::board::Role;
-use integration_tests::capability::{delay_missing, on_host};
+use integration_tests::capability::delay_missing;
 use integration_tests::control::{ask, is_listed};
 use integration_tests::engine_host;
 use integration_tests::engine_lane::{
     Lane, SOME, all, count, delay, finished, join, lapsed, leave, leave_lines, mostly_took,
-    nothing_more_than, sends, shared, stopped, took, wait_held_back,
+    nothing_more_than, sends, shared, stays_total, stopped, took,
 };
-use integration_tests::engine_scene::{Scene, fault, loses_nothing, losing, place, planned, target};
+use integration_tests::engine_scene::{Scene, fault, loses_nothing, losing, place, planned};
 use integration_tests::kernel_objects::KernelObjects;
 use integration_tests::loss::Traffic;
 use integration_tests::netns::NetNs;
 use integration_tests::patience::wait_for;
-use integration_tests::samples::full;
 use integration_tests::skip;
 use integration_tests::spawn::Victim;
 use nix::sys::signal::Signal;
@@ -110,35 +109,7 @@ fn nothing_is_lost_or_let_through_while_delays_come_and_go() -> Result<()> {
     if let Some(reason) = delay_missing()? {
         skip!("{reason}");
     }
-    let turns = if full() || on_host() { 20 } else { 4 };
-    let scene = Scene::new()?;
-    let lossy = Lane::new(&scene.cgroup.child("lossy")?, &scene.netns)?;
-    let held_back = scene.cgroup.child("held_back")?;
-    let mut other = scene.victim(&held_back, 7002)?;
-    let held_back = target(held_back.path())?;
-    let before = scene.netns.furniture()?;
-    let mut engine = Engine::open(&[], shared(&scene))?;
-    let loss = join(&mut engine, &losing(&["100%"])?, &lossy.target)?;
-    let mut victim = lossy.start(7001, "")?;
-    sends(&victim, 30)?;
-    let alone = KernelObjects::now()?.since(&scene.objects);
-    for turn in 0..turns {
-        let joined = join(&mut engine, &late(turn)?, &held_back)?;
-        wait_held_back(&engine, joined)?;
-        leave_lines(&mut engine, joined)?;
-        sends(&victim, 30)?;
-        nothing_more_than(lapsed(&engine, loss)?, &victim, &format!("turn {turn}"))?;
-        let now = KernelObjects::now()?.since(&scene.objects);
-        ensure!(count(&now) == count(&alone), "turn {turn}: {now:?} instead of {alone:?}");
-        ensure!(scene.netns.furniture()? == before, "turn {turn}: {}", scene.netns.furniture()?);
-    }
-    loses_nothing(&other, "the victim of the runs that went")?;
-    other.stop(Role::Second)?;
-    let traffic = Traffic::read(&other.board)?;
-    ensure!(traffic.lost() == 0 && traffic.sender_errors.is_empty(), "{traffic}");
-    ensure!(engine.close().problems.is_empty());
-    victim.stop(Role::Second)?;
-    KernelObjects::now()?.since(&scene.objects).wait_gone().map(drop)
+    stays_total(&losing(&["100%"])?, late)
 }
 
 /// Of a target and of one below it, whichever goes first.

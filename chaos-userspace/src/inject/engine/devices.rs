@@ -112,11 +112,7 @@ impl Engine {
         };
         let mut place = place.clone();
         let arriving = place.is_for_arriving();
-        place.number = match (together.is_empty(), place.number) {
-            (true, _) if !arriving => 0,
-            (false, 0) => self.free_namespace_number(),
-            (_, number) => number,
-        };
+        place.number = self.number_for(place.number, together, arriving);
         place.together = together.to_vec();
         let devices = devices_in(&place.namespace)?;
         for device in devices.iter().filter(|device| place.devices.contains(&device.index)) {
@@ -244,11 +240,12 @@ impl Engine {
 
 /// The program for the devices of the namespace with this number, where runs come and go.
 pub(super) fn device_program(number: u32, arriving: bool) -> Kind {
-    match (arriving, number) {
-        (true, namespace) => Kind::NetArrival { namespace },
-        (false, 0) => Kind::NetEgress,
-        (false, namespace) => Kind::NetEgressWithLines { namespace },
-    }
+    if number == 0 && !arriving { Kind::NetEgress } else { leading_program(number, arriving) }
+}
+
+/// The program that leads into the lines of the namespace with this number.
+pub(super) fn leading_program(namespace: u32, arriving: bool) -> Kind {
+    if arriving { Kind::NetArrival { namespace } } else { Kind::NetEgressWithLines { namespace } }
 }
 
 /// What the keys of lines have as their namespace, of the one with this number.

@@ -2,7 +2,7 @@
 
 use super::{
     Engine, Error, Hosted, Placement,
-    devices::{line_key, namespaces_of},
+    devices::{leading_program, line_key, namespaces_of},
     io_error,
     wanted::Wanted,
     ways::{Hook, Way, Ways, rest, ways},
@@ -45,7 +45,6 @@ impl Engine {
         self.lines = Some(Lines::new(run, a, b).map_err(io_error(NO_NAMESPACE))?);
         for mechanism in [Mechanism::Tcx, Mechanism::Arrival] {
             let arriving = mechanism == Mechanism::Arrival;
-            let together = delayed_together(&self.image, self.hosted.values(), arriving);
             let users = || {
                 placements.iter().filter(|placement| {
                     placement.plan.rules.iter().any(|rule| rule.mechanisms.contains(&mechanism))
@@ -54,13 +53,10 @@ impl Engine {
             if users().next().is_none() {
                 continue;
             }
+            let together = delayed_together(&self.image, self.hosted.values(), arriving);
             for (number, namespace) in namespaces_of(users())?.into_iter().enumerate() {
                 let number = number as u32;
-                let kind = match arriving {
-                    true => Kind::NetArrival { namespace: number },
-                    false => Kind::NetEgressWithLines { namespace: number },
-                };
-                let program = self.keep(programs.load(&kind)?);
+                let program = self.keep(programs.load(&leading_program(number, arriving))?);
                 self.add_place(namespace, number, &mechanism, program, together.clone())?;
             }
         }
@@ -228,8 +224,18 @@ impl Engine {
         Ok(())
     }
 
-    /// A number for a namespace with lines that none has. The one without lines is 0 where runs come and go.
-    pub(super) fn free_namespace_number(&self) -> u32 {
+    /// The number of a namespace at whose devices these rules delay packets `together`, which has `now` or none (0) so far. Where
+    /// nothing that leaves is delayed it is 0, where runs come and go.
+    pub(super) fn number_for(&self, now: u32, together: &[u64], arriving: bool) -> u32 {
+        match now {
+            _ if together.is_empty() && !arriving => 0,
+            0 => self.free_namespace_number(),
+            number => number,
+        }
+    }
+
+    /// A number for a namespace with lines that none has.
+    fn free_namespace_number(&self) -> u32 {
         let taken: BTreeSet<u32> = self
             .places
             .iter()

@@ -1,7 +1,11 @@
 //! Network namespaces that the targets enter while an engine lives. A program on their cgroups tells when one of their tasks
 //! makes a socket in another one than before.
 
-use super::{Engine, Error, devices::Place, io_error};
+use super::{
+    Engine, Error,
+    devices::{Place, leading_program},
+    io_error,
+};
 use crate::{
     host::{kernel, link_events::LinkEvents, namespace::NetworkNamespace},
     inject::{
@@ -108,10 +112,7 @@ impl Engine {
     /// The program that has to be loaded for a namespace of its own: those that lead into lines know theirs.
     fn namespace_program(&self, mechanism: &Mechanism, namespace: u32) -> Option<Kind> {
         self.lines.as_ref()?;
-        match mechanism {
-            Mechanism::Arrival => Some(Kind::NetArrival { namespace }),
-            Mechanism::Tcx => Some(Kind::NetEgressWithLines { namespace }),
-            _ => None,
-        }
+        let arriving = *mechanism == Mechanism::Arrival;
+        (arriving || *mechanism == Mechanism::Tcx).then(|| leading_program(namespace, arriving))
     }
 }

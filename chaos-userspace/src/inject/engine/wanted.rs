@@ -238,7 +238,7 @@ impl Engine {
                 self.lead_into_lines(place, together)?;
                 continue;
             }
-            let number = if together.is_empty() && !arriving { 0 } else { self.free_namespace_number() };
+            let number = self.number_for(0, together, arriving);
             let program = self.program(&device_program(number, arriving))?;
             self.add_place(Arc::clone(namespace), number, mechanism, program, together.clone())?;
         }
